@@ -1,0 +1,95 @@
+/**
+ * The contract between the store and a database: what a database must do, on arrays, so that
+ * batches need no second path. Types only.
+ *
+ * @module
+ */
+
+/** A value, or the promise of one: embedded databases answer synchronously. */
+export type MaybePromise<T> = T | Promise<T>;
+
+/** One stored session. */
+export interface Entry<Encoded> {
+  /** The session key, as the caller of the store gave it (without the backend's prefix). */
+  readonly key: string;
+  /** The session in the form that this backend stores. */
+  readonly value: Encoded;
+  /** When the session expires, in ms since the epoch; never when absent. */
+  readonly expires?: number;
+}
+
+/** How sessions become stored values and back. */
+export interface Codec<Encoded> {
+  /**
+   * Synchronous: what the caller changes later must not reach the stored value.
+   *
+   * @throws {TypeError} when the session cannot be stored (circular, say).
+   */
+  encode(session: unknown): Encoded;
+  /** Gives a fresh copy each time; a stored nothing is `undefined`. Throws on what is not a session. */
+  decode(value: Encoded): unknown;
+  /** Whether both decode to the same session. */
+  equal(a: Encoded, b: Encoded): boolean;
+  /** About how many bytes the value takes on the wire: bounds batches. */
+  size(value: Encoded): number;
+}
+
+/** Bounds of one batch. */
+export interface Limits {
+  /** The most keys that one call of `read`, `write` or `remove` is given. */
+  readonly keys: number;
+  /** About how many bytes one call of `write` is given; a larger entry travels alone. */
+  readonly bytes: number;
+}
+
+/** What `open` is given. */
+export interface Opening {
+  /** Aborts when the attempt has taken too long; what it holds should be given up. */
+  readonly signal: AbortSignal;
+  /** Reports what happens in the background, or does not stop the store: goes to `onError`. */
+  report(error: unknown): void;
+}
+
+/** A database. The store calls `open` before anything else, and retries what is transient. */
+export interface Backend<Encoded = string> {
+  /**
+   * What stores on the same data share: the client, pool or database. Two stores of one handle
+   * and scope keep one order of operations per key.
+   */
+  readonly handle: object;
+  /** The part of the database that this store uses: its table, collection or prefix. */
+  readonly scope: string;
+  /** How sessions are stored. */
+  readonly codec: Codec<Encoded>;
+  /** Bounds of one batch; may change in `open`, when the server has told its own. */
+  readonly limits: Limits;
+
+  /**
+   * Connects and prepares the schema: creates it, or upgrades what `@telegraf/session` 2.0.0-beta
+   * made. Called again after a failure. Safe from many processes at once.
+   */
+  open(opening: Opening): MaybePromise<void>;
+  /**
+   * The stored entries that exist, in any order.
+   *
+   * @param keys no key twice.
+   * @param signal aborts when nobody waits for the answer any more: a connection that still
+   * hangs in the call should be given up. The same holds for `write` and `remove`.
+   */
+  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
+  /**
+   * Inserts or overwrites. All entries, or an error; repeating the call does no harm.
+   *
+   * @param entries no key twice.
+   */
+  write(entries: Entry<Encoded>[], signal: AbortSignal): MaybePromise<void>;
+  /** Deletes; a missing key is no error. */
+  remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
+  /** Closes what this backend opened, never what the caller passed in. Called once, when idle. */
+  close(): MaybePromise<void>;
+  /**
+   * Whether the same call may succeed in a moment: connection lost, failover, deadlock, lock wait.
+   * Not: authentication, permission, syntax, values that are too large.
+   */
+  transient(error: unknown): boolean;
+}

@@ -1,0 +1,304 @@
+/**
+ * The order of operations on each key, and their batches. Three rules keep every update of a bot;
+ * without any one of them `tests/telegraf.test.ts` loses some:
+ *
+ * 1. Writes of one key take effect in the order of their calls. A newer one replaces one that has
+ *    not started, and both end together.
+ * 2. A read during a pending write answers with what was written last.
+ * 3. What is written is what the value was at the call: the store encodes it before it gets here.
+ *
+ * What is asked for in one tick travels in one batch. One batch of reads and one of writes is under
+ * way at a time, while the next fills; a key is never read and written at once.
+ *
+ * @module
+ */
+
+import { nextTick } from "node:process";
+import { clearTimeout, setTimeout } from "node:timers";
+import type { Entry, Limits } from "./backend.ts";
+
+/** What is stored under a key: the value and its expiry, or nothing. */
+export type Content<Encoded> = Omit<Entry<Encoded>, "key"> | undefined;
+
+/** Carries batches to the database; opens and retries as long as the signal has not aborted. */
+export interface Carrier<Encoded> {
+  readonly limits: Limits;
+  /** Until it is, what fails a batch is no fault of its entries. */
+  readonly opened: boolean;
+  size(value: Encoded): number;
+  read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]>;
+  write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void>;
+  remove(keys: string[], signal: AbortSignal): Promise<void>;
+}
+
+/** What a caller whose time is up is rejected with. */
+export const expired = Symbol("expired");
+
+interface Waiter<T> {
+  readonly deadline: number;
+  readonly resolve: (result: T) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** A read or write of one key, and all who wait for it. */
+interface Job<T> {
+  readonly key: string;
+  readonly waiters: Waiter<T>[];
+}
+
+interface WriteJob<Encoded> extends Job<void> {
+  content: Content<Encoded>;
+}
+
+export class Queue<Encoded> {
+  readonly #carrier: Carrier<Encoded>;
+  readonly #reads: Lane<Content<Encoded>, Job<Content<Encoded>>>;
+  readonly #writes: Lane<void, WriteJob<Encoded>>;
+  /** Counts the writes by a hash of their key, so that idle keys cost no memory. */
+  readonly #versions = new Uint32Array(4096);
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #due = Infinity;
+
+  constructor(carrier: Carrier<Encoded>) {
+    this.#carrier = carrier;
+    const ended = () => this.#ended();
+    this.#reads = new Lane({
+      carrier,
+      carry: (jobs, signal) => this.#carryReads(jobs, signal),
+      ended,
+    });
+    this.#writes = new Lane({
+      carrier,
+      size: ({ content }) => content === undefined ? 0 : carrier.size(content.value),
+      ready: (key) => this.#reads.get(key) === undefined,
+      carry: (jobs, signal) => this.#carryWrites(jobs, signal),
+      rejected: (key) => this.#touch(key),
+      ended,
+    });
+  }
+
+  /** What is stored under the key; all who ask while a read is under way share it. */
+  read(key: string, timeout: number): Promise<Content<Encoded>> {
+    const write = this.#writes.get(key);
+    if (write !== undefined) return Promise.resolve(write.content);
+    const read = this.#reads.get(key) ?? this.#reads.add({ key, waiters: [] });
+    return this.#wait(read, timeout);
+  }
+
+  /** Stores the content, or deletes; resolves when the database has done so. */
+  write(key: string, content: Content<Encoded>, timeout: number): Promise<void> {
+    this.#touch(key);
+    const write = this.#writes.waiting.get(key) ??
+      this.#writes.add({ key, waiters: [], content });
+    write.content = content;
+    return this.#wait(write, timeout);
+  }
+
+  /** Resolves when the last write of the key has reached the database: at once, if none pends. */
+  written(key: string, timeout: number): Promise<void> {
+    const write = this.#writes.get(key);
+    return write === undefined ? Promise.resolve() : this.#wait(write, timeout);
+  }
+
+  /** A number that every write of the key changes (and, rarely, a write of another key). */
+  version(key: string): number {
+    return this.#versions[this.#slot(key)]!;
+  }
+
+  /** How many keys are being read or written. */
+  get size(): number {
+    return this.#reads.size + this.#writes.size;
+  }
+
+  #touch(key: string): void {
+    this.#versions[this.#slot(key)]!++;
+  }
+
+  #slot(key: string): number {
+    let hash = 0;
+    for (let i = 0; i < key.length; i++) hash = Math.imul(hash, 31) + key.charCodeAt(i) | 0;
+    return hash & (this.#versions.length - 1);
+  }
+
+  async #carryReads(
+    jobs: Job<Content<Encoded>>[],
+    signal: AbortSignal,
+  ): Promise<Content<Encoded>[]> {
+    const entries = await this.#carrier.read(jobs.map((job) => job.key), signal);
+    const found = new Map(entries.map((entry) => [entry.key, entry]));
+    return jobs.map((job) => found.get(job.key));
+  }
+
+  async #carryWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): Promise<void[]> {
+    const entries: Entry<Encoded>[] = [];
+    const removed: string[] = [];
+    for (const { key, content } of jobs) {
+      if (content === undefined) removed.push(key);
+      else entries.push({ key, ...content });
+    }
+    if (entries.length > 0) await this.#carrier.write(entries, signal);
+    if (removed.length > 0) await this.#carrier.remove(removed, signal);
+    return [];
+  }
+
+  #wait<T>(job: Job<T>, timeout: number): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const deadline = Date.now() + timeout;
+      job.waiters.push({ deadline, resolve, reject });
+      this.#expireAt(deadline);
+    });
+  }
+
+  /** One timer for all who wait, set only while somebody does. */
+  #expireAt(deadline: number): void {
+    if (deadline >= this.#due) return;
+    this.#due = deadline;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#expire(), Math.max(1, deadline - Date.now()));
+  }
+
+  #expire(): void {
+    this.#due = Infinity;
+    const now = Date.now();
+    const next = Math.min(this.#reads.expire(now), this.#writes.expire(now));
+    this.#ended();
+    if (next < Infinity) this.#expireAt(next);
+  }
+
+  #ended(): void {
+    this.#writes.schedule(); // those that waited for a read
+    if (this.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#due = Infinity;
+  }
+}
+
+interface LaneOptions<T, J extends Job<T>> {
+  readonly carrier: Pick<Carrier<unknown>, "limits" | "opened">;
+  /** About how many bytes the job adds to its batch. */
+  size?(job: J): number;
+  /** Whether the key's job may go into the next batch. */
+  ready?(key: string): boolean;
+  /** Carries out the jobs; the results in their order. */
+  carry(jobs: J[], signal: AbortSignal): Promise<T[]>;
+  /** Called when somebody who waited for the key got an error. */
+  rejected?(key: string): void;
+  /** Called after each batch. */
+  ended(): void;
+}
+
+/** Jobs of one kind: at most one per key waits and one is carried out, in one batch at a time. */
+class Lane<T, J extends Job<T>> {
+  readonly waiting = new Map<string, J>();
+  readonly #options: LaneOptions<T, J>;
+  readonly #running = new Map<string, J>();
+  #scheduled = false;
+  /** Gives up the batch under way; set as long as there is one. */
+  #abandon: (() => void) | undefined;
+
+  constructor(options: LaneOptions<T, J>) {
+    this.#options = options;
+  }
+
+  get size(): number {
+    return this.waiting.size + this.#running.size;
+  }
+
+  /** The newest job of the key. */
+  get(key: string): J | undefined {
+    return this.waiting.get(key) ?? this.#running.get(key);
+  }
+
+  add(job: J): J {
+    this.waiting.set(job.key, job);
+    this.schedule();
+    return job;
+  }
+
+  schedule(): void {
+    if (this.#scheduled || this.#abandon !== undefined || this.waiting.size === 0) return;
+    this.#scheduled = true;
+    // After the microtasks: updates that took a few more awaits to get here join the batch.
+    nextTick(() => this.#flush());
+  }
+
+  /** Rejects those whose time is up, and gives up the batch for which nobody waits any more. */
+  expire(now: number): number {
+    let next = Infinity;
+    let waited = false;
+    for (const job of [...this.waiting.values(), ...this.#running.values()]) {
+      // Waiters may have different timeouts, so the expired ones need not come first.
+      for (const waiter of job.waiters.splice(0)) {
+        if (waiter.deadline > now) {
+          job.waiters.push(waiter);
+          next = Math.min(next, waiter.deadline);
+        } else {
+          waiter.reject(expired);
+          this.#options.rejected?.(job.key);
+        }
+      }
+      if (job.waiters.length > 0) waited ||= this.#running.get(job.key) === job;
+      else if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
+    }
+    if (!waited) this.#abandon?.();
+    return next;
+  }
+
+  async #flush(): Promise<void> {
+    this.#scheduled = false;
+    const jobs = this.#take();
+    if (jobs.length === 0) return;
+    const controller = new AbortController();
+    const abandoned = new Promise<void>((resolve) => {
+      this.#abandon = () => {
+        this.#running.clear();
+        controller.abort();
+        resolve();
+      };
+    });
+    await Promise.race([this.#run(jobs, controller.signal), abandoned]);
+    this.#abandon = undefined;
+    this.schedule();
+    this.#options.ended();
+  }
+
+  #take(): J[] {
+    const { ready, size, carrier: { limits } } = this.#options;
+    const jobs: J[] = [];
+    let bytes = 0;
+    for (const [key, job] of this.waiting) {
+      if (ready?.(key) === false) continue;
+      bytes += size?.(job) ?? 0;
+      if (jobs.length > 0 && (jobs.length >= limits.keys || bytes > limits.bytes)) break;
+      jobs.push(job);
+      this.waiting.delete(key);
+      this.#running.set(key, job);
+    }
+    return jobs;
+  }
+
+  /** A batch that fails is tried again one by one, so that one bad entry fails alone. */
+  async #run(jobs: J[], signal: AbortSignal): Promise<void> {
+    try {
+      const results = await this.#options.carry(jobs, signal);
+      jobs.forEach((job, i) => {
+        for (const { resolve } of this.#settle(job)) resolve(results[i]!);
+      });
+    } catch (error) {
+      if (jobs.length > 1 && this.#options.carrier.opened && !signal.aborted) {
+        for (const job of jobs) await this.#run([job], signal);
+        return;
+      }
+      for (const job of jobs) {
+        for (const { reject } of this.#settle(job)) reject(error);
+        this.#options.rejected?.(job.key);
+      }
+    }
+  }
+
+  /** Ends the job at once, so that nobody joins it any more; not one that has replaced it. */
+  #settle(job: J): Waiter<T>[] {
+    if (this.#running.get(job.key) === job) this.#running.delete(job.key);
+    return job.waiters.splice(0);
+  }
+}

@@ -87,5 +87,6 @@ export function redact(text: string): string {
 export function reason(error: unknown): string {
   if (!(error instanceof Error)) return redact(String(error));
   const { code } = error as { code?: unknown };
-  return redact(error.message || (code === undefined ? error.name : String(code)));
+  const [line] = error.message.split("\n", 1);
+  return redact(line || (code === undefined ? error.name : String(code)));
 }

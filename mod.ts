@@ -16,8 +16,7 @@
  * @module
  */
 
-import type { Backend, Entry } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
+import { memoryBackend } from "./src/memory.ts";
 import { checkOptions, type StoreOptions, storeRules } from "./src/options.ts";
 import { createStore, type Store } from "./src/store.ts";
 
@@ -54,24 +53,4 @@ export function Memory<Session>(options?: StoreOptions): Store<Session>;
 export function Memory<Session>(options: StoreOptions = {}): Store<Session> {
   checkOptions("Memory", options, storeRules);
   return createStore(memoryBackend(), options);
-}
-
-function memoryBackend(): Backend {
-  const sessions = new Map<string, Entry<string>>();
-  return {
-    handle: sessions,
-    scope: "",
-    codec: json,
-    limits: { keys: Infinity, bytes: Infinity },
-    open() {},
-    read: (keys) => keys.flatMap((key) => sessions.get(key) ?? []),
-    write(entries) {
-      for (const entry of entries) sessions.set(entry.key, entry);
-    },
-    remove(keys) {
-      for (const key of keys) sessions.delete(key);
-    },
-    close: () => sessions.clear(),
-    transient: () => false,
-  };
 }

@@ -1,0 +1,541 @@
+/** What all stores do around a database, against a scripted one. */
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import process from "node:process";
+import { describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import type { Backend, Entry } from "../src/backend.ts";
+import { memoryBackend } from "../src/memory.ts";
+import { reason, redact } from "../src/errors.ts";
+import type { StoreOptions } from "../src/options.ts";
+import { Queue } from "../src/queue.ts";
+import { createStore, type Store } from "../src/store.ts";
+
+class Transient extends Error {
+  override name = "Transient";
+}
+
+/** A backend in memory that records its calls and misbehaves as told. */
+class Script {
+  readonly sessions = new Map<string, Entry<string>>();
+  /** Each call with its keys, in the order in which they began. */
+  readonly calls: string[] = [];
+  /** Thrown by the next calls, one each; `undefined` lets one pass. */
+  failures: unknown[] = [];
+  /** Runs before each call takes effect. */
+  before: (call: string) => unknown = () => {};
+  report: ((error: unknown) => void) | undefined;
+  readonly signals: AbortSignal[] = [];
+  readonly backend: Backend;
+
+  constructor(limits: Partial<Backend["limits"]> = {}) {
+    const memory = memoryBackend(this.sessions);
+    const step = async (name: string, keys: string[], signal?: AbortSignal) => {
+      const call = [name, ...keys].join(" ");
+      this.calls.push(call);
+      if (signal) this.signals.push(signal);
+      await this.before(call);
+      const failure = this.failures.shift();
+      if (failure !== undefined) throw failure;
+    };
+    const keysOf = (entries: Entry<string>[]) => entries.map((entry) => entry.key);
+    this.backend = {
+      ...memory,
+      limits: { keys: 128, bytes: 1e6, ...limits },
+      open: ({ signal, report }) => {
+        this.report = report;
+        return step("open", [], signal);
+      },
+      read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
+      write: (entries, signal) =>
+        step("write", keysOf(entries), signal).then(() => memory.write(entries, signal)),
+      remove: (keys, signal) =>
+        step("remove", keys, signal).then(() => memory.remove(keys, signal)),
+      close: () => step("close", []),
+      transient: (error) => error instanceof Transient,
+    };
+  }
+
+  // deno-lint-ignore no-explicit-any
+  store(options?: StoreOptions): Store<any> {
+    return createStore(this.backend, options);
+  }
+}
+
+const never = () => new Promise<never>(() => {});
+
+describe("batches", () => {
+  it("one tick's reads are one call, its writes another, its deletes a third", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await Promise.all([
+      store.get("a"),
+      store.get("b"),
+      store.set("c", 1),
+      store.set("d", 1),
+      store.delete("e"),
+      store.delete("f"),
+    ]);
+    assert.deepEqual(script.calls, ["open", "read a b", "write c d", "remove e f"]);
+  });
+
+  it("calls that come after a few more microtasks join the batch", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await Promise.all([0, 1, 5, 20].map(async (awaits) => {
+      for (let i = 0; i < awaits; i++) await null;
+      await store.get(`k${awaits}`);
+    }));
+    assert.deepEqual(script.calls, ["open", "read k0 k1 k5 k20"]);
+  });
+
+  it("one batch is under way while the next fills", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.ready();
+    let most = 0;
+    let running = 0;
+    script.before = async () => {
+      most = Math.max(most, ++running);
+      await wait(5);
+      running--;
+    };
+    const writes: Promise<void>[] = [];
+    for (let i = 0; i < 10; i++) {
+      writes.push(store.set(`k${i}`, i));
+      await wait(1);
+    }
+    await Promise.all(writes);
+    assert.equal(most, 1);
+    assert.ok(script.calls.length < 8, script.calls.join());
+  });
+
+  it("are bounded in keys and bytes, and a large value travels alone", async () => {
+    const script = new Script({ keys: 3, bytes: 100 });
+    await using store = script.store();
+    await Promise.all(["a", "b", "c", "d"].map((key) => store.get(key)));
+    await Promise.all([
+      store.set("a", "x".repeat(40)),
+      store.set("b", "x".repeat(40)),
+      store.set("c", "x".repeat(40)),
+      store.set("d", "x".repeat(400)),
+      store.set("e", "x"),
+    ]);
+    assert.deepEqual(script.calls, [
+      "open",
+      "read a b c",
+      "read d",
+      "write a b",
+      "write c",
+      "write d",
+      "write e",
+    ]);
+  });
+
+  it("that fail are tried again one by one, and only the bad entry fails", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.before = (call) => {
+      if (/^(write|read|remove).* bad/.test(call)) throw new Error("bad entry");
+    };
+    const results = await Promise.allSettled(
+      ["a", "bad", "b"].map((key) => store.set(key, 1)),
+    );
+    assert.deepEqual(results.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+    assert.deepEqual(script.calls, ["open", "write a bad b", "write a", "write bad", "write b"]);
+    assert.deepEqual([...script.sessions.keys()], ["a", "b"]);
+  });
+
+  it("that fail one by one settle each key as soon as it is done", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.before = (call) => {
+      if (call === "write a bad b") throw new Error("bad entry");
+      if (call === "write bad") return wait(50);
+    };
+    const writes = ["a", "bad", "b"].map((key) => store.set(key, 1));
+    await writes[0];
+    const unchanged = await store.get("a"); // while the batch is still under way
+    await store.set("a", unchanged);
+    await store.set("a", 2);
+    assert.equal(await store.get("a"), 2);
+    await Promise.all(writes);
+  });
+});
+
+describe("the order of one key", () => {
+  it("a waiting write is replaced by a newer one, and both end when it is stored", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.ready();
+    let release = () => {};
+    const released = new Promise<void>((resolve) => release = resolve);
+    script.before = () => released;
+    const order: string[] = [];
+    const first = store.set("k", 1).then(() => order.push("first"));
+    await wait(1);
+    const second = store.set("k", 2).then(() => order.push("second"));
+    const third = store.set("k", 3).then(() => order.push("third"));
+    assert.equal(await store.get("k"), 3);
+    release();
+    await Promise.all([first, second, third]);
+    assert.deepEqual(order, ["first", "second", "third"]);
+    assert.deepEqual(script.calls, ["open", "write k", "write k"]);
+    assert.equal(script.sessions.get("k")?.value, "3");
+  });
+
+  it("a replaced set() fails with the one that replaced it", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.ready();
+    script.failures = [new Error("no")];
+    const results = await Promise.allSettled([store.set("k", 1), store.set("k", 2)]);
+    assert.deepEqual(results.map(({ status }) => status), ["rejected", "rejected"]);
+  });
+
+  it("a write waits for a read that was asked for before", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", 1);
+    script.before = (call) => call === "read k" ? wait(20) : undefined;
+    const read = store.get("k");
+    await wait(5);
+    const write = store.set("k", 2);
+    await store.set("other", 1);
+    assert.equal(script.calls.includes("write k other"), false);
+    assert.equal(await read, 1);
+    await write;
+    assert.equal(script.sessions.get("k")?.value, "2");
+  });
+
+  it("is kept by two stores on one handle, and not with another scope", async () => {
+    const script = new Script();
+    await using one = script.store();
+    await using two = createStore<unknown, string>({ ...script.backend });
+    await using other = createStore<unknown, string>({ ...script.backend, scope: "other" });
+    script.before = (call) => call.startsWith("write") ? wait(10) : undefined;
+    const write = one.set("k", 1);
+    assert.equal(await two.get("k"), 1);
+    assert.equal(await other.get("k"), undefined);
+    await write;
+  });
+
+  it("costs no memory for idle keys", async () => {
+    const { backend } = new Script();
+    const queue = new Queue<string>({
+      limits: backend.limits,
+      opened: true,
+      size: backend.codec.size,
+      read: async (keys, signal) => await backend.read(keys, signal),
+      write: async (entries, signal) => await backend.write(entries, signal),
+      remove: async (keys, signal) => await backend.remove(keys, signal),
+    });
+    const keys = Array.from({ length: 500 }, (_, i) => `k${i}`);
+    await Promise.all(keys.map((key) => queue.write(key, { value: key }, 1000)));
+    const reads = Promise.all(keys.map((key) => queue.read(key, 1000)));
+    assert.equal(queue.size, 500);
+    await reads;
+    assert.equal(queue.size, 0);
+  });
+});
+
+describe("an unchanged session", () => {
+  it("is not written", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", { a: 1 });
+    const session = await store.get("k");
+    await store.set("k", session);
+    assert.deepEqual(script.calls, ["open", "write k", "read k"]);
+    session.a = 2;
+    await store.set("k", session);
+    assert.deepEqual(script.calls.at(-1), "write k");
+    assert.equal(script.sessions.get("k")?.value, '{"a":2}');
+  });
+
+  it("is written under another key", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", { a: 1 });
+    await store.set("copy", await store.get("k"));
+    assert.equal(script.sessions.get("copy")?.value, '{"a":1}');
+  });
+
+  it("is written when its key was written or deleted since get()", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", { a: 1 });
+    const session = await store.get("k");
+    await store.set("k", { a: 2 });
+    await store.set("k", session);
+    assert.equal(script.sessions.get("k")?.value, '{"a":1}');
+  });
+
+  it("ends with the pending write that get() answered from", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.ready();
+    script.before = () => wait(10);
+    script.failures = [new Error("no")];
+    const write = store.set("k", { a: 1 });
+    const session = await store.get("k");
+    const again = store.set("k", session);
+    await assert.rejects(write);
+    await assert.rejects(again); // never before its data is durable
+    await store.set("k", session); // the failed write does not count as stored
+    assert.equal(script.sessions.get("k")?.value, '{"a":1}');
+  });
+});
+
+describe("opening", () => {
+  it("happens with the first operation, once for all", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await wait(5);
+    assert.deepEqual(script.calls, []);
+    await Promise.all([store.get("a"), store.set("b", 1), store.ready()]);
+    assert.equal(script.calls.filter((call) => call === "open").length, 1);
+  });
+
+  it("is tried again by the next operation after it failed for good", async () => {
+    const script = new Script();
+    const told: unknown[] = [];
+    await using store = script.store({ onInitError: (error) => told.push(error) });
+    const denied = new Error("password authentication failed");
+    script.failures = [denied];
+    const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, 1)));
+    for (const result of results) {
+      assert.ok(result.status === "rejected");
+      assert.equal(result.reason.name, "StoreError");
+      assert.equal(result.reason.cause, denied);
+    }
+    assert.deepEqual(script.calls, ["open"]); // not once per entry
+    assert.equal(told.length, 1);
+    await store.set("a", 1);
+    script.failures = [];
+    assert.equal(await store.get("a"), 1);
+  });
+
+  it("is retried while the error is transient", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.failures = [new Transient("starting up"), new Transient("starting up")];
+    await store.ready();
+    assert.deepEqual(script.calls, ["open", "open", "open"]);
+  });
+
+  it("ready() rejects with the cause", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.failures = [new Error("no such database")];
+    await assert.rejects(store.ready(), {
+      name: "StoreError",
+      operation: "open",
+      message: "Cannot open the store: no such database",
+    });
+  });
+
+  it("ready() ends by its deadline", async () => {
+    const script = new Script();
+    const told: unknown[] = [];
+    await using store = script.store({ timeout: 50, onInitError: (error) => told.push(error) });
+    script.before = (call) => call === "open" ? never() : undefined;
+    await assert.rejects(store.ready(), { name: "TimeoutError", operation: "open" });
+    assert.equal(told.length, 1);
+    await wait(5);
+    assert.equal(script.signals[0]?.aborted, true);
+    script.before = () => {};
+    await store.ready();
+  });
+});
+
+describe("retries and deadlines", () => {
+  it("a transient error is retried, a permanent one is not", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.failures = [undefined, new Transient("deadlock"), new Transient("deadlock")];
+    await store.set("k", 1);
+    assert.deepEqual(script.calls, ["open", "write k", "write k", "write k"]);
+    script.failures = [new Error("permission denied")];
+    await assert.rejects(store.set("k", 2), {
+      message: 'Cannot write session "k": permission denied',
+      operation: "write",
+      key: "k",
+    });
+    assert.equal(script.calls.length, 5);
+  });
+
+  it("an operation ends by its deadline, with the last error as cause", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 80 });
+    script.failures = Array(100).fill(new Transient("connection refused"));
+    const start = Date.now();
+    const error = await store.get("k").catch((error) => error);
+    assert.equal(error.name, "TimeoutError");
+    assert.match(error.message, /"k".* 80 ms.*connection refused/);
+    assert.ok(error.cause instanceof Transient);
+    assert.ok(Date.now() - start >= 78);
+    script.failures = [];
+    await store.set("k", 1);
+  });
+
+  it("a call that hangs is given up, and the next goes on", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 50 });
+    await store.ready();
+    script.before = () => never();
+    const [read, write] = await Promise.allSettled([store.get("a"), store.set("b", 1)]);
+    assert.equal(read.status === "rejected" && read.reason.name, "TimeoutError");
+    assert.equal(write.status === "rejected" && write.reason.name, "TimeoutError");
+    assert.ok(script.signals.slice(1).every((signal) => signal.aborted));
+    script.before = () => {};
+    await store.set("b", 2);
+    assert.equal(await store.get("b"), 2);
+    assert.equal(await store.get("a"), undefined);
+  });
+
+  it("a write whose caller was told that it failed is not begun later", async () => {
+    const script = new Script();
+    await using patient = script.store();
+    await using hasty = createStore<unknown, string>({ ...script.backend }, { timeout: 30 });
+    await patient.ready();
+    script.before = (call) => call === "write a" ? wait(80) : undefined;
+    const first = patient.set("a", 1);
+    await wait(1);
+    await assert.rejects(hasty.set("b", 1), { name: "TimeoutError" });
+    await first;
+    await wait(1);
+    assert.equal(script.calls.includes("write b"), false);
+    assert.equal(await hasty.get("b"), undefined);
+  });
+
+  it("a write behind a read that hangs is not held up for ever", async () => {
+    const script = new Script();
+    await using slow = script.store({ timeout: 60 });
+    await using store = createStore<unknown, string>({ ...script.backend }, { timeout: 1000 });
+    await slow.ready();
+    script.before = (call) => call.startsWith("read") ? never() : undefined;
+    const read = slow.get("k");
+    await wait(1);
+    const write = store.set("k", 1);
+    await assert.rejects(read, { name: "TimeoutError" });
+    await write;
+    assert.equal(script.sessions.get("k")?.value, "1");
+  });
+
+  it("each store keeps its own timeout on a shared handle", async () => {
+    const script = new Script();
+    await using patient = script.store({ timeout: 300 });
+    await using hasty = createStore<unknown, string>({ ...script.backend }, { timeout: 30 });
+    await patient.ready();
+    script.before = () => wait(100);
+    const [first, second] = await Promise.allSettled([patient.get("k"), hasty.get("k")]);
+    assert.equal(first.status, "fulfilled");
+    assert.equal(second.status, "rejected");
+    script.before = () => {};
+  });
+});
+
+describe("get()", () => {
+  it("returns a promise that reads again when awaited after a failure", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", 1);
+    script.failures = [new Error("no"), new Error("no")];
+    const kept = store.get("k");
+    await assert.rejects(async () => await kept);
+    await assert.rejects(async () => await kept);
+    assert.equal(await kept, 1);
+    const before = script.calls.length;
+    assert.deepEqual(await Promise.all([kept, kept, kept]), [1, 1, 1]);
+    assert.equal(script.calls.length, before + 1);
+  });
+
+  it("returns a plain promise as long as it did not fail", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const promise = store.get("k");
+    assert.ok(promise instanceof Promise);
+    await promise;
+    assert.equal(Object.hasOwn(promise, "then"), false);
+  });
+
+  it("does not return an expired session", async () => {
+    const script = new Script();
+    await using store = script.store();
+    script.sessions.set("old", { key: "old", value: "1", expires: Date.now() - 1 });
+    script.sessions.set("new", { key: "new", value: "1", expires: Date.now() + 1e6 });
+    assert.equal(await store.get("old"), undefined);
+    assert.equal(await store.get("new"), 1);
+  });
+});
+
+describe("close()", () => {
+  it("waits for what is under way, then closes, once", async () => {
+    const script = new Script();
+    const store = script.store();
+    script.before = () => wait(10);
+    const write = store.set("k", 1);
+    await Promise.all([store.close(), store.close()]);
+    await write;
+    assert.deepEqual(script.calls, ["open", "write k", "close"]);
+  });
+
+  it("rejects when the database cannot be closed, and ends by the deadline", async () => {
+    const failing = new Script();
+    const store = failing.store();
+    failing.failures = [new Error("no")];
+    await assert.rejects(store.close(), { name: "StoreError", operation: "close" });
+    const hanging = new Script();
+    hanging.before = () => never();
+    await assert.rejects(hanging.store({ timeout: 20 }).close(), { name: "TimeoutError" });
+  });
+
+  it("of one store leaves another on the same handle open", async () => {
+    const script = new Script();
+    const one = script.store();
+    await using two = createStore<unknown, string>({ ...script.backend });
+    await one.set("k", 1);
+    await one.close();
+    assert.equal(await two.get("k"), 1);
+  });
+});
+
+describe("errors", () => {
+  it("onError hears what is reported, and what it throws does no harm", async () => {
+    const script = new Script();
+    const told: unknown[] = [];
+    await using store = script.store({
+      onError(error) {
+        told.push(error);
+        throw new Error("from the callback");
+      },
+    });
+    await store.ready();
+    script.report?.("connection lost");
+    await wait(1);
+    assert.deepEqual(told, ["connection lost"]);
+  });
+
+  it("show no credentials", () => {
+    const text = "cannot parse mongodb://user:pa:ss@w/rd@host:1/db and redis://:secret@h";
+    assert.equal(redact(text), "cannot parse mongodb://***@host:1/db and redis://***@h");
+    assert.equal(reason(new AggregateError([], "")), "AggregateError");
+    assert.equal(reason(Object.assign(new Error(""), { code: "ECONNREFUSED" })), "ECONNREFUSED");
+  });
+
+  it("that nobody awaits do not end the process", () => {
+    const script = `
+      import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
+      import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+      const store = createStore({ ...memoryBackend(), open() { throw new Error("down"); } });
+      store.get("k");
+      setTimeout(() => console.log("alive"), 20);
+    `;
+    const args = process.versions.deno ? ["eval"] : ["--input-type=module-typescript", "-e"];
+    const { stdout, stderr } = spawnSync(process.execPath, [...args, script], { encoding: "utf8" });
+    assert.equal(stderr, "");
+    assert.equal(stdout, "alive\n");
+  });
+});

@@ -2,7 +2,8 @@ import type { Entry } from "../src/backend.ts";
 import { memoryBackend } from "../src/memory.ts";
 import { createStore } from "../src/store.ts";
 import { Memory } from "../mod.ts";
-import { conformance } from "./conformance.ts";
+import { conformance, type Harness } from "./conformance.ts";
+import { underTelegraf } from "./telegraf.ts";
 
 const places = new Map<string, Map<string, Entry<string>>>();
 
@@ -13,7 +14,7 @@ function sessions(where: string): Map<string, Entry<string>> {
   return found;
 }
 
-conformance({
+const harness: Harness = {
   name: "Memory",
   dates: "text",
   store(where, options) {
@@ -28,4 +29,7 @@ conformance({
     sessions(where).set(key, { key, value: "{no JSON" });
     return Promise.resolve();
   },
-});
+};
+
+conformance(harness);
+underTelegraf(harness);

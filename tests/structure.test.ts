@@ -1,0 +1,83 @@
+/** The rules that keep the source readable: who imports whom, and how long an adapter may get. */
+
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+
+const root = new URL("..", import.meta.url);
+const read = (path: string) => readFileSync(new URL(path, root), "utf8");
+const sources = (folder: string) =>
+  readdirSync(new URL(folder, root)).filter((name) => name.endsWith(".ts"));
+
+/** The entries that have a database, and the packages that each may import. */
+const drivers: Record<string, string[]> = {
+  "redis.ts": ["redis"],
+  "mongodb.ts": ["mongodb"],
+  "sqlite.ts": ["better-sqlite3"],
+  "pg.ts": ["pg"],
+  "mysql.ts": ["mysql2"],
+};
+const entries = ["mod.ts", ...Object.keys(drivers)];
+
+/** What a file imports and exports from. */
+function imports(path: string): string[] {
+  const code = read(path).replace(/\/\*[\s\S]*?\*\//g, "");
+  return [...code.matchAll(/\b(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1]!);
+}
+
+/** The code of a file without its comments. */
+function code(path: string): string {
+  return read(path).replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
+}
+
+describe("structure", () => {
+  it("every entry is exported, and nothing else", () => {
+    const { exports } = JSON.parse(read("deno.json"));
+    assert.deepEqual(Object.values(exports).toSorted(), entries.map((e) => `./${e}`).toSorted());
+    assert.deepEqual(sources(".").toSorted(), entries.toSorted());
+  });
+
+  it("entries import src/, node: and their own driver", () => {
+    for (const entry of entries) {
+      for (const name of imports(entry)) {
+        const fine = name.startsWith("./src/") || name.startsWith("node:") ||
+          drivers[entry]?.includes(name);
+        assert.ok(fine, `${entry} imports ${name}`);
+      }
+    }
+  });
+
+  it("src/ imports itself and node:", () => {
+    for (const name of sources("src").flatMap((file) => imports(`src/${file}`))) {
+      assert.match(name, /^(\.\/|node:)/);
+    }
+  });
+
+  it("the queue knows the contract and nothing else", () => {
+    const own = imports("src/queue.ts").filter((name) => name.startsWith("."));
+    assert.deepEqual(own, ["./backend.ts"]);
+  });
+
+  it("an entry is read in five minutes", () => {
+    for (const entry of entries) {
+      const lines = read(entry).split("\n").length - 1;
+      assert.ok(lines <= 150, `${entry} has ${lines} lines`);
+    }
+  });
+
+  it("adapters leave the store's work to the store", () => {
+    for (const entry of Object.keys(drivers)) {
+      for (const word of [/\bttl\b/i, /retr(y|ies)/i, /queue/i, /\bJSON\b/, /ClosedError/]) {
+        assert.doesNotMatch(code(entry), word, `${entry} mentions ${word}`);
+      }
+    }
+  });
+
+  it("what an export reaches runs on Node 20", () => {
+    const paths = [...entries, ...sources("src").map((file) => `src/${file}`)];
+    for (const path of paths) {
+      const newer = /Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\b/;
+      assert.doesNotMatch(code(path), newer, path);
+    }
+  });
+});

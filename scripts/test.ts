@@ -1,0 +1,188 @@
+/**
+ * Starts a real server per database and runs the tests against them.
+ *
+ * Usage: `deno task test [--no-install] [--runtime deno|node|bun] [file or folder …]`
+ *
+ * @module
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative, resolve } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { backends, startServers } from "./servers.ts";
+
+/** Titles of tests begin with one of these. */
+const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL"];
+
+interface Test {
+  /** The titles of its suites, then its own. */
+  path: string[];
+  outcome: "passed" | "failed" | "skipped";
+  /** Why it was skipped or failed. */
+  reason?: string;
+}
+
+/** Commands that run test files and write a JUnit report. */
+const runtimes: Record<string, (report: string) => string[]> = {
+  deno: (report) => [process.execPath, "test", "-A", "--no-check", `--junit-path=${report}`],
+  node: (report) => [
+    process.env.TEST_NODE || "node",
+    "--test",
+    "--test-reporter=spec",
+    "--test-reporter-destination=stdout",
+    "--test-reporter=junit",
+    `--test-reporter-destination=${report}`,
+  ],
+  bun: (report) => [
+    process.env.TEST_BUN || "bun",
+    "test",
+    "--reporter=junit",
+    `--reporter-outfile=${report}`,
+  ],
+};
+
+async function main(): Promise<number> {
+  const { values: { "no-install": noInstall, runtime }, positionals } = parseArgs({
+    options: {
+      "no-install": { type: "boolean" },
+      runtime: { type: "string", default: "deno" },
+    },
+    allowPositionals: true,
+  });
+  const command = runtimes[runtime];
+  if (!command) throw new TypeError(`Unknown runtime ${runtime}, expected deno, node or bun`);
+  const files = (positionals.length > 0 ? positionals : ["tests"]).flatMap(testFiles);
+
+  await using servers = await startServers({ install: !noInstall, log: console.log });
+  console.log(`${servers.describe()}\n`);
+  const folder = mkdtempSync(join(tmpdir(), "telegraf-session-report-"));
+  const report = join(folder, "junit.xml");
+  const [program, ...args] = command(report);
+  const child = spawn(program!, [...args, ...files], {
+    stdio: ["ignore", "inherit", "inherit"],
+    env: {
+      ...process.env,
+      TEST_MONGODB_KIND: servers.servers.mongodb.product === "MongoDB" ? "mongod" : "ferretdb",
+      ...Object.fromEntries(
+        backends.map((name) => [`TEST_${name.toUpperCase()}_URL`, servers.urls[name]]),
+      ),
+    },
+    // Keeps Ctrl-C from it: on SIGINT `deno test` ends without a chance for tests to clean up.
+    detached: true,
+  });
+  const ended = once(child, "exit");
+  servers.defer(async () => {
+    child.kill("SIGTERM");
+    await ended.catch(() => {});
+    rmSync(folder, { recursive: true });
+  });
+  const [code] = await ended;
+
+  const xml = existsSync(report) ? readFileSync(report, "utf8") : "";
+  const tests = readReport(xml, files);
+  if (code !== 0 && !tests.some(({ outcome }) => outcome === "failed")) {
+    tests.push({ path: [runtime], outcome: "failed", reason: `exit code ${code}` });
+  }
+  // A run of some files need not touch every store.
+  return summarize(tests, positionals.length > 0 ? [] : stores);
+}
+
+/** All `*.test.ts` in a folder, or the one file. */
+function testFiles(path: string): string[] {
+  if (!statSync(path).isDirectory()) return [path];
+  return readdirSync(path, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".test.ts")).sort().map((file) => join(path, file));
+}
+
+/** Reads the JUnit report of `deno test`, `node --test` or `bun test`. */
+function readReport(xml: string, files: string[]): Test[] {
+  const tests: (Test & { name: string })[] = [];
+  const suites: string[] = [];
+  const silent = new Set(files.map((file) => resolve(file)));
+  const tags = /<(\/?)(testsuite|testcase|failure|error|skipped)\b((?:\s+\w+="[^"]*")*)\s*(\/?)>/g;
+  for (const [, closing, tag, text, empty] of xml.matchAll(tags)) {
+    const { name = "", message, file, classname = "" } = attributes(text!);
+    if (tag === "testsuite") {
+      if (closing) suites.pop();
+      else if (!empty) suites.push(name);
+    } else if (closing) {
+      continue;
+    } else if (tag === "testcase") {
+      const source = resolve(file ?? classname);
+      if (resolve(name) !== source) silent.delete(source);
+      tests.push({ name, path: [...suites, ...name.split(" > ")], outcome: "passed" });
+    } else {
+      const outcome = tag === "skipped" ? "skipped" : "failed";
+      Object.assign(tests.at(-1)!, { outcome, reason: message });
+    }
+  }
+  // Deno also reports suites, as tests whose names the names of their tests begin with.
+  const containers = new Set(tests.flatMap(({ name }) => {
+    const titles = name.split(" > ");
+    return titles.slice(1).map((_, i) => titles.slice(0, i + 1).join(" > "));
+  }));
+  return [
+    ...tests.filter(({ name, reason }) =>
+      // A suite fails by its tests, which count, or by itself, as by a hook.
+      !(containers.has(name) && /^(\d+ test steps? failed|)$/.test(reason ?? "")) &&
+      // Node reports a file without tests as a test.
+      !silent.has(resolve(name))
+    ),
+    ...Array.from(silent, (file): Test => ({
+      path: [relative("", file)],
+      outcome: "failed",
+      reason: "does not load or has no test",
+    })),
+  ];
+}
+
+function attributes(text: string): Record<string, string> {
+  const entities: Record<string, string> = {
+    lt: "<",
+    gt: ">",
+    quot: '"',
+    apos: "'",
+    amp: "&",
+    "#10": "\n",
+  };
+  return Object.fromEntries(
+    Array.from(text.matchAll(/(\w+)="([^"]*)"/g), ([, name, value]) => [
+      name,
+      value!.replace(/&(#?\w+);/g, (entity, name) => entities[name] ?? entity),
+    ]),
+  );
+}
+
+/** Prints what came of the tests and returns the exit code. */
+function summarize(tests: Test[], required: string[]): number {
+  const storeOf = ({ path }: Test) =>
+    path.toReversed().map((title) => stores.find((store) => title.startsWith(store)))
+      .find((store) => store !== undefined) ?? "other";
+  const table = Object.fromEntries(
+    [...stores, "other"].map((store) => [store, { passed: 0, failed: 0, skipped: 0 }]),
+  );
+  for (const test of tests) table[storeOf(test)]![test.outcome]++;
+  console.table(table);
+
+  for (const { path, outcome, reason = "" } of tests) {
+    if (outcome === "passed") continue;
+    // Deno reports no reason for a skip, so there the title has to give it.
+    const why = /^(|true|TODO)$/.test(reason) ? "" : `: ${reason.split("\n")[0]}`;
+    console.log(`${outcome}: ${path.at(-1)}${why}`);
+  }
+  const untested = required.filter((store) => table[store]!.passed + table[store]!.failed === 0);
+  for (const store of untested) console.log(`${store}: no test ran`);
+
+  const failed = tests.filter(({ outcome }) => outcome === "failed").length;
+  const passed = tests.filter(({ outcome }) => outcome === "passed").length;
+  console.log(`${passed} passed, ${failed} failed`);
+  return failed + untested.length === 0 ? 0 : 1;
+}
+
+process.exitCode = await main().catch((error) => {
+  console.error(error.message);
+  return 1;
+});

@@ -1,0 +1,149 @@
+/**
+ * Sessions in Redis or Valkey, with node-redis 6; existing clients may be of node-redis 4, 5 or 6.
+ *
+ * ```ts
+ * import { Redis } from "@telegraf/session/redis";
+ * import { type Context, session, Telegraf } from "telegraf";
+ *
+ * interface MyContext extends Context {
+ *   session: { count: number };
+ * }
+ *
+ * const store = Redis({ url: "redis://127.0.0.1:6379" });
+ * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
+ * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+ * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
+ * process.once("SIGTERM", () => bot.stop("SIGTERM"));
+ * await bot.launch();
+ * await store.close();
+ * ```
+ *
+ * @module
+ */
+
+import { createClient, type RedisClientOptions } from "redis";
+import type { Backend } from "./src/backend.ts";
+import { json } from "./src/codec.ts";
+import { redact } from "./src/errors.ts";
+import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import * as redis from "./src/redis.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
+
+/** @ignore */
+type Client = redis.Client;
+/** @ignore */
+type Config = Omit<RedisClientOptions, "url">;
+
+/** Options of {@link Redis}: `url` and `config`, or `client`. */
+export interface RedisOptions extends StoreOptions {
+  /**
+   * The server: `redis[s]://[[user][:password]@]host[:port][/database]` or `unix:///path`.
+   *
+   * @default {"redis://localhost:6379"}
+   */
+  url?: string;
+  /** Options of node-redis' `createClient`. */
+  config?: Config;
+  /**
+   * What `createClient`, `createClientPool`, `createCluster` or `createSentinel` returned. The first
+   * operation connects it if nobody has; it stays open when the store is closed.
+   */
+  client?: Client;
+  /**
+   * What the store's keys in Redis begin with; may be empty.
+   *
+   * @default {"telegraf:"}
+   */
+  prefix?: string;
+}
+
+/**
+ * Makes a store in Redis: JSON text under `<prefix><key>`. The first operation opens it; a lost
+ * connection is made again.
+ *
+ * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
+ */
+export const Redis: StoreFactory<RedisOptions> = storeFactory({
+  name: "Redis",
+  rules: {
+    ...storeRules,
+    url: rules.secret,
+    config: rules.object,
+    client: rules.object,
+    prefix: rules.text,
+  },
+  existing: { client: ["url", "config"] },
+  backend,
+});
+
+function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisOptions): Backend {
+  let own: redis.OwnClient | undefined;
+  if (existing === undefined) redis.discard(create(url, config)); // for what it throws
+  else redis.checkClient(existing);
+  const wasOpen = existing?.isOpen;
+  const client = () => redis.ready(existing ?? own!);
+  // The keys of a cluster are on many servers.
+  const apart = existing?.masters !== undefined;
+  return {
+    handle: existing ?? {},
+    scope: prefix,
+    codec: json,
+    limits: { keys: 128, bytes: 1_000_000 },
+    async open({ signal, report }) {
+      if (existing === undefined) {
+        own = await redis.connect((opened) => create(url, config, opened), signal);
+      } else if (!wasOpen) await redis.join(existing);
+      redis.watch(client(), prefix, report);
+    },
+    async read(keys) {
+      const names = keys.map((key) => prefix + key);
+      const values = apart || names.length === 1
+        ? await redis.all(names.map((name) => client().get(name)))
+        : await client().mGet(names) as unknown[];
+      return keys.flatMap((key, i) => values[i] == null ? [] : { key, value: String(values[i]) });
+    },
+    async write(entries) {
+      if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
+        await redis.all(entries.map(({ key, value, expires }) => {
+          if (expires === undefined) return client().set(prefix + key, value);
+          return client().set(prefix + key, value, { PX: Math.max(1, expires - Date.now()) });
+        }));
+      } else {
+        await client().mSet(entries.flatMap(({ key, value }) => [prefix + key, value]));
+      }
+    },
+    async remove(keys) {
+      const names = keys.map((key) => prefix + key);
+      await redis.all((apart ? names : [names]).map((name) => client().del(name)));
+    },
+    close: () => redis.discard(own),
+    transient: redis.transient,
+  };
+}
+
+/** A client of ours, not connected; until it was `opened`, it does not connect again by itself. */
+function create(url?: string, config: Config = {}, opened = () => false): redis.OwnClient {
+  const { reconnectStrategy = redis.delay } = config.socket ?? {};
+  try {
+    if (url === "") throw new TypeError("Invalid URL");
+    return createClient({
+      pingInterval: 4_000, // with socketTimeout: a connection that went silent is given up
+      ...config,
+      commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
+      url,
+      socket: {
+        socketTimeout: 8_000,
+        ...config.socket,
+        reconnectStrategy: (attempts: number, cause: Error) =>
+          opened() &&
+          (typeof reconnectStrategy === "function"
+            ? reconnectStrategy(attempts, cause)
+            : reconnectStrategy),
+      },
+    } as RedisClientOptions);
+  } catch (error) {
+    const { message } = error as Error;
+    const why = redact(url ? message.replaceAll(url, "url") : message);
+    throw new TypeError(`Redis: node-redis refuses these options: ${why}`);
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * What is the same for the clients of node-redis, of whichever version and kind.
+ *
+ * @module
+ */
+
+/** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
+export interface Client {
+  /** From the call of `connect` on, until it is closed or has given up. */
+  readonly isOpen: boolean;
+  /** Whether it is connected; not every kind says so. */
+  readonly isReady?: boolean;
+  /** The nodes of a cluster, as far as it knows them. */
+  readonly masters?: readonly unknown[];
+  connect(): Promise<unknown>;
+  on(event: "error", listener: (error: unknown) => void): unknown;
+  get(key: string): Promise<unknown>;
+  mGet(keys: string[]): Promise<unknown>;
+  set(key: string, value: string, options?: { PX: number }): Promise<unknown>;
+  mSet(keysAndValues: string[]): Promise<unknown>;
+  del(keys: string | string[]): Promise<unknown>;
+}
+
+/** A client that the store made. */
+export interface OwnClient extends Client {
+  destroy(): void;
+}
+
+/**
+ * Checks a client by its shape, for copies of the driver differ.
+ *
+ * @throws {TypeError} for what is none.
+ */
+export function checkClient(client: Client): void {
+  const methods = ["connect", "on", "get", "mGet", "set", "mSet", "del"] as const;
+  // In legacy mode node-redis 4 calls back and returns nothing.
+  const { legacyMode } = (client as { options?: { legacyMode?: unknown } }).options ?? {};
+  const fits = typeof client.isOpen === "boolean" && !legacyMode &&
+    methods.every((name) => typeof client[name] === "function");
+  if (!fits) {
+    const kinds =
+      "a client, pool, cluster or sentinel of node-redis (not ioredis, not legacy mode)";
+    throw new TypeError(`Redis: option "client" must be ${kinds}`);
+  }
+}
+
+/** What is known of a client, for all stores that use it. */
+interface State {
+  /** The last error since the client was found ready. */
+  error?: unknown;
+  /** Whether a `connect` of ours is under way. */
+  connecting?: boolean;
+  /** Where errors are reported, by the scope of the store. */
+  readonly reports: Map<string, (error: unknown) => void>;
+}
+
+const states = new WeakMap<Client, State>();
+
+/** Listens to the client, once for all stores: without a listener an error ends the process. */
+function stateOf(client: Client): State {
+  const known = states.get(client);
+  if (known !== undefined) return known;
+  const state: State = { reports: new Map() };
+  states.set(client, state);
+  client.on("error", (error) => {
+    // Those that follow, until the client is ready again, only say that it is not.
+    if (state.error === undefined) state.reports.forEach((report) => report(error));
+    state.error = error;
+  });
+  return state;
+}
+
+/** Reports what happens to the client from now on. */
+export function watch(client: Client, scope: string, report: (error: unknown) => void): void {
+  stateOf(client).reports.set(scope, report);
+}
+
+/**
+ * Connects a client of ours. What goes wrong until then is for the caller to see, so the client must
+ * give up while it is not `opened`.
+ */
+export async function connect(
+  create: (opened: () => boolean) => OwnClient,
+  signal: AbortSignal,
+): Promise<OwnClient> {
+  let opened = false;
+  const client = create(() => opened);
+  stateOf(client);
+  signal.addEventListener("abort", () => discard(client));
+  try {
+    await client.connect();
+    signal.throwIfAborted(); // what was connecting when it was destroyed may connect all the same
+    opened = true;
+    return client;
+  } catch (error) {
+    discard(client);
+    throw error;
+  }
+}
+
+/** Closes a client of ours at once, whatever state it is in. */
+export function discard(client: OwnClient | undefined): void {
+  try {
+    client?.destroy();
+  } catch {
+    // node-redis 5 throws where nothing is open.
+  }
+}
+
+/** How long to wait before connecting again, in ms: from 20, doubled each time up to 500, to twice that. */
+export function delay(attempts: number): number {
+  return Math.min(500, 20 * 2 ** attempts) * (1 + Math.random());
+}
+
+/** Begins to connect a client that nobody has connected; `ready` tells how that goes. */
+export async function join(client: Client): Promise<void> {
+  const state = stateOf(client);
+  await undefined; // its owner may do it in this very tick
+  if (client.isOpen || state.connecting) return;
+  state.connecting = true;
+  client.connect()
+    .catch((error) => state.error ??= error)
+    .finally(() => state.connecting = false);
+}
+
+/**
+ * The client, if it can send a command now. One that is offline would keep the command, and might
+ * send it when nobody waits for it any more.
+ *
+ * @throws the error that keeps it from being ready.
+ */
+export function ready(client: Client): Client {
+  const state = stateOf(client);
+  if (!client.isOpen && !state.connecting) {
+    throw new Error("the Redis client is closed", { cause: state.error });
+  }
+  if (state.connecting || client.isReady === false || client.masters?.length === 0) {
+    throw state.error ?? new Error("The client is offline");
+  }
+  state.error = undefined;
+  return client;
+}
+
+/**
+ * The results, or the first error when none is under way any more: what is sent after an error must
+ * not be overtaken by what was sent before.
+ */
+export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
+  const results = await Promise.allSettled(commands);
+  return results.map((result) => {
+    if (result.status === "rejected") throw result.reason;
+    return result.value;
+  });
+}
+
+const connectionLost =
+  /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTCONN|ENOTFOUND|EAI_\w+|EHOST\w+|ENET\w+|ENOENT)$/;
+const passes = new RegExp(
+  "^(The client is offline|Socket closed|Disconnects client|All the root nodes|" +
+    "(Socket|Connection|Command) timeout|Timeout waiting|" +
+    "LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|READONLY|NOREPLICAS|BUSY |ERR max number of clients)",
+);
+
+/** Whether the same command may succeed in a moment. */
+export function transient(error: unknown): boolean {
+  const { code, message, constructor } = error as Error & { code?: string };
+  return connectionLost.test(code ?? "") || passes.test(message) ||
+    constructor.name === "TimeoutError"; // a command that was not sent in time
+}

@@ -61,7 +61,7 @@ export interface Servers<B extends Backend = Backend> extends AsyncDisposable {
 interface Scope {
   install: boolean;
   own: boolean;
-  log: (line: string) => void;
+  log: (line: string) => unknown;
   signal: AbortSignal;
   cleanups: (() => Promise<unknown>)[];
 }
@@ -296,7 +296,7 @@ export async function startServers<B extends Backend = Backend>(
   const scope: Scope = {
     install: options.install ?? true,
     own: options.own ?? false,
-    log: options.log ?? (() => {}),
+    log: (line) => aborter.signal.aborted || options.log?.(line),
     signal: aborter.signal,
     cleanups: [],
   };
@@ -447,7 +447,7 @@ async function compose(scope: Scope, backend: Backend): Promise<Server> {
       fileURLToPath(new URL("../compose.yaml", import.meta.url)),
       ...args,
     ], { env: { ...process.env, [`${backend.toUpperCase()}_PORT`]: String(port) } });
-  scope.log(`${name}: starting a container`);
+  scope.log(`Starting ${name} with Docker Compose`);
   scope.cleanups.push(() => docker("down", "--volumes"));
   await docker("up", "--detach", backend);
   const [product, version] = await ready(scope, backend, url(port));
@@ -466,31 +466,37 @@ async function compose(scope: Scope, backend: Backend): Promise<Server> {
   };
 }
 
-async function composeAnswers({ signal }: Scope): Promise<boolean> {
+async function composeAnswers(scope: Scope): Promise<boolean> {
+  const signal = within(scope, 10_000);
   return which("docker") !== undefined &&
-    await succeeds("docker", ["info"], { signal, timeout: 10_000 }) &&
-    await succeeds("docker", ["compose", "version"], { signal });
+    await succeeds("docker", ["compose", "version"], { signal }) &&
+    await succeeds("docker", ["info"], { signal });
 }
 
 /** One at a time: dpkg has a lock. */
-let installing: Promise<unknown> = Promise.resolve();
+let installing = Promise.resolve(true);
 
 async function aptInstall(scope: Scope, packages: string[]): Promise<boolean> {
   if (!scope.install || packages.length === 0 || !which("apt-get")) return false;
-  const sudo = root ? [] : ["sudo", "-n"];
+  const prefix = root ? ["env"] : ["sudo", "-n", "env"];
   if (!root && !await succeeds("sudo", ["-n", "true"])) return false;
   const apt = (...args: string[]) => {
-    const [command, ...rest] = [...sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
-    return run(command!, [...rest, "-qq", "-o", "DPkg::Lock::Timeout=300", ...args], scope);
+    const flags = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-oDPkg::Lock::Timeout=300"];
+    const [command, ...rest] = [...prefix, ...flags, ...args];
+    return run(command!, rest, { signal: scope.signal });
   };
-  const install = async () => {
+  installing = installing.then(async () => {
     scope.log(`Installing ${packages.join(" and ")} with apt-get (--no-install forbids it)`);
-    // Whatever lists there are may do.
-    await apt("update").catch(() => {});
-    await apt("install", "--yes", "--no-install-recommends", ...packages);
-  };
-  await (installing = installing.catch(() => {}).then(install));
-  return true;
+    try {
+      await apt("update");
+      await apt("install", "--yes", "--no-install-recommends", ...packages);
+      return true;
+    } catch (error) {
+      scope.log((error as Error).message);
+      return false;
+    }
+  });
+  return await installing;
 }
 
 /** The real server, where the machine may download it. */
@@ -505,14 +511,15 @@ async function downloadMongod(scope: Scope): Promise<Program | undefined> {
     const options = await DryMongoBinary.generateOptions({ downloadDir: cacheFolder("mongod") });
     if (!await DryMongoBinary.locateBinary(options)) {
       // The download itself would retry for minutes where the network swallows it.
-      const url = await new MongoBinaryDownloadUrl({ platform: platform(), ...options })
+      const url = await new MongoBinaryDownloadUrl(options)
         .getDownloadUrl();
-      const { ok } = await fetch(url, { method: "HEAD", signal: AbortSignal.timeout(5000) });
+      const { ok } = await fetch(url, { method: "HEAD", signal: within(scope, 5000) });
       if (!ok) return;
-      scope.log("MongoDB: downloading mongod (once)");
+      scope.log("Downloading mongod (once)");
     }
-    const command = await MongoBinary.getPath(options);
-    await run(command, ["--version"], scope);
+    const aborted = new Promise((_, reject) => scope.signal.addEventListener("abort", reject));
+    const command = await Promise.race([MongoBinary.getPath(options), aborted]);
+    await run(command, ["--version"], { signal: scope.signal });
     return { command, source: `npm ${name}` };
   } catch {
     return;
@@ -526,24 +533,35 @@ async function buildFerretDB(scope: Scope): Promise<Program | undefined> {
   const sources = fileURLToPath(new URL("./ferretdb/", import.meta.url));
   const hash = createHash("sha256");
   for (const file of ["go.mod", "go.sum", "main.go"]) hash.update(fs.readFileSync(sources + file));
-  const folder = await cached(`ferretdb-${hash.digest("hex").slice(0, 16)}`, (folder) => {
-    scope.log("MongoDB: building FerretDB from scripts/ferretdb (once, about a minute)");
-    return run(go, "build -buildvcs=false -trimpath -ldflags=-s -o".split(" ").concat(folder), {
-      cwd: sources,
-      signal: scope.signal,
-    });
-  });
-  return { command: join(folder, "ferretdb"), source: "built from scripts/ferretdb" };
+  const name = `ferretdb-${hash.digest("hex").slice(0, 16)}`;
+  const line = "Building FerretDB from scripts/ferretdb (once, about a minute)";
+  try {
+    const folder = await cached(
+      scope,
+      name,
+      line,
+      (folder) =>
+        run(go, ["build", "-buildvcs=false", "-trimpath", "-ldflags=-s", "-o", folder], {
+          cwd: sources,
+          signal: scope.signal,
+        }),
+    );
+    return { command: join(folder, "ferretdb"), source: "built from scripts/ferretdb" };
+  } catch (error) {
+    scope.log((error as Error).message);
+    return;
+  }
 }
 
 /** Installs a package outside the project, as only some machines need it. */
 async function npmPackage(scope: Scope, name: string, version: string) {
   if (!which("npm")) return;
   const specifier = `${name}@${version}`;
-  const npm = (...args: string[]) => run("npm", args, { signal: scope.signal, timeout: 120_000 });
+  const signal = within(scope, 120_000);
+  const npm = (...args: string[]) => run("npm", args, { signal });
   try {
-    const folder = await cached(specifier.replace("/", "-"), async (folder) => {
-      scope.log(`Fetching ${specifier} from npm (once)`);
+    const line = `Fetching ${specifier} from npm (once)`;
+    const folder = await cached(scope, specifier.replace("/", "-"), line, async (folder) => {
       await npm("install", "--prefix", folder, "--no-audit", "--no-fund", specifier);
       // npm 11 runs no install scripts of its own accord.
       const installed = join(folder, "node_modules", name);
@@ -560,9 +578,16 @@ function cacheFolder(name: string): string {
 }
 
 /** A folder that is filled once; filled aside and renamed, as several runs may do so at once. */
-async function cached(name: string, fill: (folder: string) => Promise<unknown>): Promise<string> {
+async function cached(
+  { log, signal }: Scope,
+  name: string,
+  line: string,
+  fill: (folder: string) => Promise<unknown>,
+): Promise<string> {
   const folder = cacheFolder(name);
   if (fs.existsSync(folder)) return folder;
+  signal.throwIfAborted();
+  log(line);
   await fs.promises.mkdir(dirname(folder), { recursive: true });
   const draft = await fs.promises.mkdtemp(`${folder}-`);
   try {
@@ -596,6 +621,10 @@ async function unprivileged(): Promise<{ uid: number; gid: number }> {
   };
 }
 
+function within({ signal }: Scope, ms: number): AbortSignal {
+  return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
+}
+
 function which(program: string, ...folders: string[]): string | undefined {
   return (process.env.PATH ?? "").split(delimiter)
     .concat(folders, "/usr/sbin", "/usr/local/sbin")
@@ -603,25 +632,38 @@ function which(program: string, ...folders: string[]): string | undefined {
     .find((file) => fs.existsSync(file));
 }
 
+type RunOptions = Pick<SpawnOptions, "cwd" | "env" | "uid" | "gid"> & { signal?: AbortSignal };
+
 /** Runs a command to its end, without input. */
-function run(command: string, args: string[], options: SpawnOptions = {}): Promise<string> {
+function run(
+  command: string,
+  args: string[],
+  { signal, ...options }: RunOptions = {},
+): Promise<string> {
   return new Promise((resolve, reject) => {
-    const { env, cwd, uid, gid, signal, timeout } = options;
-    const child = spawn(command, args, { env, cwd, uid, gid, signal, timeout });
+    signal?.throwIfAborted();
+    const child = spawn(command, args, {
+      ...options,
+      stdio: ["ignore", "pipe", "pipe"],
+      // A process group, so that the children of a script end with it.
+      detached: true,
+    });
+    const abort = () => child.pid && process.kill(-child.pid, "SIGTERM");
+    signal?.addEventListener("abort", abort);
     let output = "";
     let errors = "";
-    child.stdin.end();
     child.stdout.on("data", (data) => output += data);
     child.stderr.on("data", (data) => errors += data);
     child.on("error", reject);
     child.on("close", (code) => {
+      signal?.removeEventListener("abort", abort);
       if (code === 0) return resolve(output);
       reject(new Error(`${basename(command)} failed: ${tail(errors || output)}`));
     });
   });
 }
 
-function succeeds(command: string, args: string[], options?: SpawnOptions): Promise<boolean> {
+function succeeds(command: string, args: string[], options?: RunOptions): Promise<boolean> {
   return run(command, args, options).then(() => true, () => false);
 }
 

@@ -74,12 +74,15 @@ async function main(): Promise<number> {
     detached: true,
   });
   const ended = once(child, "exit");
+  let interrupted = false;
   servers.defer(async () => {
+    interrupted = true;
     child.kill("SIGTERM");
     await ended.catch(() => {});
     rmSync(folder, { recursive: true });
   });
   const [code] = await ended;
+  if (interrupted) return 1;
 
   const xml = existsSync(report) ? readFileSync(report, "utf8") : "";
   const tests = readReport(xml, files);

@@ -27,10 +27,13 @@ export interface StoreOptions {
   onInitError?: (error: unknown) => void;
 }
 
+/** The `typeof` of an option. */
+type Type = "string" | "number" | "boolean" | "function" | "object";
+
 /** What an option must be. */
 export interface Rule {
-  /** The `typeof` of the option. */
-  readonly type: "string" | "number" | "boolean" | "function" | "object";
+  /** The `typeof` of the option, or several. */
+  readonly type: Type | readonly Type[];
   /** In words, for the message. */
   readonly expected: string;
   /** What the type alone does not say. */
@@ -105,7 +108,9 @@ export function checkOptions(
     }
     const shown = rule.secret ? "something else" : show(value);
     const message = `${name}: option "${option}" must be ${rule.expected}, but is ${shown}`;
-    if (typeof value !== rule.type || value === null) throw new TypeError(message);
+    if (![rule.type].flat().includes(typeof value as Type) || value === null) {
+      throw new TypeError(message);
+    }
     if (rule.accepts?.(value as never) === false) throw new RangeError(message);
     for (const [other] of given) {
       if (existing[option]?.includes(other)) {

@@ -1,0 +1,146 @@
+/**
+ * Sessions in MySQL 5.7 or newer or MariaDB, with mysql2 3.
+ *
+ * ```ts
+ * import { MySQL } from "@telegraf/session/mysql";
+ * import { type Context, session, Telegraf } from "telegraf";
+ *
+ * interface MyContext extends Context {
+ *   session: { count: number };
+ * }
+ *
+ * const store = MySQL({ url: "mysql://user:password@127.0.0.1:3306/bot" });
+ * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
+ * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+ * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
+ * process.once("SIGTERM", () => bot.stop("SIGTERM"));
+ * await bot.launch();
+ * await store.close();
+ * ```
+ *
+ * @module
+ */
+
+import { createPool } from "mysql2";
+import type { Backend } from "./src/backend.ts";
+import { json } from "./src/codec.ts";
+import { reason } from "./src/errors.ts";
+import { checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
+import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
+import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { defaultTable, entry, hold, play, prepareTable, type Statements } from "./src/sql.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
+
+/** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
+export interface MySQLOptions extends StoreOptions {
+  /** The database: `mysql://[user[:password]@]host[:port]/database[?parameters]`. */
+  url?: string;
+  /** The server; `localhost` by default. */
+  host?: string;
+  /** The server's port, from 1 to 65535; 3306 by default. */
+  port?: number;
+  /** The database. */
+  database?: string;
+  /** The user. */
+  user?: string;
+  /** The user's password. */
+  password?: string;
+  /** Options of mysql2's `createPool`; they override the others. */
+  config?: object;
+  /** A pool of mysql2 or mysql2/promise, of any copy. It stays open when the store is closed. */
+  pool?: PoolLike;
+  /**
+   * The table, made if it is missing; up to 64 characters.
+   *
+   * @default {"telegraf-sessions"}
+   */
+  table?: string;
+}
+
+/** @ignore */
+type PoolLike = MySQLPool;
+
+const address = ["host", "port", "database", "user", "password"] as const;
+
+/**
+ * Makes a store in MySQL or MariaDB, on a pool. The first operation opens it and makes the table, if
+ * need be; a table of `@telegraf/session` 2.0.0-beta is upgraded. A session that is larger than the
+ * server's `max_allowed_packet` is refused with a `TooLargeError`.
+ *
+ * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
+ * @throws {RangeError} for an option out of range.
+ */
+export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
+  name: "MySQL",
+  rules: {
+    ...storeRules,
+    url: rules.secret,
+    host: rules.text,
+    port: rules.port,
+    database: rules.text,
+    user: rules.text,
+    password: rules.secret,
+    config: rules.object,
+    pool: rules.object,
+    table: {
+      ...rules.text,
+      expected: "a name of 1 to 64 characters without NUL",
+      accepts: (name: string) => name !== "" && name.length <= 64 && !name.includes("\0"),
+    },
+  },
+  existing: { pool: ["url", ...address, "config"], url: address },
+  backend,
+});
+
+function backend(options: MySQLOptions): Backend {
+  const pool = options.pool === undefined ? create(options) : checked(options.pool);
+  const events = { report(_error: unknown) {} };
+  const connections = lender(pool, events);
+  const table = dialect(options.table ?? defaultTable);
+  const limits = { keys: 128, bytes: 1_000_000 };
+  let statements: Statements;
+  let encode: Encoder;
+  const run = (signal: AbortSignal, sql: string, values: unknown[]) =>
+    hold(connections, signal, (connection) => rows(connection, sql, values));
+  return {
+    handle: pool,
+    scope: table.name,
+    codec: json,
+    limits,
+    open: ({ signal, report }) =>
+      hold(connections, signal, async (connection) => {
+        events.report = report;
+        const execute = rows.bind(null, connection);
+        statements = await play(prepareTable(table, { transient, report }), execute);
+        const [[packet] = []] = await execute("SELECT @@max_allowed_packet", []);
+        encode = encoder(statements, Number(packet));
+        Object.assign(limits, encode.limits);
+      }),
+    async read(keys, signal) {
+      const some = encode.keys(keys);
+      return (await run(signal, statements.read(some.length), some)).map(entry);
+    },
+    async write(entries, signal) {
+      const rows = encode.rows(entries);
+      await run(signal, statements.write(rows.length), rows.flat());
+    },
+    async remove(keys, signal) {
+      const some = encode.keys(keys);
+      await run(signal, statements.remove(some.length), some);
+    },
+    close: () => options.pool === undefined ? end(pool) : undefined,
+    transient,
+  };
+}
+
+/** A pool of ours; nothing is opened yet. */
+function create({ url, host, port, database, user, password, config }: MySQLOptions): Pool {
+  try {
+    if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
+    const own = { uri: url, host, port, database, user, password };
+    return createPool({ connectTimeout: 5_000, ...own, ...config }) as unknown as Pool;
+  } catch (error) {
+    // Without the cause: it may hold the URL.
+    throw new TypeError(`MySQL: option "url" or "config" is refused by mysql2: ${reason(error)}`);
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * Sessions in PostgreSQL 11 or newer, with node-postgres (`pg`) 8.
+ *
+ * ```ts
+ * import { Postgres } from "@telegraf/session/pg";
+ * import { type Context, session, Telegraf } from "telegraf";
+ *
+ * interface MyContext extends Context {
+ *   session: { count: number };
+ * }
+ *
+ * const store = Postgres({ url: "postgres://user:password@127.0.0.1:5432/bot" });
+ * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
+ * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+ * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
+ * process.once("SIGTERM", () => bot.stop("SIGTERM"));
+ * await bot.launch();
+ * await store.close();
+ * ```
+ *
+ * @module
+ */
+
+import pg from "pg";
+import type { Backend } from "./src/backend.ts";
+import { json } from "./src/codec.ts";
+import { reason } from "./src/errors.ts";
+import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
+import { defaultTable, entry, hold, listen, play } from "./src/sql.ts";
+import { prepareTable, sorted, type Statements } from "./src/sql.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
+
+/** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
+export interface PostgresOptions extends StoreOptions {
+  /** The database: `postgres://[user[:password]@][host][:port][/database][?parameters]`. */
+  url?: string;
+  /** The server, or the folder of its socket; `pg` has defaults for all these (`PGHOST` …). */
+  host?: string;
+  /** The server's port, from 1 to 65535. */
+  port?: number;
+  /** The database. */
+  database?: string;
+  /** The role. */
+  user?: string;
+  /** The role's password, or a function that gives it, for each connection anew. */
+  password?: string | (() => string | Promise<string>);
+  /** Options of `pg`'s `Pool`; they override the others. */
+  config?: object;
+  /** A pool of `pg`, of any copy. It stays open when the store is closed. */
+  pool?: PoolLike;
+  /**
+   * The table, made if it is missing; up to 63 bytes.
+   *
+   * @default {"telegraf-sessions"}
+   */
+  table?: string;
+  /** The schema of the table, which must exist; without it the connection's search path counts. */
+  schema?: string;
+  /**
+   * Whether statements are prepared once per connection, which is faster. PgBouncer older than 1.21
+   * in transaction mode needs `false`.
+   *
+   * @default {true}
+   */
+  prepare?: boolean;
+}
+
+/** @ignore */
+type PoolLike = PgPool;
+
+const address = ["host", "port", "database", "user", "password"] as const;
+
+/**
+ * Makes a store in PostgreSQL, on a pool. The first operation opens it and makes the table, if need
+ * be; a table of `@telegraf/session` 2.0.0-beta is upgraded.
+ *
+ * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
+ * @throws {RangeError} for an option out of range.
+ */
+export const Postgres: StoreFactory<PostgresOptions> = storeFactory({
+  name: "Postgres",
+  rules: {
+    ...storeRules,
+    url: rules.secret,
+    host: rules.text,
+    port: rules.port,
+    database: rules.text,
+    user: rules.text,
+    password: { ...rules.secret, type: ["string", "function"], expected: "a string or function" },
+    config: rules.object,
+    pool: rules.object,
+    table: rules.identifier(63),
+    schema: rules.identifier(63),
+    prepare: rules.flag,
+  },
+  existing: { pool: ["url", ...address, "config"], url: address },
+  backend,
+});
+
+function backend(options: PostgresOptions): Backend {
+  const { pool: existing, prepare = true } = options;
+  const pool = existing === undefined ? create(options) : checked(existing);
+  const clients = lender(pool);
+  const table = dialect(options.table ?? defaultTable, options.schema);
+  let statements: Statements;
+  const run = (signal: AbortSignal, sql: string, values: unknown[], prepared = prepare) =>
+    hold(clients, signal, (client) => rows(client, sql, values, prepared));
+  return {
+    handle: pool,
+    scope: table.name,
+    codec: json,
+    limits: { keys: 128, bytes: 1_000_000 },
+    async open({ signal, report }) {
+      listen(pool, table, report);
+      const script = prepareTable(table, { transient, report });
+      statements = await hold(clients, signal, (client) => play(script, rows.bind(null, client)));
+    },
+    async read(keys, signal) {
+      const values = keys.length === 1 ? keys : [keys];
+      return (await run(signal, statements.read(keys.length), values)).map(entry);
+    },
+    async write(entries, signal) {
+      const values = sorted(entries).flatMap(statements.values);
+      // Only the one for a single entry is prepared: there are too many lengths.
+      await run(signal, statements.write(entries.length), values, prepare && entries.length === 1);
+    },
+    async remove(keys, signal) {
+      const values = keys.length === 1 ? keys : [[...keys].sort()];
+      await run(signal, statements.remove(keys.length), values);
+    },
+    close: () => existing === undefined ? pool.end() : undefined,
+    transient,
+  };
+}
+
+/** A pool of ours; nothing is opened yet. */
+function create({ url, host, port, database, user, password, config }: PostgresOptions): Pool {
+  try {
+    if (url !== undefined) {
+      if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
+      new pg.Client({ connectionString: url }); // does nothing but read it
+    }
+    const own = { connectionString: url, host, port, database, user, password };
+    return new pg.Pool({ connectionTimeoutMillis: 5_000, ...own, ...config });
+  } catch (error) {
+    // Without the cause: it may hold the URL.
+    throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);
+  }
+}

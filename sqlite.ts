@@ -1,0 +1,144 @@
+/**
+ * Sessions in a SQLite file, with better-sqlite3 11 to 13; existing databases may be of
+ * `node:sqlite` as well.
+ *
+ * ```ts
+ * import { SQLite } from "@telegraf/session/sqlite";
+ * import { type Context, session, Telegraf } from "telegraf";
+ *
+ * interface MyContext extends Context {
+ *   session: { count: number };
+ * }
+ *
+ * const store = SQLite({ filename: "./telegraf-sessions.sqlite" });
+ * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
+ * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+ * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
+ * process.once("SIGTERM", () => bot.stop("SIGTERM"));
+ * await bot.launch();
+ * await store.close();
+ * ```
+ *
+ * @module
+ */
+
+import process from "node:process";
+import type { Backend, Entry } from "./src/backend.ts";
+import { json } from "./src/codec.ts";
+import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { defaultTable, entry, playSync, prepareTable } from "./src/sql.ts";
+import {
+  atomic,
+  checked,
+  type Database,
+  dialect,
+  rows,
+  type SQLiteDatabase,
+  type Statement,
+  transient,
+} from "./src/sqlite.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
+
+/** Options of {@link SQLite}: `filename`, or `database`. */
+export interface SQLiteOptions extends StoreOptions {
+  /** The file, made if it is missing; its folder must exist. `":memory:"` is gone with the store. */
+  filename?: string;
+  /**
+   * Options of better-sqlite3's `Database`. `timeout` is how long the whole process stands still,
+   * in ms, while another one has the file locked; the store tries again after that.
+   *
+   * @default {{ timeout: 50 }}
+   */
+  config?: object & { readonly?: boolean };
+  /**
+   * A database of better-sqlite3 or `node:sqlite`, used as it is: its journal and the durability of
+   * its writes are not changed. It stays open when the store is closed.
+   */
+  database?: DatabaseLike;
+  /**
+   * The table, made if it is missing.
+   *
+   * @default {"telegraf-sessions"}
+   */
+  table?: string;
+}
+
+/** @ignore */
+type DatabaseLike = SQLiteDatabase;
+
+/**
+ * Makes a store in a SQLite database. The first operation opens the file, with a write-ahead log,
+ * and makes the table, if need be; a table of `@telegraf/session` 2.0.0-beta is upgraded. A write
+ * survives a crash of the process, and the last ones may be lost when the machine loses power.
+ *
+ * @throws {TypeError} for an unknown option, one of the wrong type, or none of `filename` and
+ * `database`.
+ * @throws {RangeError} for an option out of range.
+ */
+export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
+  name: "SQLite",
+  rules: {
+    ...storeRules,
+    filename: rules.text,
+    config: rules.object,
+    database: rules.object,
+    table: {
+      ...rules.text,
+      expected: "a name without NUL",
+      accepts: (name: string) => name !== "" && !name.includes("\0"),
+    },
+  },
+  existing: { database: ["filename", "config"] },
+  backend,
+});
+
+function backend(options: SQLiteOptions): Backend {
+  const { filename, config, table = defaultTable } = options;
+  const existing = options.database === undefined ? undefined : checked(options.database);
+  if (existing === undefined && filename === undefined) {
+    throw new TypeError('SQLite: option "filename" or "database" is needed');
+  }
+  let database = existing;
+  let select: Statement, insert: Statement, remove: Statement;
+  let values: (entry: Entry<string>) => unknown[];
+  return {
+    handle: existing ?? {},
+    scope: table,
+    codec: json,
+    limits: { keys: 128, bytes: 1_000_000 },
+    async open({ report }) {
+      database ??= await create(filename!, config);
+      if (existing === undefined && !config?.readonly) {
+        database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+      }
+      const script = prepareTable(dialect(table, database), { transient, report });
+      const statements = playSync(script, rows.bind(null, database));
+      select = database.prepare(statements.read(1));
+      insert = database.prepare(statements.write(1));
+      remove = database.prepare(statements.remove(1));
+      values = statements.values;
+    },
+    read: (keys) =>
+      keys.flatMap((key) => {
+        const row = select.get(key);
+        return row == null ? [] : entry(Object.values(row));
+      }),
+    write: (entries) => atomic(database!, entries, (entry) => insert.run(...values(entry))),
+    remove: (keys) => atomic(database!, keys, (key) => remove.run(key)),
+    close() {
+      if (existing === undefined) database?.close();
+    },
+    transient,
+  };
+}
+
+/** A database of ours. */
+async function create(filename: string, config: object = {}): Promise<Database> {
+  // Not at the top: with `node:sqlite` the driver need not be there.
+  const { default: Driver } = await import("better-sqlite3");
+  // Only 13 and newer have it; they end an older process without a word.
+  if ("explain" in Driver.prototype && Number.parseInt(process.versions.node) < 22) {
+    throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
+  }
+  return new Driver(filename, { timeout: 50, ...config });
+}

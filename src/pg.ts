@@ -1,0 +1,153 @@
+/**
+ * What PostgreSQL has of its own: the table and its upgrade, its errors, and what is used of `pg`.
+ *
+ * @module
+ */
+
+import { createHash } from "node:crypto";
+import { type Dialect, disconnected, type Lender, onConflict, quoted, type Row } from "./sql.ts";
+
+/** What is used of a pool of `pg`. */
+export interface Pool {
+  connect(): Promise<Client>;
+  on(event: "error", listener: (error: unknown) => void): unknown;
+  end(): Promise<void>;
+}
+
+/** What is used of a client of `pg`. */
+export interface Client {
+  query(query: object): Promise<{ rows: Row[] }>;
+  on(event: "error", listener: () => void): this;
+  off(event: "error", listener: () => void): this;
+  release(destroy: boolean): void;
+}
+
+/** A pool of `pg`, as far as it tells that it is one. */
+export interface PgPool {
+  connect: (...args: never[]) => unknown;
+  on: (...args: never[]) => unknown;
+  /** Clients have none. */
+  readonly totalCount: number;
+}
+
+/** Takes a pool by its shape, for copies of the driver differ. */
+export function checked(pool: PgPool): Pool {
+  const { connect, on, totalCount } = pool;
+  const fits = typeof connect === "function" && typeof on === "function";
+  if (fits && typeof totalCount === "number") return pool as unknown as Pool;
+  throw new TypeError('Postgres: option "pool" must be a Pool of pg');
+}
+
+/** Lends the clients of a pool. */
+export function lender(pool: Pool): Lender<Client> {
+  return {
+    acquire: async () => (await pool.connect()).on("error", ignore),
+    release: (client, error) => client.off("error", ignore).release(error !== undefined),
+  };
+}
+
+/** When a connection is lost under a query, the client says so and the query fails. */
+function ignore(): void {}
+
+const names = new Map<string, string>();
+
+/** Runs a statement; a prepared one is parsed once per connection. */
+export async function rows(
+  client: Client,
+  text: string,
+  values: unknown[],
+  prepared = false,
+): Promise<Row[]> {
+  let name: string | undefined;
+  if (prepared && (name = names.get(text)) === undefined) {
+    // The same for the same text in every copy of this package: they may share a pool.
+    name = "telegraf-session-" + createHash("sha256").update(text).digest("base64url");
+    names.set(text, name);
+  }
+  return (await client.query({ name, text, values, rowMode: "array" })).rows;
+}
+
+/** The table is looked for as in any query: in the schema, or along the search path. */
+export function dialect(table: string, schema?: string): Dialect {
+  const name = (schema === undefined ? "" : quoted(schema, '"') + ".") + quoted(table, '"');
+  return {
+    name,
+    inspect: [
+      `SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attname = 'key' AND EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
+          AND i.indnkeyatts = 1 AND i.indisunique AND i.indisvalid AND i.indimmediate
+          AND i.indpred IS NULL)
+      FROM pg_attribute a
+      WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
+      name,
+    ],
+    changes(shape) {
+      if (shape === undefined) {
+        return [
+          `CREATE TABLE ${name} (key text COLLATE "C" PRIMARY KEY, session text, expires bigint)`,
+        ];
+      }
+      const changes: string[] = [];
+      const alter: string[] = [];
+      if (shape.columns.get("key") !== "text") alter.push("ALTER COLUMN key TYPE text");
+      if (!shape.columns.has("expires")) alter.push("ADD COLUMN expires bigint");
+      if (!shape.unique) {
+        changes.push(
+          `LOCK TABLE ${name}`,
+          `DELETE FROM ${name} old USING (
+            SELECT ctid AS id, row_number() OVER (PARTITION BY key ORDER BY ctid DESC) AS age
+            FROM ${name} WHERE key IS NOT NULL
+          ) row WHERE old.ctid = row.id AND row.age > 1`,
+        );
+        alter.push("ADD UNIQUE (key)");
+      }
+      if (alter.length > 0) changes.push(`ALTER TABLE ${name} ${alter.join(", ")}`);
+      return changes;
+    },
+    *alone(script) {
+      yield "BEGIN";
+      try {
+        // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
+        yield "SET LOCAL lock_timeout = '1s'";
+        yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", name];
+        const result = yield* script;
+        yield "COMMIT";
+        return result;
+      } catch (error) {
+        yield "ROLLBACK";
+        throw error;
+      }
+    },
+    column: (column) => column,
+    select: (column) => column,
+    matches: (keys) => keys === 1 ? "key = $1" : "key = ANY($1)",
+    value: (_, index) => `$${index}`,
+    overwrite: onConflict,
+  };
+}
+
+/** SQLSTATE, by what happened. */
+const codes = new RegExp(`^(${
+  [
+    "08...", // connection lost or refused
+    "57P0[1235]", // the server stops, starts, or has ended an idle session
+    "53300", // too many connections
+    "25006", // read-only: no longer the primary
+    "40001", // serialization failure
+    "40P01", // deadlock
+    "55P03", // somebody holds a lock
+    "23505", // an older version inserted while the unique key was being added
+    "42P07", // the table has just been created
+  ].join("|")
+})$`);
+
+/** The driver's own errors have no code. The last one: the table was altered under a statement. */
+const messages =
+  /^(Connection terminated|timeout e|Query read timeout|cached plan must not)|not queryable$/;
+
+/** Whether another attempt may succeed; it has another client, for this one is given up. */
+export function transient(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code, message } = error as Error & { code?: string };
+  return disconnected(error) || codes.test(code ?? "") || messages.test(message);
+}

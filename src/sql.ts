@@ -1,0 +1,278 @@
+/**
+ * What the SQL databases share: the table and how it gets its shape, the statements, and how a
+ * connection is taken from a pool. Knows no driver.
+ *
+ * @module
+ */
+
+import type { Entry } from "./backend.ts";
+import { reason } from "./errors.ts";
+
+/** The table of upstream and ours. */
+export const defaultTable = "telegraf-sessions";
+
+/** The values of a row, in the order of the columns asked for. */
+export type Row = readonly unknown[];
+
+/** A statement and the values of its parameters, if it has any. */
+type Statement = string | readonly [sql: string, ...values: unknown[]];
+
+/**
+ * Statements, each of which gets its rows back. A generator, because SQLite runs it in one go while
+ * the others wait for every answer.
+ */
+export type Script<T> = Generator<Statement, T, Row[]>;
+
+/** Runs a script on a database that answers later. */
+export async function play<T>(
+  script: Script<T>,
+  run: (sql: string, values: unknown[]) => Promise<Row[]>,
+): Promise<T> {
+  let step = script.next();
+  while (!step.done) {
+    let rows: Row[];
+    try {
+      const [sql, ...values] = [step.value].flat() as [string, ...unknown[]];
+      rows = await run(sql, values);
+    } catch (error) {
+      step = script.throw(error);
+      continue;
+    }
+    step = script.next(rows);
+  }
+  return step.value;
+}
+
+/** Runs a script on a database that answers at once. */
+export function playSync<T>(
+  script: Script<T>,
+  run: (sql: string, values: unknown[]) => Row[],
+): T {
+  let step = script.next();
+  while (!step.done) {
+    let rows: Row[];
+    try {
+      const [sql, ...values] = [step.value].flat() as [string, ...unknown[]];
+      rows = run(sql, values);
+    } catch (error) {
+      step = script.throw(error);
+      continue;
+    }
+    step = script.next(rows);
+  }
+  return step.value;
+}
+
+/** What a table is like. */
+export interface Shape {
+  /** The types of its columns, by name. */
+  readonly columns: ReadonlyMap<string, string>;
+  /** Whether no key can be there twice. */
+  readonly unique: boolean;
+}
+
+/** What one database has of its own. */
+export interface Dialect {
+  /** The table's name, quoted. */
+  readonly name: string;
+  /** Its columns: name, type, and whether `key` is unique. */
+  readonly inspect: Statement;
+  /** The statements that make the table what it should be; none when it is. */
+  changes(shape: Shape | undefined): string[];
+  /** Runs the script while no other process prepares a table of this name. */
+  alone<T>(script: Script<T>): Script<T>;
+  /** A column's name, quoted where it must be. */
+  column(name: string): string;
+  /** How a column is read. */
+  select(name: string, shape: Shape): string;
+  /** The condition that a row has one of so many keys. */
+  matches(keys: number): string;
+  /** The placeholder of a value; `index` counts from 1 through all rows. */
+  value(name: string, index: number): string;
+  /** What an insert does where the key is there already. */
+  overwrite(names: string[]): string;
+}
+
+/**
+ * Creates the table, or upgrades one that an older version made. Does nothing but look where it is
+ * as it should be, so a user without the right to create or alter can work with it.
+ */
+export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements> {
+  const shape = yield* inspect(dialect);
+  if (shape !== undefined && dialect.changes(shape).length === 0) return statements(dialect, shape);
+  try {
+    return statements(dialect, yield* dialect.alone(change(dialect)));
+  } catch (error) {
+    if (tools.transient(error)) throw error;
+    const cause = { cause: error };
+    if (shape === undefined) {
+      throw new Error(`table ${dialect.name} cannot be created: ${reason(error)}`, cause);
+    }
+    const old = `table ${dialect.name} is of an older version and cannot be upgraded`;
+    if (!shape.unique) {
+      throw new Error(`${old}, but needs a unique key: ${reason(error)}`, cause);
+    }
+    tools.report(new Error(`${old}, so its limits stay: ${reason(error)}`, cause));
+    return statements(dialect, shape);
+  }
+}
+
+/** What `prepareTable` needs to know of errors. */
+interface Tools {
+  transient(error: unknown): boolean;
+  report(error: unknown): void;
+}
+
+function* inspect(dialect: Dialect): Script<Shape | undefined> {
+  const rows = yield dialect.inspect;
+  if (rows.length === 0) return undefined;
+  return {
+    columns: new Map(rows.map(([name, type]) => [String(name), String(type).toLowerCase()])),
+    unique: rows.some(([, , unique]) => Number(unique) > 0),
+  };
+}
+
+/** Looks again, for another process may have been first. */
+function* change(dialect: Dialect): Script<Shape> {
+  for (const statement of dialect.changes(yield* inspect(dialect))) yield statement;
+  return (yield* inspect(dialect))!;
+}
+
+/** The statements that carry sessions, and the values that they take. */
+export interface Statements {
+  readonly shape: Shape;
+  readonly read: (keys: number) => string;
+  readonly write: (entries: number) => string;
+  readonly remove: (keys: number) => string;
+  /** The values of an entry, in the order of its columns. */
+  values(entry: Entry<string>): unknown[];
+}
+
+function statements(dialect: Dialect, shape: Shape): Statements {
+  const { name: table, column, select, matches, value, overwrite } = dialect;
+  const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
+  const selected = columns.map((name) => select(name, shape)).join(", ");
+  const names = columns.map(column).join(", ");
+  const row = (_: unknown, i: number) =>
+    `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
+  return {
+    shape,
+    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys)}`),
+    write: once((entries) =>
+      `INSERT INTO ${table} (${names}) VALUES ${Array.from({ length: entries }, row).join(", ")} ` +
+      overwrite(columns.slice(1))
+    ),
+    remove: once((keys) => `DELETE FROM ${table} WHERE ${matches(keys)}`),
+    values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
+  };
+}
+
+/** Makes each text once. */
+function once(make: (count: number) => string): (count: number) => string {
+  const made = new Map<number, string>();
+  return (count) => {
+    let text = made.get(count);
+    if (text === undefined) made.set(count, text = make(count));
+    return text;
+  };
+}
+
+/** The entry of a row that was read; a session that is NULL is none. */
+export function entry([key, session, expires]: Row): Entry<string> {
+  return {
+    key: String(key),
+    value: session == null ? "" : String(session),
+    expires: expires == null ? undefined : Number(expires),
+  };
+}
+
+/**
+ * Sorts by key, for processes that lock rows in one order do not wait for each other in a circle.
+ * (It is the order of bytes as well, but for the rarest of characters.)
+ */
+export function sorted<T extends { readonly key: string }>(entries: readonly T[]): T[] {
+  return [...entries].sort((a, b) => a.key < b.key ? -1 : a.key > b.key ? 1 : 0);
+}
+
+/** Quotes an identifier; whatever it holds, it ends where it should. */
+export function quoted(name: string, mark: string): string {
+  return mark + name.replaceAll(mark, mark + mark) + mark;
+}
+
+/** What an insert does where the key is there already, in PostgreSQL and SQLite. */
+export function onConflict(columns: string[]): string {
+  return `ON CONFLICT (key) DO UPDATE SET ${columns.map((name) => `${name} = excluded.${name}`)}`;
+}
+
+/** What a pool does for `hold`. */
+export interface Lender<Connection> {
+  acquire(): Promise<Connection>;
+  /** Takes the connection back, or destroys it where it met an error. */
+  release(connection: Connection, error?: unknown): void;
+}
+
+/** Works on a connection of a pool, and gives it up when the signal aborts. */
+export async function hold<Connection, T>(
+  pool: Lender<Connection>,
+  signal: AbortSignal,
+  work: (connection: Connection) => Promise<T>,
+): Promise<T> {
+  const connection = await pool.acquire();
+  let abort!: () => void;
+  const aborted = new Promise<never>((_, reject) => abort = () => reject(signal.reason));
+  signal.addEventListener("abort", abort);
+  let result: T;
+  try {
+    signal.throwIfAborted();
+    result = await Promise.race([aborted, work(connection)]);
+  } catch (error) {
+    pool.release(connection, error);
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+  pool.release(connection);
+  return result;
+}
+
+/** What has listeners: pools and connections. */
+interface Emitter {
+  on(event: "error", listener: (error: unknown) => void): unknown;
+}
+
+const reports = new WeakMap<object, Map<object, (error: unknown) => void>>();
+
+/**
+ * Reports the errors of a pool or connection to each of the backends that use it. Without a
+ * listener an error ends the process; one is enough, however many stores and attempts to open.
+ */
+export function listen(emitter: Emitter, backend: object, report: (error: unknown) => void): void {
+  let listeners = reports.get(emitter);
+  if (listeners === undefined) {
+    reports.set(emitter, listeners = new Map());
+    emitter.on("error", (error) => listeners!.forEach((listener) => listener(error)));
+  }
+  listeners.set(backend, report);
+}
+
+/** Codes of errors that say that a server cannot be reached for now. */
+const unreachable = new Set([
+  "EAI_AGAIN",
+  "ECONNABORTED",
+  "ECONNREFUSED",
+  "ECONNRESET",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "ENOTFOUND",
+  "EPIPE",
+  "ETIMEDOUT",
+]);
+
+/** Whether the connection was lost or could not be made. */
+export function disconnected(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code, syscall, errors } = error as { code?: string; syscall?: string; errors?: unknown };
+  // No such file: the socket of a server that is not running.
+  if (unreachable.has(code ?? "") || (code === "ENOENT" && syscall === "connect")) return true;
+  return Array.isArray(errors) && errors.some(disconnected);
+}

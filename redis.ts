@@ -32,7 +32,7 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** @ignore */
 type Client = redis.Client;
 /** @ignore */
-type Config = Omit<RedisClientOptions, "url">;
+type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 };
 
 /** Options of {@link Redis}: `url` and `config`, or `client`. */
 export interface RedisOptions extends StoreOptions {
@@ -127,12 +127,12 @@ function create(url?: string, config: Config = {}, opened = () => false): redis.
   try {
     if (url === "") throw new TypeError("Invalid URL");
     return createClient({
-      pingInterval: 4_000, // with socketTimeout: a connection that went silent is given up
+      pingInterval: 3_000, // with socketTimeout: a connection that went silent is given up
       ...config,
       commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
       url,
       socket: {
-        socketTimeout: 8_000,
+        socketTimeout: 5_000,
         ...config.socket,
         reconnectStrategy: (attempts: number, cause: Error) =>
           opened() &&

@@ -27,7 +27,7 @@ export interface OwnClient extends Client {
 }
 
 /**
- * Checks a client by its shape, for copies of the driver differ.
+ * Checks a client by its shape, for copies of the driver differ, and listens to its errors.
  *
  * @throws {TypeError} for what is none.
  */
@@ -42,6 +42,7 @@ export function checkClient(client: Client): void {
       "a client, pool, cluster or sentinel of node-redis (not ioredis, not legacy mode)";
     throw new TypeError(`Redis: option "client" must be ${kinds}`);
   }
+  stateOf(client);
 }
 
 /** What is known of a client, for all stores that use it. */
@@ -89,8 +90,8 @@ export async function connect(
   signal.addEventListener("abort", () => discard(client));
   try {
     await client.connect();
-    signal.throwIfAborted(); // what was connecting when it was destroyed may connect all the same
     opened = true;
+    ready(client); // one that was given up meanwhile may have connected all the same
     return client;
   } catch (error) {
     discard(client);
@@ -107,9 +108,9 @@ export function discard(client: OwnClient | undefined): void {
   }
 }
 
-/** How long to wait before connecting again, in ms: from 20, doubled each time up to 500, to twice that. */
+/** How long to wait before connecting again, in ms: at most 20, doubled each time up to 500. */
 export function delay(attempts: number): number {
-  return Math.min(500, 20 * 2 ** attempts) * (1 + Math.random());
+  return Math.min(500, 20 * 2 ** attempts) * (0.5 + Math.random() / 2);
 }
 
 /** Begins to connect a client that nobody has connected; `ready` tells how that goes. */

@@ -1,19 +1,35 @@
-import { createClient } from "redis";
-import { Redis } from "../redis.ts";
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { once } from "node:events";
+import { createServer, type Socket } from "node:net";
+import { after, before, describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { inspect } from "node:util";
+import * as redis6 from "redis";
+import type { Store } from "../mod.ts";
+import { Redis, type RedisOptions } from "../redis.ts";
+import { all, transient } from "../src/redis.ts";
+import { entry, run } from "./child.ts";
 import { conformance, type Harness } from "./conformance.ts";
-import { serverUrl } from "./servers.ts";
+import { requireVersion } from "./packages.ts";
+import { Proxy } from "./proxy.ts";
+import { place, serverUrl } from "./servers.ts";
 import { underTelegraf } from "./telegraf.ts";
+import { command, Servers, until } from "./topology.ts";
 
 const url = serverUrl("redis");
 
-/** A connected client of the test's own. */
-const connected = () => createClient({ url }).on("error", () => {}).connect();
+/** A client of the test's own. */
+function createClient(at = url) {
+  return redis6.createClient({ url: at }).on("error", () => {});
+}
 
 /** Works past the store. */
 async function direct<T>(
-  work: (client: Awaited<ReturnType<typeof connected>>) => Promise<T>,
+  work: (client: ReturnType<typeof createClient>) => Promise<T>,
 ): Promise<T> {
-  const client = await connected();
+  const client = createClient();
+  await client.connect();
   try {
     return await work(client);
   } finally {
@@ -37,3 +53,527 @@ const harness: Harness = {
 
 conformance(harness);
 underTelegraf(harness);
+
+const versions = { 4: requireVersion("redis", "4"), 5: requireVersion("redis", "5"), 6: redis6 };
+const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
+
+/** Sets, reads and deletes 100 sessions at once. */
+// deno-lint-ignore no-explicit-any
+async function exercise(store: Store<any>): Promise<void> {
+  await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
+  const sessions = await Promise.all(chats.map((chat) => store.get(chat)));
+  assert.deepEqual(sessions, chats.map((_, i) => ({ i })));
+  await store.set("one", { a: 1 });
+  assert.deepEqual(await store.get("one"), { a: 1 });
+  await Promise.all([...chats, "one"].map((chat) => store.delete(chat)));
+  const gone = await Promise.all(chats.map((chat) => store.get(chat)));
+  assert.deepEqual(gone, chats.map(() => undefined));
+}
+
+describe("Redis data", () => {
+  const keys = [place(), place()];
+  after(() => direct((client) => client.del(keys.map((key) => `telegraf:${key}`))));
+
+  it("Redis reads and changes what @telegraf/session 2.0.0-beta.7 wrote", async () => {
+    const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
+    const client = createClient();
+    const old = upstream.Redis({ client }); // connects it
+    const session = { count: 1, text: 'é "🔑"', list: [null, { a: false }] };
+    for (const key of keys) await old.set(key, session);
+    await using store = Redis({ client });
+    assert.deepEqual(await Promise.all(keys.map((key) => store.get(key))), [session, session]);
+    await store.set(keys[0]!, { count: 2 });
+    assert.deepEqual(await old.get(keys[0]), { count: 2 });
+    await store.delete(keys[1]!);
+    assert.equal(await old.get(keys[1]), undefined);
+    client.destroy();
+  });
+
+  it("Redis takes an empty prefix", async () => {
+    const key = place();
+    await using store = Redis({ url, prefix: "" });
+    await store.set(key, { a: 1 });
+    assert.equal(await direct((client) => client.getDel(key)), '{"a":1}');
+  });
+
+  it("Redis works with new and without url", async () => {
+    const { hostname: host, port } = new URL(url);
+    const prefix = `${place()}:`;
+    await using store = new Redis({ config: { socket: { host, port: Number(port) } }, prefix });
+    await exercise(store);
+  });
+
+  it("Redis reads text from a client that maps types to Buffer", async () => {
+    const client = redis6.createClient({
+      url,
+      commandOptions: { typeMapping: { [redis6.RESP_TYPES.BLOB_STRING]: Buffer } },
+    });
+    client.on("error", () => {});
+    await using store = Redis({ client: client as RedisOptions["client"], prefix: `${place()}:` });
+    await exercise(store);
+    client.destroy();
+  });
+});
+
+describe("Redis clients", () => {
+  const servers = new Servers();
+  let nodes: number[];
+  let single: number;
+  let sentinels: { sentinel: number };
+  before(async () => {
+    [nodes, single, sentinels] = await Promise.all([
+      servers.cluster(),
+      servers.single(),
+      servers.sentinel(),
+    ]);
+  });
+  after(() => servers[Symbol.asyncDispose]());
+
+  for (const [version, redis] of Object.entries(versions)) {
+    // deno-lint-ignore no-explicit-any
+    const kinds: Record<string, () => any> = {
+      client: () => redis.createClient({ url: `redis://127.0.0.1:${single}` }),
+      cluster: () =>
+        redis.createCluster({
+          rootNodes: nodes.map((port) => ({ url: `redis://:@127.0.0.1:${port}` })),
+        }),
+    };
+    if (redis.createClientPool) {
+      kinds.pool = () => redis.createClientPool({ url: `redis://127.0.0.1:${single}` });
+      kinds.sentinel = () =>
+        redis.createSentinel({
+          name: "main",
+          sentinelRootNodes: [{ host: "127.0.0.1", port: sentinels.sentinel }],
+        });
+    }
+    for (const [kind, create] of Object.entries(kinds)) {
+      const close = (client: ReturnType<typeof create>) =>
+        client.destroy ? client.destroy() : client.disconnect();
+
+      it(`Redis takes a ${kind} of node-redis ${version}, connected`, async () => {
+        const client = create();
+        client.on("error", () => {});
+        await client.connect();
+        try {
+          const prefix = `${place()}:`;
+          const store = Redis({ client, prefix });
+          await exercise(store);
+          await store.set("k", { a: 1 });
+          await store.close();
+          assert.equal(client.isOpen, true);
+          assert.equal(await client.get(`${prefix}k`), '{"a":1}');
+          await client.del(`${prefix}k`);
+        } finally {
+          await close(client);
+        }
+      });
+
+      it(`Redis connects a ${kind} of node-redis ${version} once, if nobody does`, async () => {
+        const client = create();
+        try {
+          const stores = [1, 2, 3].map(() => Redis({ client, prefix: `${place()}:` }));
+          await Promise.all(stores.map(exercise));
+          assert.equal(client.isOpen, true);
+          assert.equal(client.listenerCount("error"), 1);
+          await Promise.all(stores.map((store) => store.close()));
+          assert.equal(client.isOpen, true);
+        } finally {
+          await close(client);
+        }
+      });
+
+      it(`Redis lets its owner connect a ${kind} of node-redis ${version}`, async () => {
+        for (const first of ["store", "owner"]) {
+          const client = create();
+          client.on("error", () => {});
+          const store = Redis({ client, prefix: `${place()}:` });
+          try {
+            const connecting = first === "owner" ? client.connect() : undefined;
+            await Promise.all([store.ready(), exercise(store), connecting ?? client.connect()]);
+          } finally {
+            await close(client);
+          }
+        }
+      });
+
+      it(`Redis says so when a ${kind} of node-redis ${version} was closed`, async () => {
+        const client = create();
+        client.on("error", () => {});
+        await client.connect();
+        const used = Redis({ client, prefix: `${place()}:` });
+        const unused = Redis({ client, prefix: `${place()}:` });
+        assert.equal(await used.get("k"), undefined);
+        await close(client);
+        const start = Date.now();
+        const message = /client is closed/;
+        await Promise.all(
+          [used.get("k"), used.set("k", 1), used.delete("k"), unused.get("k")]
+            .map((operation) => assert.rejects(operation, { name: "StoreError", message })),
+        );
+        assert.ok(Date.now() - start < 1000);
+        assert.equal(client.isOpen, false);
+        await Promise.all([used.close(), unused.close()]);
+      });
+    }
+  }
+
+  it("Redis sends a cluster no command with keys of several servers", async () => {
+    for (const port of nodes) {
+      const stats = `${await command(port, "INFO", "everything")}`;
+      assert.match(stats, /cmdstat_set:/);
+      assert.doesNotMatch(stats, /CROSSSLOT|cmdstat_m[gs]et/);
+    }
+  });
+
+  it("Redis listens once to a client of 50 stores", async () => {
+    await direct(async (client) => {
+      const listeners = client.listenerCount("error");
+      const stores = chats.slice(50).map((chat) =>
+        Redis({ client, prefix: `${place()}:${chat}:` })
+      );
+      await Promise.all(stores.map((store) => store.get("k")));
+      assert.equal(client.listenerCount("error"), listeners + 1);
+      await Promise.all(stores.map((store) => store.close()));
+    });
+  });
+
+  it("Redis keeps the order of two stores on one client", async () => {
+    await direct(async (client) => {
+      const prefix = `${place()}:`;
+      await using a = Redis({ client, prefix });
+      await using b = Redis({ client, prefix });
+      const write = a.set("k", 1);
+      assert.equal(await b.get("k"), 1);
+      await Promise.all([write, b.set("k", 2), a.set("k", 3)]);
+      assert.equal(await client.getDel(`${prefix}k`), "3");
+    });
+  });
+
+  it("Redis sends a handful of commands for 100 sessions at once", async () => {
+    const at = `redis://127.0.0.1:${await servers.single()}`;
+    await using store = Redis({ url: at, prefix: "" });
+    await store.ready();
+    await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
+    await Promise.all(chats.map((chat) => store.get(chat)));
+    await store.set("one", 1);
+    await store.get("one");
+    await Promise.all(chats.map((chat) => store.delete(chat)));
+    const stats = `${await command(Number(new URL(at).port), "INFO", "commandstats")}`;
+    const calls = (name: string) => Number(stats.match(`cmdstat_${name}:calls=(\\d+)`)?.[1] ?? 0);
+    assert.deepEqual(
+      ["mset", "mget", "set", "get", "del"].map((name) => [name, calls(name)]),
+      [["mset", 1], ["mget", 1], ["set", 1], ["get", 1], ["del", 1]],
+    );
+  });
+
+  it("Redis goes on when the master changes", async () => {
+    const own = await servers.sentinel();
+    const client = redis6.createSentinel({
+      name: "main",
+      sentinelRootNodes: [{ host: "127.0.0.1", port: own.sentinel }],
+    });
+    await using store = Redis({ client, prefix: "" });
+    await store.set("k", { a: 1 });
+    await command(own.master, "WAIT", "1", "1000");
+    await servers.kill(own.master);
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    await store.set("k", { a: 2 });
+    assert.equal(await command(own.replica, "GET", "k"), '{"a":2}');
+    client.destroy();
+  });
+
+  it("Redis waits while the server is a read-only replica", async () => {
+    const port = await servers.single("--replicaof", "127.0.0.1", "1");
+    await using store = Redis({ url: `redis://127.0.0.1:${port}` });
+    const write = store.set("k", { a: 1 });
+    await wait(300);
+    await command(port, "REPLICAOF", "NO", "ONE");
+    await write;
+    assert.deepEqual(await store.get("k"), { a: 1 });
+  });
+
+  it("Redis says at once that the server is out of memory", async () => {
+    const port = await servers.single("--maxmemory", "1mb");
+    await using store = Redis({ url: `redis://127.0.0.1:${port}` });
+    const start = Date.now();
+    await assert.rejects(store.set("k", "x".repeat(2e6)), { name: "StoreError", message: /OOM/ });
+    assert.equal(await store.get("k"), undefined);
+    assert.ok(Date.now() - start < 2000);
+  });
+
+  it("Redis opens once the server is there", async () => {
+    const port = await servers.single();
+    await servers.kill(port);
+    const clients = [undefined, createClient(`redis://127.0.0.1:${port}`)];
+    const stores = clients.map((client) =>
+      Redis(client ? { client } : { url: `redis://127.0.0.1:${port}` })
+    );
+    const reads = Promise.all(stores.map((store) => store.get("k")));
+    await wait(500);
+    await servers.restart(port);
+    assert.deepEqual(await reads, [undefined, undefined]);
+    await Promise.all(stores.map((store) => store.close()));
+    clients[1]!.destroy();
+  });
+});
+
+describe("Redis options", () => {
+  const bad = (options: unknown) => () => Redis(options as RedisOptions);
+
+  it("Redis refuses what is no option", () => {
+    assert.throws(bad(undefined), { name: "TypeError", message: /^Redis: options must be/ });
+    assert.throws(bad({ prefx: "" }), { name: "TypeError", message: /unknown option "prefx"/ });
+    for (const options of [{ url: 1 }, { prefix: 1 }, { config: 1 }, { client: 1 }]) {
+      const [name] = Object.keys(options);
+      assert.throws(bad(options), { name: "TypeError", message: RegExp(`option "${name}" must`) });
+    }
+  });
+
+  it("Redis refuses url or config together with client", () => {
+    const client = createClient();
+    for (const other of [{ url }, { config: {} }]) {
+      assert.throws(bad({ client, ...other }), {
+        name: "TypeError",
+        message: /no effect together/,
+      });
+    }
+    bad({ client, url: undefined })();
+  });
+
+  it("Redis refuses what is no client of node-redis", () => {
+    const promise = createClient().connect();
+    const ioredis = { status: "ready", get() {}, set() {}, del() {}, connect() {}, on() {} };
+    const legacy = requireVersion("redis", "4").createClient({ url, legacyMode: true });
+    for (const client of [{}, [], new Map(), promise, ioredis, legacy, createClient().legacy()]) {
+      const message = /^Redis: option "client" must be a client, .* of node-redis/;
+      assert.throws(bad({ client }), { name: "TypeError", message });
+    }
+    return promise.then((client) => client.destroy());
+  });
+
+  it("Redis refuses a bad url without telling it", () => {
+    const urls = [
+      "",
+      "user:s3cret@localhost",
+      "redis://user:s3cret@host:port",
+      "redis://user:s3cret@host:99999",
+      "http://user:s3cret@localhost",
+      "redis://user:s3cret@localhost/db",
+      "redis://us\"er:s3cret@x'y@:1:1",
+      "redis://user:%s3cret@localhost",
+      "unix://user:s3cret@",
+    ];
+    for (const url of urls) {
+      assert.throws(bad({ url }), (error: Error) => {
+        assert.equal(error.name, "TypeError");
+        assert.match(error.message, /^Redis: /);
+        assert.doesNotMatch(inspect(error, { depth: 9, showHidden: true }), /s3cret/);
+        return true;
+      });
+    }
+    const config = { socket: { tls: true } };
+    assert.throws(bad({ url: "redis://user:s3cret@localhost", config }), (error: Error) => {
+      assert.doesNotMatch(inspect(error), /s3cret/);
+      return error instanceof TypeError;
+    });
+  });
+});
+
+describe("Redis trouble", () => {
+  it("Redis rejects in time when no server is there, and the process lives", async () => {
+    const { code, output, duration } = await run(`
+      import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
+      const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 700 });
+      for (const operation of [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()]) {
+        const { name, message, cause } = await operation.catch((error) => error);
+        console.log(name, /within 700 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
+      }
+    `);
+    assert.equal(output, "TimeoutError true ECONNREFUSED\n".repeat(4));
+    assert.equal(code, 0);
+    assert.ok(duration < 10_000);
+  });
+
+  it("Redis lets the process end once the store is closed", async () => {
+    const { code, output, duration } = await run(`
+      import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
+      const store = Redis({ url: ${JSON.stringify(url)} });
+      console.log(await store.get("${place()}"));
+      await store.close();
+    `);
+    assert.equal(output, "undefined\n");
+    assert.equal(code, 0);
+    assert.ok(duration < 10_000);
+  });
+
+  it("Redis says at once that the password is wrong or something is forbidden", async () => {
+    const user = place();
+    await direct((client) =>
+      client.sendCommand([
+        "ACL",
+        "SETUSER",
+        user,
+        "on",
+        ">r1ght",
+        "~*",
+        "+get",
+        "+hello",
+        "+client",
+      ])
+    );
+    try {
+      const at = new URL(url);
+      [at.username, at.password] = [user, "wr0ng"];
+      const start = Date.now();
+      const seen: unknown[] = [];
+      await using store = Redis({
+        url: at.href,
+        onInitError: (error) => seen.push(error),
+        onError: (error) => seen.push(error),
+      });
+      const error = await store.get("k").catch((error) => error);
+      assert.equal(error.name, "StoreError");
+      assert.match(error.message, /WRONGPASS/);
+      assert.deepEqual(seen, [error]);
+      assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
+      at.password = "r1ght";
+      await using good = Redis({ url: at.href });
+      assert.equal(await good.get("missing"), undefined);
+      await assert.rejects(good.set("k", 1), { name: "StoreError", message: /NOPERM/ });
+      const client = createClient(at.href.replace("r1ght", "wr0ng"));
+      await using passed = Redis({ client });
+      await assert.rejects(passed.get("k"), { name: "StoreError", message: /WRONGPASS/ });
+      client.destroy();
+      assert.ok(Date.now() - start < 3000);
+    } finally {
+      await direct((client) => client.sendCommand(["ACL", "DELUSER", user]));
+    }
+  });
+
+  it("Redis goes on when the connection is cut, in the middle of commands too", async () => {
+    await using proxy = await Proxy.to(url);
+    const seen: unknown[] = [];
+    const where = place();
+    await using store = Redis({
+      url: `redis://${proxy.host}`,
+      prefix: `${where}:`,
+      onError: (error) => seen.push(error),
+    });
+    await store.set("k", { a: 0 });
+    for (let i = 1; i <= 10; i++) {
+      const writes = chats.map((chat) => store.set(chat, { i }));
+      if (i % 2) await wait(1);
+      proxy.cut();
+      await Promise.all(writes);
+      assert.deepEqual(await store.get("k"), { a: 0 });
+      assert.deepEqual(await store.get("chat:99"), { i });
+    }
+    assert.ok(seen.length >= 1 && seen.length <= 10, `${seen.length} errors reported`);
+    await harness.drop(where);
+  });
+
+  it("Redis waits for a server that is away, and tells once", async () => {
+    await using proxy = await Proxy.to(url);
+    const seen: Error[] = [];
+    const options = {
+      prefix: `${place()}:`,
+      timeout: 2000,
+      onError: (error: unknown) => void seen.push(error as Error),
+    };
+    const client = createClient(`redis://${proxy.host}`);
+    const stores = [
+      Redis({ url: `redis://${proxy.host}`, ...options }),
+      Redis({ client, ...options }),
+    ];
+    for (const store of stores) {
+      await store.set("k", { a: 1 });
+      await proxy.down();
+      const error = await store.get("k").catch((error) => error);
+      assert.equal(error.name, "TimeoutError");
+      assert.equal(error.cause.code, "ECONNREFUSED");
+      await wait(700);
+      assert.equal(seen.splice(0).length, 1);
+      const read = store.get("k");
+      await wait(100);
+      await proxy.up();
+      assert.deepEqual(await read, { a: 1 });
+      await store.delete("k");
+      await store.close();
+    }
+    client.destroy();
+  });
+
+  it("Redis makes a connection anew on which nothing comes back", async () => {
+    await using proxy = await Proxy.to(url);
+    await using store = Redis({ url: `redis://${proxy.host}`, prefix: `${place()}:` });
+    assert.equal(await store.get("k"), undefined);
+    proxy.silence();
+    assert.equal(await store.get("k"), undefined); // within the default timeout
+    assert.equal(proxy.connections, 2);
+  });
+
+  it("Redis leaves no connection behind when it cannot open in time", async () => {
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      sockets.add(socket.resume()); // and never answers
+      socket.on("close", () => sockets.delete(socket));
+    }).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as { port: number };
+    const store = Redis({ url: `redis://127.0.0.1:${port}`, timeout: 300 });
+    await assert.rejects(store.get("k"), { name: "TimeoutError" });
+    await until(() => Promise.resolve(sockets.size === 0));
+    await store.close();
+    server.close();
+  });
+
+  it("Redis connects again as config.socket.reconnectStrategy says", async () => {
+    await using proxy = await Proxy.to(url);
+    const calls: number[] = [];
+    const config = { socket: { reconnectStrategy: (attempts: number) => calls.push(attempts) } };
+    await using store = Redis({ url: `redis://${proxy.host}`, config, prefix: `${place()}:` });
+    await store.ready();
+    proxy.cut();
+    assert.equal(await store.get("k"), undefined);
+    assert.equal(calls.length, 1);
+    await using never = Redis({ url: "redis://127.0.0.1:1", config, timeout: 300 });
+    await assert.rejects(never.get("k"), { name: "TimeoutError" });
+    assert.equal(calls.length, 1); // not while it opens
+  });
+
+  it("Redis lets nothing overtake commands of a batch that failed", async () => {
+    let done = false;
+    const slow = wait(50).then(() => done = true);
+    await assert.rejects(all([slow, Promise.reject(new Error("no"))]), /no/);
+    assert.ok(done);
+  });
+
+  it("Redis knows which errors pass", () => {
+    const passing = [
+      "LOADING Redis is loading the dataset in memory",
+      "CLUSTERDOWN The cluster is down",
+      "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+      "TRYAGAIN Multiple keys request during rehashing of slot",
+      "READONLY You can't write against a read only replica.",
+      "ERR max number of clients reached",
+    ];
+    const lasting = [
+      "NOAUTH Authentication required.",
+      "WRONGPASS invalid username-password pair or user is disabled.",
+      "NOPERM User x has no permissions to run the 'get' command",
+      "OOM command not allowed when used memory > 'maxmemory'.",
+      "WRONGTYPE Operation against a key holding the wrong kind of value",
+      "ERR syntax error",
+    ];
+    for (const message of passing) assert.ok(transient(new redis6.ErrorReply(message)), message);
+    for (const message of lasting) assert.ok(!transient(new redis6.ErrorReply(message)), message);
+    for (const redis of Object.values(versions)) {
+      assert.ok(transient(new redis.ClientOfflineError()));
+      assert.ok(transient(new redis.SocketClosedUnexpectedlyError()));
+      assert.ok(transient(new redis.ConnectionTimeoutError()));
+      assert.ok(transient(new redis.DisconnectsClientError()));
+      assert.ok(transient(new redis.RootNodesUnavailableError()));
+      assert.ok(!transient(new redis.ClientClosedError()));
+    }
+  });
+});

@@ -99,12 +99,13 @@ export function checkOptions(
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`${name}: options must be an object, but is ${show(options)}`);
   }
+  const known = Object.keys(rules);
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   for (const [option, value] of given) {
-    const rule = Object.hasOwn(rules, option) ? rules[option] : undefined;
+    const rule = known.includes(option) ? rules[option] : undefined;
     if (rule === undefined) {
-      const known = Object.keys(rules).join(", ");
-      throw new TypeError(`${name}: unknown option "${option}"; the options are ${known}`);
+      const names = known.join(", ");
+      throw new TypeError(`${name}: unknown option "${option}"; the options are ${names}`);
     }
     const shown = rule.secret ? "something else" : show(value);
     const message = `${name}: option "${option}" must be ${rule.expected}, but is ${shown}`;

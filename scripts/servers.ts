@@ -235,7 +235,8 @@ CREATE USER IF NOT EXISTS '${username}'@'%' IDENTIFIED BY '${password}';
 GRANT ALL ON *.* TO '${username}'@'%' WITH GRANT OPTION;
 `,
       );
-      const flags = ["--no-defaults", `--datadir=${join(folder, "data")}`];
+      // A server that starts removes the temporary tables that it finds in `tmpdir`.
+      const flags = ["--no-defaults", `--datadir=${join(folder, "data")}`, `--tmpdir=${folder}`];
       if (root) flags.push("--user=root");
       // MySQL has no such script.
       const installer = which("mariadb-install-db");

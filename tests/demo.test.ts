@@ -11,6 +11,7 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { serverUrl } from "./servers.ts";
 
 const file = fileURLToPath(new URL("../examples/demo.ts", import.meta.url));
 const command = process.versions.deno === undefined ? [file] : ["run", "-A", "--no-check", file];
@@ -137,6 +138,17 @@ test("demo --store takes a file name, also as a URL", async () => {
   const second = await run(["/count"], `--store=sqlite:${join(folder, "other.sqlite")}`);
   assert.match(second.stdout, /\n2\n$/);
 });
+
+for (const server of ["redis", "mongodb", "postgres", "mysql"] as const) {
+  test(`demo --store takes the URL of a ${server} server`, async () => {
+    const where = `--store=${serverUrl(server)}`;
+    const first = await run(["/forget", "/count", "/profile", "Ann", "31"], where);
+    assert.match(first.stdout, /\n1\n(.*\n){2}Thank you, Ann. See \/me.\n$/);
+    const second = await run(["/count", "/me", "/forget"], where);
+    assert.match(second.stdout, /\n2\nAnn, 31, count 2\nForgotten.\n$/);
+    assert.deepEqual([first.stderr, first.code, second.stderr, second.code], ["", 0, "", 0]);
+  });
+}
 
 test("demo --help says how it is used", async () => {
   const { stdout, stderr, code } = await run([], "--help");

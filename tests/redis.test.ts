@@ -485,31 +485,38 @@ describe("Redis trouble", () => {
       Redis({ url: `redis://${proxy.host}`, ...options }),
       Redis({ client, ...options }),
     ];
-    for (const store of stores) {
-      await store.set("k", { a: 1 });
+    for (const a of [1, 2]) {
+      await Promise.all(stores.map((store) => store.set("k", { a })));
       await proxy.down();
-      const error = await store.get("k").catch((error) => error);
-      assert.equal(error.name, "TimeoutError");
-      assert.equal(error.cause.code, "ECONNREFUSED");
-      await wait(700);
-      assert.equal(seen.splice(0).length, 1);
-      const read = store.get("k");
-      await wait(100);
+      for (
+        const error of await Promise.all(stores.map((store) => store.get("k").catch((e) => e)))
+      ) {
+        assert.equal(error.name, "TimeoutError");
+        assert.equal(error.cause.code, "ECONNREFUSED");
+      }
+      const reads = Promise.all(stores.map((store) => store.get("k")));
+      await wait(500);
       await proxy.up();
-      assert.deepEqual(await read, { a: 1 });
-      await store.delete("k");
-      await store.close();
+      assert.deepEqual(await reads, [{ a }, { a }]);
+      assert.equal(seen.splice(0).length, 2); // each lost its connection
     }
+    await stores[0]!.delete("k");
+    await Promise.all(stores.map((store) => store.close()));
     client.destroy();
   });
 
-  it("Redis makes a connection anew on which nothing comes back", async () => {
-    await using proxy = await Proxy.to(url);
-    await using store = Redis({ url: `redis://${proxy.host}`, prefix: `${place()}:` });
-    assert.equal(await store.get("k"), undefined);
-    proxy.silence();
-    assert.equal(await store.get("k"), undefined); // within the default timeout
-    assert.equal(proxy.connections, 2);
+  it("Redis makes a connection anew on which nothing comes back, and keeps an idle one", async () => {
+    await using dead = await Proxy.to(url);
+    await using idle = await Proxy.to(url);
+    const options = { prefix: `${place()}:` };
+    await using one = Redis({ url: `redis://${dead.host}`, ...options });
+    await using other = Redis({ url: `redis://${idle.host}`, ...options });
+    await Promise.all([one.ready(), other.ready()]);
+    dead.silence();
+    await Promise.all([one.get("k"), wait(6000)]); // within the default timeout
+    assert.equal(dead.connections, 2);
+    assert.equal(await other.get("k"), undefined);
+    assert.equal(idle.connections, 1);
   });
 
   it("Redis leaves no connection behind when it cannot open in time", async () => {
@@ -522,7 +529,7 @@ describe("Redis trouble", () => {
     const { port } = server.address() as { port: number };
     const store = Redis({ url: `redis://127.0.0.1:${port}`, timeout: 300 });
     await assert.rejects(store.get("k"), { name: "TimeoutError" });
-    await until(() => Promise.resolve(sockets.size === 0));
+    await until(() => Promise.resolve(sockets.size === 0), 1000);
     await store.close();
     server.close();
   });

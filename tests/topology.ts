@@ -33,11 +33,11 @@ export async function command(port: number, ...args: string[]): Promise<unknown>
   }
 }
 
-/** Waits until the condition holds, at most 20 s. */
-export async function until(condition: () => Promise<boolean>): Promise<void> {
-  const end = Date.now() + 20_000;
+/** Waits until the condition holds, at most so many ms. */
+export async function until(condition: () => Promise<boolean>, timeout = 20_000): Promise<void> {
+  const end = Date.now() + timeout;
   while (!await condition().catch(() => false)) {
-    if (Date.now() > end) throw new Error("the servers of the test do not get ready");
+    if (Date.now() > end) throw new Error(`not so within ${timeout} ms: ${condition}`);
     await wait(50);
   }
 }

@@ -1,0 +1,131 @@
+/**
+ * Sessions in MongoDB, with its driver 7; existing clients may be of mongodb 5, 6 or 7.
+ *
+ * ```ts
+ * import { Mongo } from "@telegraf/session/mongodb";
+ * import { type Context, session, Telegraf } from "telegraf";
+ *
+ * interface MyContext extends Context {
+ *   session: { count: number };
+ * }
+ *
+ * const store = Mongo({ url: "mongodb://127.0.0.1:27017", database: "my-bot" });
+ * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
+ * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+ * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
+ * process.once("SIGTERM", () => bot.stop("SIGTERM"));
+ * await bot.launch();
+ * await store.close();
+ * ```
+ *
+ * @module
+ */
+
+import { MongoClient, type MongoClientOptions } from "mongodb";
+import type { Backend, Entry } from "./src/backend.ts";
+import { document } from "./src/codec.ts";
+import { redact, TooLargeError } from "./src/errors.ts";
+import * as mongo from "./src/mongodb.ts";
+import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
+
+/** @ignore */
+type Client = mongo.Client;
+/** @ignore */
+type Config = MongoClientOptions;
+
+/** Options of {@link Mongo}: `url` and `config`, or `client`. */
+export interface MongoOptions extends StoreOptions {
+  /** The server: `mongodb://[user:password@]host[:port][/database]` or `mongodb+srv://…`. */
+  url?: string;
+  /** Options of the driver's `MongoClient`. */
+  config?: Config;
+  /**
+   * A `MongoClient` of any copy of the driver; mongoose's is `mongoose.connection.getClient()`. It
+   * stays open when the store is closed.
+   */
+  client?: Client;
+  /** The database's name; without one it is the one in the client's URL, or `test`. */
+  database?: string;
+  /**
+   * The collection's name.
+   *
+   * @default {"telegraf-sessions"}
+   */
+  collection?: string;
+}
+
+/**
+ * Makes a store in MongoDB: a document `{ key, session }` per session, with what BSON can hold. The
+ * first operation opens it and gives the collection a unique index on `key`; where it may not, it
+ * works on and tells `onError`.
+ *
+ * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
+ * @throws {RangeError} for a name that is empty or too long.
+ */
+export const Mongo: StoreFactory<MongoOptions> = storeFactory({
+  name: "Mongo",
+  rules: {
+    ...storeRules,
+    url: rules.secret,
+    config: rules.object,
+    client: rules.object,
+    database: rules.identifier(63),
+    collection: rules.identifier(191), // 255 with the database's
+  },
+  existing: { client: ["url", "config"] },
+  backend,
+});
+
+function backend(options: MongoOptions): Backend<unknown> {
+  const { client: existing, database, collection: name = "telegraf-sessions" } = options;
+  if (existing !== undefined) mongo.checkClient(existing);
+  const own = existing === undefined ? create(options) : undefined;
+  const client = existing ?? own!;
+  const collection = mongo.collection(client, database, name);
+  const projection = { _id: 0, key: 1, session: 1, expires: 1 };
+  return {
+    handle: client,
+    scope: collection.namespace,
+    codec: document,
+    limits: { keys: 64, bytes: 1_000_000 },
+    async open({ report }) {
+      if (own !== undefined) mongo.watch(own, report);
+      await mongo.prepare(collection, report);
+    },
+    async read(keys) {
+      const found = keys.length === 1
+        ? [await collection.findOne({ key: keys[0] }, { projection })]
+        : await collection.find({ key: { $in: keys } }, { projection }).toArray();
+      // Without the index a key may have several documents: the first is the one that is written.
+      return found.reverse().flatMap((it) =>
+        it === null ? [] : { key: it.key, value: it.session, expires: it.expires?.getTime() }
+      );
+    },
+    async write(entries) {
+      const upserts = entries.map(mongo.upsert);
+      const [first] = upserts;
+      if (upserts.length === 1) {
+        await collection.updateOne(first!.filter, first!.update, { upsert: true });
+      } else {
+        const operations = upserts.map((updateOne) => ({ updateOne }));
+        await collection.bulkWrite(operations, { ordered: false });
+      }
+    },
+    async remove(keys) {
+      await collection.deleteMany({ key: { $in: keys } });
+    },
+    close: () => own?.close(),
+    transient: mongo.transient,
+  };
+}
+
+/** A client of ours, not connected. */
+function create({ url, config, timeout = 10_000 }: MongoOptions): MongoClient {
+  if (url === undefined) throw new TypeError('Mongo: option "url" or "client" is missing');
+  try {
+    return new MongoClient(url, { ...mongo.bounds(url, timeout), ...config });
+  } catch (error) {
+    throw mongo.refused(error, url);
+  }
+}

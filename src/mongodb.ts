@@ -1,0 +1,237 @@
+/**
+ * What is the same for the clients of the mongodb driver, of whichever version: their types, the
+ * upgrade of a collection, and what errors mean.
+ *
+ * @module
+ */
+
+import type { EventEmitter } from "node:events";
+import type { Entry } from "./backend.ts";
+import { document } from "./codec.ts";
+import { reason, redact, TooLargeError } from "./errors.ts";
+
+/** What is used of a `MongoClient` of mongodb 5 to 7. */
+export interface Client {
+  connect(): Promise<unknown>;
+  db(name?: string): Database;
+}
+
+interface Database {
+  // deno-lint-ignore no-explicit-any
+  collection(name: string, options?: any): any;
+}
+
+/** What the collection holds; upstream's documents have no `expires`. */
+export interface Document {
+  _id: unknown;
+  key: string;
+  session: unknown;
+  expires?: Date;
+}
+
+type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };
+
+/** What is used of a collection. */
+export interface Collection {
+  readonly namespace: string;
+  findOne(filter: object, options: object): Promise<Document | null>;
+  find(filter: object, options: object): Cursor<Document>;
+  updateOne(filter: object, update: object, options?: object): Promise<unknown>;
+  bulkWrite(operations: object[], options: object): Promise<unknown>;
+  deleteMany(filter: object): Promise<unknown>;
+  aggregate(pipeline: object[], options: object): Cursor<{ _id: string }>;
+  listIndexes(): Cursor<{ key: object; unique?: boolean } & Record<string, unknown>>;
+  createIndex(keys: object, options: object): Promise<unknown>;
+}
+
+/** The most bytes that a document may have. */
+const largest = 16 * 2 ** 20;
+
+/**
+ * Checks a client by its shape, for copies of the driver differ.
+ *
+ * @throws {TypeError} for what is none.
+ */
+export function checkClient(client: Client): void {
+  if (typeof client.db !== "function" || typeof client.connect !== "function") {
+    const kinds = "a MongoClient of mongodb (mongoose's is mongoose.connection.getClient())";
+    throw new TypeError(`Mongo: option "client" must be ${kinds}`);
+  }
+}
+
+/**
+ * The collection.
+ *
+ * @throws {TypeError} for a name that the driver refuses.
+ */
+export function collection(client: Client, database: string | undefined, name: string): Collection {
+  try {
+    // A secondary may not have the last write yet.
+    return client.db(database).collection(name, { readPreference: "primary" });
+  } catch (error) {
+    throw refused(error);
+  }
+}
+
+/** An error of the driver about options, without the URL that it may hold. */
+export function refused(error: unknown, url = ""): TypeError {
+  const { message } = error as Error;
+  const why = redact(url === "" ? message : message.replaceAll(url, "url"));
+  return new TypeError(`Mongo: the driver refuses these options: ${why}`);
+}
+
+/**
+ * How long a client of ours waits for a server, and for an answer: half of what an operation has, to
+ * leave time for another try. What the URL says goes first.
+ */
+export function bounds(url: string, timeout: number): Record<string, number> {
+  const half = Math.ceil(timeout / 2);
+  const all = { serverSelectionTimeoutMS: Math.min(5_000, half), socketTimeoutMS: half };
+  const given = url.toLowerCase();
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => !given.includes(`${name.toLowerCase()}=`)),
+  );
+}
+
+/** A server as a client saw it. */
+interface ServerDescription {
+  readonly type: string;
+  readonly error: Error | null;
+}
+
+/** Reports when a client of ours loses a server. */
+export function watch(client: EventEmitter, report: (error: unknown) => void): void {
+  if (client.listenerCount("error") > 0) return; // it is opened again
+  client.on("error", report).on(
+    "serverDescriptionChanged",
+    (change: { previousDescription: ServerDescription; newDescription: ServerDescription }) => {
+      const { previousDescription: before, newDescription: { error } } = change;
+      if (error && before.type !== "Unknown") report(error);
+    },
+  );
+}
+
+/**
+ * Gives the collection a unique index on `key`, which upstream's have not. Where that cannot be, the
+ * store works all the same, only slower, and says why.
+ */
+export async function prepare(
+  collection: Collection,
+  report: (error: unknown) => void,
+): Promise<void> {
+  try {
+    if (await isUnique(collection)) return;
+    await makeKeysText(collection);
+    for (let attempt = 1;; attempt++) {
+      try {
+        await collection.createIndex({ key: 1 }, { unique: true, name: "key_unique" });
+        return;
+      } catch (error) {
+        // Others may write while duplicates are removed.
+        if (!isDuplicate(error) || attempt === 5) throw error;
+        await removeDuplicates(collection);
+      }
+    }
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    const why = `The collection ${collection.namespace} has no unique index on "key"`;
+    report(
+      new Error(`${why}, so that each access reads all of it: ${reason(error)}`, { cause: error }),
+    );
+  }
+}
+
+async function isUnique(collection: Collection): Promise<boolean> {
+  try {
+    const indexes = await collection.listIndexes().toArray();
+    return indexes.some(({ key, unique, collation, partialFilterExpression }) =>
+      unique && Object.keys(key).join() === "key" && !collation && !partialFilterExpression
+    );
+  } catch (error) {
+    // There is no collection, or this may not be asked.
+    if (isRefusal(error)) return false;
+    throw error;
+  }
+}
+
+/** Upstream stored a key that a bot gave as a number as a number; keys are text now. */
+async function makeKeysText(collection: Collection): Promise<void> {
+  for await (
+    const { _id, key } of collection.find({ key: { $type: "number" } }, { projection: { key: 1 } })
+  ) {
+    await collection.updateOne({ _id }, { $set: { key: String(key) } });
+  }
+}
+
+/**
+ * Of several documents with one key, the first in the order of the collection stays: upstream, which
+ * could insert more in a race, read and updated that one alone, so that the others are old.
+ */
+async function removeDuplicates(collection: Collection): Promise<void> {
+  const repeated = collection.aggregate([
+    { $match: { key: { $type: "string" } } },
+    { $group: { _id: "$key", count: { $sum: 1 } } },
+    { $match: { count: { $gt: 1 } } },
+  ], { allowDiskUse: true });
+  for await (const { _id: key } of repeated) {
+    const [, ...others] = await collection.find({ key }, { projection: { _id: 1 } }).toArray();
+    await collection.deleteMany({ _id: { $in: others.map(({ _id }) => _id) } });
+  }
+}
+
+/** An upsert of the entry. */
+export function upsert(entry: Entry<unknown>): { filter: object; update: object; upsert: true } {
+  const { key, value: session, expires } = entry;
+  const size = document.size({ key, session }) + 35; // `_id` and `expires`
+  if (size > largest) {
+    const why = `it takes ${size} bytes in BSON, and MongoDB takes ${largest}`;
+    throw new TooLargeError(why, { operation: "write", key });
+  }
+  const update = expires === undefined
+    ? { $set: { session }, $unset: { expires: "" } }
+    : { $set: { session, expires: new Date(expires) } };
+  return { filter: { key }, update, upsert: true };
+}
+
+interface DriverError extends Error {
+  readonly code?: unknown;
+  /** What a bulk write wraps, or what the server answered. */
+  readonly errorResponse?: { readonly name?: string };
+}
+
+function isDuplicate(error: unknown): boolean {
+  const { code, message } = error as DriverError;
+  return code === 11000 || /E11000|duplicate key|UNIQUE constraint/i.test(message); // FerretDB
+}
+
+/** Whether the server will not do it, for whatever reason, but talks to us. */
+function isRefusal(error: unknown): boolean {
+  const { name, code, message } = error as DriverError;
+  if (name !== "MongoServerError" || code === 18 || /bad auth/i.test(message)) return false;
+  return isDuplicate(error) || !transient(error);
+}
+
+const passingNames = new Set([
+  "MongoNetworkError",
+  "MongoNetworkTimeoutError",
+  "MongoPoolClearedError",
+  "PoolClearedOnNetworkError",
+  "MongoWaitQueueTimeoutError",
+  "MongoServerSelectionError",
+]);
+
+/** Connection, failover and write conflict; 11000 is what upserts of one key at once may end with. */
+const passingCodes = new Set([
+  ...[6, 7, 89, 9001], // network
+  ...[91, 189, 10058, 10107, 11600, 11602, 13435, 13436], // shutting down, no longer primary
+  ...[112, 134, 262, 11000],
+]);
+
+/** Whether the same command may succeed in a moment. */
+export function transient(error: unknown): boolean {
+  const { name, code, message, errorResponse } = error as DriverError;
+  // The driver has tried for a while when it says that, and this does not pass.
+  if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;
+  return passingNames.has(name) || passingNames.has(errorResponse?.name ?? "") ||
+    passingCodes.has(Number(code)) || /^E[A-Z_]+$/.test(String(code)); // a name that is not resolved
+}

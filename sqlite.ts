@@ -33,6 +33,7 @@ import {
   type Database,
   dialect,
   rows,
+  type SQLiteConfig,
   type SQLiteDatabase,
   type Statement,
   transient,
@@ -41,7 +42,10 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link SQLite}: `filename`, or `database`. */
 export interface SQLiteOptions extends StoreOptions {
-  /** The file, made if it is missing; its folder must exist. `":memory:"` is gone with the store. */
+  /**
+   * The file, made if it is missing; its folder must exist. A file that the process itself opens as
+   * well, with another driver, is at risk: SQLite's locks fail then. Pass a `database` instead.
+   */
   filename?: string;
   /**
    * Options of better-sqlite3's `Database`. `timeout` is how long the whole process stands still,
@@ -49,7 +53,7 @@ export interface SQLiteOptions extends StoreOptions {
    *
    * @default {{ timeout: 50 }}
    */
-  config?: object & { readonly?: boolean };
+  config?: Config;
   /**
    * A database of better-sqlite3 or `node:sqlite`, used as it is: its journal and the durability of
    * its writes are not changed. It stays open when the store is closed.
@@ -65,6 +69,8 @@ export interface SQLiteOptions extends StoreOptions {
 
 /** @ignore */
 type DatabaseLike = SQLiteDatabase;
+/** @ignore */
+type Config = SQLiteConfig;
 
 /**
  * Makes a store in a SQLite database. The first operation opens the file, with a write-ahead log,
@@ -133,7 +139,7 @@ function backend(options: SQLiteOptions): Backend {
 }
 
 /** A database of ours. */
-async function create(filename: string, config: object = {}): Promise<Database> {
+async function create(filename: string, config?: Config): Promise<Database> {
   // Not at the top: with `node:sqlite` the driver need not be there.
   const { default: Driver } = await import("better-sqlite3");
   // Only 13 and newer have it; they end an older process without a word.

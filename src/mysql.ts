@@ -70,12 +70,18 @@ export function end(pool: Pool): Promise<void> {
   return new Promise((resolve, reject) => pool.end((error) => error ? reject(error) : resolve()));
 }
 
-/** Runs a statement, prepared if it has values, whatever the pool makes of rows for others. */
+/** Rows as they are, whatever the pool's own settings make of them. */
+const plain = {
+  rowsAsArray: true,
+  nestTables: false,
+  typeCast: (_field: unknown, next: () => unknown) => next(),
+};
+
+/** Runs a statement, prepared if it has values. */
 export function rows(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
   return new Promise((resolve, reject) => {
-    const query = { sql, values, rowsAsArray: true, nestTables: false };
     connection[values.length > 0 ? "execute" : "query"](
-      query,
+      { ...plain, sql, values },
       (error, rows) => error ? reject(error) : resolve(rows),
     );
   });
@@ -243,7 +249,6 @@ const codes = new Set([
   "ER_TABLE_DEF_CHANGED",
   "ER_TABLE_EXISTS_ERROR",
   "ER_DUP_FIELDNAME",
-  "ER_DUP_KEYNAME",
   "ER_DUP_ENTRY",
   "ER_CANT_DROP_FIELD_OR_KEY",
 ]);

@@ -108,7 +108,7 @@ export function dialect(table: string, schema?: string): Dialect {
       yield "BEGIN";
       try {
         // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
-        yield "SET LOCAL lock_timeout = '1s'";
+        yield "SET LOCAL lock_timeout = '500ms'";
         yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", name];
         const result = yield* script;
         yield "COMMIT";

@@ -24,6 +24,17 @@ export interface Statement {
   run(...values: unknown[]): unknown;
 }
 
+/** Options of better-sqlite3's `Database`. */
+export interface SQLiteConfig {
+  readonly?: boolean;
+  fileMustExist?: boolean;
+  timeout?: number;
+  // deno-lint-ignore no-explicit-any
+  verbose?: ((...message: any[]) => void) | null;
+  // deno-lint-ignore no-explicit-any
+  nativeBinding?: any;
+}
+
 /** A database, as far as it tells that it is one. */
 export interface SQLiteDatabase {
   prepare: (...args: never[]) => unknown;

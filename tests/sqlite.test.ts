@@ -1,0 +1,430 @@
+/** What is special to SQLite. */
+
+import assert from "node:assert/strict";
+import BetterSqlite3 from "better-sqlite3";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { after, describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { SQLite, type SQLiteOptions } from "../sqlite.ts";
+import { entry, run } from "./child.ts";
+import { coldStart, processes } from "./coldstart.ts";
+import { conformance } from "./conformance.ts";
+import { requireVersion } from "./packages.ts";
+import { place } from "./servers.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
+after(() => rmSync(folder, { recursive: true }));
+
+/** A file in the folder. */
+function file(name = place()): string {
+  return join(folder, `${name}.sqlite`);
+}
+
+/**
+ * What is in a file, seen by another connection. It is always one of the driver that has the file
+ * open: two copies of SQLite in one process break each other's locks.
+ */
+function rows(filename: string, sql: string, open: Open = kinds["better-sqlite3"]): unknown[][] {
+  const database = open(filename);
+  try {
+    return database.prepare(sql).all().map((row: object) => Object.values(row));
+  } finally {
+    database.close();
+  }
+}
+
+function execute(filename: string, sql: string): void {
+  const database = new BetterSqlite3(filename);
+  database.exec(sql);
+  database.close();
+}
+
+/** The table's columns with their types, and how many unique indexes it has. */
+function shape(filename: string): { columns: unknown; unique: number } {
+  const columns = rows(
+    filename,
+    "SELECT name, lower(type) FROM pragma_table_info('telegraf-sessions')",
+  );
+  return {
+    columns: Object.fromEntries(columns),
+    unique: rows(filename, "SELECT 1 FROM pragma_index_list('telegraf-sessions') WHERE \"unique\"")
+      .length,
+  };
+}
+
+const table = "telegraf-sessions";
+
+/** A table as upstream's versions up to beta.4 made it, with duplicates. */
+const keyless = `CREATE TABLE "${table}" (key varchar(32), session text);
+  INSERT INTO "${table}" VALUES
+  ('1:1', '1'), ('1:2', '1'), ('1:1', '2'), (NULL, '1'), ('1:1', '3'), (NULL, '2');`;
+
+/** What opens databases that can be passed in. */
+// deno-lint-ignore no-explicit-any
+type Open = (filename: string) => any;
+const kinds = {
+  "better-sqlite3": (filename: string) => new BetterSqlite3(filename),
+  "node:sqlite": (filename: string) => new DatabaseSync(filename),
+};
+
+conformance({
+  name: "SQLite",
+  store: (name, options) => SQLite({ filename: file(name), ...options }),
+  drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
+  dates: "text",
+  corrupt(name, key) {
+    execute(file(name), `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`);
+    return Promise.resolve();
+  },
+});
+
+describe("SQLite tables", () => {
+  it("SQLite reads what upstream wrote, and upgrades its table beside it", async () => {
+    const filename = file();
+    const { SQLite: Upstream } = requireVersion("@telegraf/session", "2.0.0-beta.7", "/sqlite");
+    const database = new BetterSqlite3(filename);
+    const old = Upstream({ database });
+    const sessions: Record<string, unknown> = {
+      "1:1": { count: 1 },
+      "-1001234567890:1234567890": { text: "🔑 é" },
+      ["é".repeat(100)]: { long: "key" },
+      "large": { text: "é".repeat(100_000) },
+      "Case": 1,
+      "case": 2,
+      "case ": 3,
+      "cäse": 4,
+    };
+    for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
+    execute(filename, `INSERT INTO "${table}" VALUES ('null', NULL), ('empty', '')`);
+
+    await using store = SQLite({ filename, onError: assert.ifError });
+    for (const [key, session] of Object.entries(sessions)) {
+      assert.deepEqual(await store.get(key), session);
+    }
+    assert.equal(await store.get("null"), undefined);
+    assert.equal(await store.get("empty"), undefined);
+    assert.deepEqual(shape(filename), {
+      columns: { key: "varchar(32)", session: "text", expires: "integer" },
+      unique: 1,
+    });
+    await old.set("1:1", { count: 2 });
+    assert.deepEqual(await store.get("1:1"), { count: 2 });
+    await store.set("1:1", { count: 3 });
+    assert.deepEqual(await old.get("1:1"), { count: 3 });
+    database.close();
+  });
+
+  it("SQLite keeps the newest of duplicates, and loses nothing else", async () => {
+    const filename = file();
+    execute(filename, keyless);
+    await using store = SQLite({ filename, onError: assert.ifError });
+    assert.equal(await store.get("1:1"), 3);
+    assert.equal(await store.get("1:2"), 1);
+    await store.set("1:1", 4);
+    assert.equal(await store.get("1:1"), 4);
+    const left = rows(filename, `SELECT key, session FROM "${table}" ORDER BY key, session`);
+    assert.deepEqual(left, [[null, "1"], [null, "2"], ["1:1", "4"], ["1:2", "1"]]);
+    assert.equal(shape(filename).unique, 1);
+  });
+
+  it("SQLite opens new and old files from 12 processes at once", async () => {
+    const fresh = Array.from({ length: 15 }, () => file());
+    const old = Array.from({ length: 5 }, () => file());
+    for (const filename of old) execute(filename, keyless);
+    const errors = await coldStart({
+      module: entry("sqlite", import.meta.url),
+      factory: "SQLite",
+      options: {},
+      place: "filename",
+    }, [...fresh, ...old]);
+    assert.deepEqual(errors, []);
+    for (const filename of [...fresh, ...old]) {
+      assert.equal(shape(filename).unique, 1);
+      const own = rows(filename, `SELECT 1 FROM "${table}" WHERE key LIKE 'process:%'`);
+      assert.equal(own.length, processes);
+    }
+  });
+
+  it("SQLite takes any names, quoted", async () => {
+    const filename = file();
+    for (const name of ['"; DROP TABLE x; --', "Ünï.côde \\ '?1'", "é".repeat(500)]) {
+      await using store = SQLite({ filename, table: name });
+      await store.set("k", { name });
+      assert.deepEqual(await store.get("k"), { name });
+    }
+    assert.equal(rows(filename, "SELECT 1 FROM sqlite_schema WHERE type = 'table'").length, 3);
+  });
+
+  it("SQLite has a write-ahead log in files of its own", async () => {
+    const filename = file();
+    await using store = SQLite({ filename });
+    await store.set("k", 1);
+    assert.deepEqual(rows(filename, "PRAGMA journal_mode"), [["wal"]]);
+    assert.ok(existsSync(`${filename}-wal`));
+  });
+});
+
+describe("SQLite read-only", () => {
+  it("SQLite reads a table of its own, and writes nothing", async () => {
+    const filename = file();
+    {
+      await using store = SQLite({ filename });
+      await store.set("k", 1);
+    }
+    await using store = SQLite({
+      filename,
+      config: { readonly: true },
+      onError: assert.ifError,
+    });
+    assert.equal(await store.get("k"), 1);
+    await assert.rejects(store.set("k", 2), { name: "StoreError", message: /readonly/ });
+    assert.equal(await store.get("k"), 1);
+  });
+
+  it("SQLite works within the limits of an old table, and says so", async () => {
+    const filename = file();
+    execute(
+      filename,
+      `CREATE TABLE "${table}" (key varchar(32) PRIMARY KEY NOT NULL, session text);
+      INSERT INTO "${table}" VALUES ('k', '1')`,
+    );
+    const databases = [
+      { filename, config: { readonly: true } },
+      { database: new DatabaseSync(filename, { readOnly: true }) },
+      { database: new BetterSqlite3(filename, { readonly: true }) },
+    ];
+    for (const options of databases) {
+      const errors: unknown[] = [];
+      await using store = SQLite({ ...options, onError: (error) => errors.push(error) });
+      assert.equal(await store.get("k"), 1);
+      assert.equal(errors.length, 1);
+      assert.match(String(errors[0]), /of an older version and cannot be upgraded.*readonly/);
+    }
+    for (const { database } of databases) database?.close();
+  });
+
+  it("SQLite does not open what has no table, or one without a key", async () => {
+    const filename = file();
+    execute(filename, "CREATE TABLE other (key)");
+    await using none = SQLite({ filename, config: { readonly: true } });
+    await assert.rejects(none.get("k"), /table "telegraf-sessions" cannot be created: .*readonly/);
+    execute(filename, keyless);
+    await using bad = SQLite({ filename, config: { readonly: true } });
+    await assert.rejects(bad.get("k"), /needs a unique key/);
+  });
+});
+
+for (const [kind, open] of Object.entries(kinds)) {
+  describe(`SQLite databases of ${kind}`, () => {
+    it(`SQLite leaves a database of ${kind} open and as it is`, async () => {
+      const filename = file();
+      const database = open(filename);
+      database.exec("PRAGMA synchronous = EXTRA");
+      const store = SQLite({ database });
+      await store.set("k", { a: "🔑" });
+      await Promise.all(["a", "b", "c"].map((key) => store.set(key, key)));
+      assert.deepEqual(await store.get("k"), { a: "🔑" });
+      await Promise.all(["a", "b"].map((key) => store.delete(key)));
+      assert.deepEqual(await Promise.all(["a", "c"].map((key) => store.get(key))), [
+        undefined,
+        "c",
+      ]);
+      await store.close();
+      const get = (sql: string) => Object.values(database.prepare(sql).get() as object)[0];
+      assert.equal(get(`SELECT count(*) FROM "${table}"`), 2);
+      assert.equal(get("PRAGMA journal_mode"), "delete");
+      assert.equal(get("PRAGMA synchronous"), 3);
+      database.close();
+    });
+
+    it(`SQLite keeps one order for two stores on one database of ${kind}`, async () => {
+      const database = open(file());
+      const stores = [SQLite({ database }), SQLite({ database })];
+      const writes: Promise<void>[] = [];
+      for (let i = 0; i < 100; i++) {
+        writes.push(stores[i % 2]!.set("k", i));
+        assert.equal(await stores[(i + 1) % 2]!.get("k"), i);
+      }
+      await Promise.all(writes);
+      for (const store of stores) await store.close();
+      database.close();
+    });
+
+    it(`SQLite works in a transaction that is open in ${kind}`, async () => {
+      const filename = file();
+      const database = open(filename);
+      database.exec("CREATE TABLE other (x); BEGIN");
+      await using store = SQLite({ database });
+      await store.set("k", 1);
+      await Promise.all(["a", "b", "c"].map((key) => store.set(key, key)));
+      await Promise.all(["a", "b"].map((key) => store.delete(key)));
+      database.exec("INSERT INTO other VALUES (1); COMMIT");
+      assert.deepEqual(rows(filename, `SELECT key FROM "${table}" ORDER BY key`, open), [["c"], [
+        "k",
+      ]]);
+      assert.deepEqual(rows(filename, "SELECT * FROM other", open), [[1]]);
+      database.close();
+    });
+
+    it(`SQLite writes a batch wholly or not at all in ${kind}`, async () => {
+      const database = open(file());
+      await using store = SQLite({ database });
+      await store.ready();
+      database.exec(
+        `CREATE TRIGGER no BEFORE INSERT ON "${table}" WHEN new.key = 'b'
+        BEGIN SELECT raise(ROLLBACK, 'no b'); END`,
+      );
+      const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, key)));
+      const fulfilled = results.map(({ status }) => status === "fulfilled");
+      assert.deepEqual(fulfilled, [true, false, true]); // each by itself, then
+      const read = await Promise.all(["a", "b", "c"].map((key) => store.get(key)));
+      assert.deepEqual(read, ["a", undefined, "c"]);
+      await Promise.all(["a", "c"].map((key) => store.set(key, 1)));
+      database.close();
+    });
+  });
+}
+
+describe("SQLite locks", () => {
+  it("SQLite waits for another process without standing still", async () => {
+    const filename = file();
+    await using store = SQLite({ filename });
+    await store.set("k", 1);
+    const other = new BetterSqlite3(filename);
+    other.exec("BEGIN IMMEDIATE");
+    let longest = 0;
+    let last = performance.now();
+    const ticks = setInterval(() => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 1);
+    const writes = [store.set("k", 2), store.set("l", 2)];
+    assert.equal(await store.get("k"), 2);
+    assert.equal(await store.get("m"), undefined);
+    await wait(700);
+    clearInterval(ticks);
+    other.exec("COMMIT");
+    await Promise.all(writes);
+    assert.ok(longest < 300, `stood still for ${longest} ms`);
+    assert.deepEqual(rows(filename, `SELECT session FROM "${table}"`), [["2"], ["2"]]);
+    other.exec("BEGIN IMMEDIATE");
+    await using impatient = SQLite({ filename, timeout: 300 });
+    await assert.rejects(impatient.set("k", 3), { name: "TimeoutError", message: /locked/ });
+    other.exec("COMMIT");
+    other.close();
+    await impatient.set("k", 4);
+    assert.equal(await store.get("k"), 4);
+  });
+
+  it("SQLite opens once another process lets it", async () => {
+    const filename = file();
+    const other = new BetterSqlite3(filename);
+    other.exec("CREATE TABLE other (x); BEGIN EXCLUSIVE");
+    await using store = SQLite({ filename });
+    const write = store.set("k", 1);
+    await wait(300);
+    other.exec("COMMIT");
+    other.close();
+    await write;
+    assert.equal(await store.get("k"), 1);
+  });
+});
+
+describe("SQLite options", () => {
+  const refused = (options: unknown) => () => SQLite(options as SQLiteOptions);
+
+  it("SQLite refuses options that are wrong", () => {
+    assert.throws(refused({ filenam: "x" }), /^TypeError: SQLite: unknown option "filenam"/);
+    assert.throws(refused({}), /^TypeError: SQLite: option "filename" or "database" is needed/);
+    assert.throws(refused({ filename: 5 }), TypeError);
+    assert.throws(refused({ filename: "x", table: "" }), RangeError);
+    assert.throws(refused({ filename: "x", table: "a\0b" }), RangeError);
+    assert.throws(refused({ filename: "x", config: 5 }), TypeError);
+    const database = new DatabaseSync(":memory:");
+    assert.throws(refused({ database, filename: "x" }), /"filename" has no effect/);
+    assert.throws(refused({ database, config: {} }), /"config" has no effect/);
+    database.close();
+  });
+
+  it("SQLite refuses what is no database that answers at once", () => {
+    const method = () => {};
+    const sqlite3 = { prepare: method, exec: method, all: method, each: method, close: method };
+    for (const database of [{}, [], new Map(), { prepare: method }, sqlite3]) {
+      assert.throws(refused({ database }), {
+        name: "TypeError",
+        message:
+          'SQLite: option "database" must be a Database of better-sqlite3 or a DatabaseSync of node:sqlite',
+      });
+    }
+  });
+
+  it("SQLite hands config to better-sqlite3", async () => {
+    const statements: unknown[] = [];
+    const filename = file();
+    await using missing = SQLite({ filename, config: { fileMustExist: true } });
+    await assert.rejects(missing.get("k"), /unable to open database file/);
+    assert.ok(!existsSync(filename));
+    await using store = SQLite({
+      filename,
+      config: { verbose: (sql: unknown) => statements.push(sql) },
+    });
+    await store.get("k");
+    assert.ok(statements.some((sql) => String(sql).includes("CREATE TABLE")));
+    await missing.set("k", 1); // the file is there now
+    assert.equal(await store.get("k"), 1);
+    await using wrong = SQLite({ filename, config: { timeout: -1 } });
+    await assert.rejects(wrong.get("k"), { name: "StoreError", message: /"timeout"/ });
+  });
+
+  it("SQLite keeps sessions in memory", async () => {
+    await using store = SQLite({ filename: ":memory:" });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+    await using other = SQLite({ filename: ":memory:" });
+    assert.equal(await other.get("k"), undefined);
+  });
+});
+
+describe("SQLite errors", () => {
+  it("SQLite tells at once that a file cannot be opened", async () => {
+    const text = file();
+    writeFileSync(
+      text,
+      "this is no database, but a text that is long enough to tell it. ".repeat(9),
+    );
+    for (const filename of [join(folder, "missing", "x.sqlite"), folder, text]) {
+      const started = Date.now();
+      await using store = SQLite({ filename });
+      await assert.rejects(store.get("k"), { name: "StoreError", operation: "read" });
+      assert.ok(Date.now() - started < 1_000);
+    }
+  });
+
+  it("SQLite tells that a database was closed beneath it", async () => {
+    const database = new DatabaseSync(":memory:");
+    await using store = SQLite({ database });
+    await store.set("k", 1);
+    database.close();
+    await assert.rejects(store.get("k"), { name: "StoreError" });
+    await assert.rejects(store.set("k", 1), { name: "StoreError" });
+  });
+
+  it("SQLite keeps no process alive, and its files whole, after close()", async () => {
+    const filename = file();
+    const { code, output, duration } = await run(`
+      import { SQLite } from "${entry("sqlite", import.meta.url)}";
+      const store = SQLite({ filename: ${JSON.stringify(filename)} });
+      await Promise.all([store.set("k", 1), store.get("l"), store.set("m", 1)]);
+      await store.close();
+      console.log("closed");
+    `);
+    assert.equal(code, 0, output);
+    assert.equal(output, "closed\n");
+    assert.ok(duration < 5_000, `took ${duration} ms`);
+    assert.ok(!existsSync(`${filename}-wal`)); // all of it is in the file
+    assert.equal(rows(filename, `SELECT 1 FROM "${table}"`).length, 2);
+  });
+});

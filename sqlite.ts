@@ -146,5 +146,6 @@ async function create(filename: string, config?: Config): Promise<Database> {
   if ("explain" in Driver.prototype && Number.parseInt(process.versions.node) < 22) {
     throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
   }
-  return new Driver(filename, { timeout: 50, ...config });
+  // Its types, which npm has, refuse what it takes: `verbose: null`.
+  return new Driver(filename, { timeout: 50, ...config } as object);
 }

@@ -146,6 +146,5 @@ async function create(filename: string, config?: Config): Promise<Database> {
   if ("explain" in Driver.prototype && Number.parseInt(process.versions.node) < 22) {
     throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
   }
-  // Its types, which npm has, refuse what it takes: `verbose: null`.
-  return new Driver(filename, { timeout: 50, ...config } as object);
+  return new Driver(filename, { timeout: 50, ...config } as object); // its types: no `null`
 }

@@ -33,6 +33,8 @@ export class StoreError extends Error {
   readonly key: string | undefined;
 
   /**
+   * Makes an error; stores do.
+   *
    * @param reason what went wrong, without credentials.
    * @param options what the store was asked to do, for which key, and the driver's error.
    */

@@ -11,7 +11,9 @@ const blocks = [...readme.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => 
 assert.ok(blocks.length > 10, "the README has lost its programs");
 
 // In the repository, so that `@telegraf/session/…` is what is being worked on.
-const folder = await Deno.makeTempDir({ dir: new URL(root), prefix: ".readme-" });
+const folder = await Deno.realPath(
+  await Deno.makeTempDir({ dir: new URL(root), prefix: ".readme-" }),
+);
 try {
   const files = blocks.map((_, i) => `${folder}/block-${i + 1}.ts`);
   await Promise.all(files.map((file, i) => Deno.writeTextFile(file, blocks[i]!)));

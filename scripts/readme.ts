@@ -4,6 +4,7 @@
  */
 
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 
 const root = new URL("../", import.meta.url);
 const readme = await Deno.readTextFile(new URL("README.md", root));
@@ -11,9 +12,7 @@ const blocks = [...readme.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => 
 assert.ok(blocks.length > 10, "the README has lost its programs");
 
 // In the repository, so that `@telegraf/session/…` is what is being worked on.
-const folder = await Deno.realPath(
-  await Deno.makeTempDir({ dir: new URL(root), prefix: ".readme-" }),
-);
+const folder = await Deno.makeTempDir({ dir: fileURLToPath(root), prefix: ".readme-" });
 try {
   const files = blocks.map((_, i) => `${folder}/block-${i + 1}.ts`);
   await Promise.all(files.map((file, i) => Deno.writeTextFile(file, blocks[i]!)));

@@ -547,24 +547,37 @@ async function buildFerretDB(scope: Scope): Promise<Program | undefined> {
   }
 }
 
-/** Installs a package outside the project, as only some machines need it. */
 async function npmPackage(scope: Scope, name: string, version: string) {
   if (!which("npm")) return;
-  const specifier = `${name}@${version}`;
-  const signal = within(scope, 120_000);
-  const npm = (...args: string[]) => run("npm", args, { signal });
   try {
-    const line = `Fetching ${specifier} from npm (once)`;
-    const folder = await cached(scope, specifier.replace("/", "-"), line, async (folder) => {
-      await npm("install", "--prefix", folder, "--no-audit", "--no-fund", specifier);
-      // npm 11 runs no install scripts of its own accord.
-      const installed = join(folder, "node_modules", name);
-      await npm("run", "postinstall", "--if-present", "--prefix", installed);
-    });
-    return join(folder, "node_modules", name);
+    return await installPackage(scope, name, version);
   } catch {
     return;
   }
+}
+
+/**
+ * Installs a package outside the project, as only some machines need it, and returns its folder.
+ *
+ * @param options `cache` is the name under which it is kept; `timeout` is in ms.
+ */
+export async function installPackage(
+  scope: Pick<Scope, "log" | "signal">,
+  name: string,
+  version: string,
+  { cache = `${name}@${version}`, env = process.env, timeout = 120_000 } = {},
+): Promise<string> {
+  const specifier = `${name}@${version}`;
+  const signal = within(scope, timeout);
+  const npm = (...args: string[]) => run("npm", args, { signal, env });
+  const line = `Fetching ${specifier} from npm (once)`;
+  const folder = await cached(scope, cache.replace("/", "-"), line, async (folder) => {
+    await npm("install", "--prefix", folder, "--no-audit", "--no-fund", specifier);
+    // npm 11 runs no install scripts of its own accord.
+    const installed = join(folder, "node_modules", name);
+    await npm("run", "postinstall", "--if-present", "--prefix", installed);
+  });
+  return join(folder, "node_modules", name);
 }
 
 function cacheFolder(name: string): string {
@@ -573,7 +586,7 @@ function cacheFolder(name: string): string {
 
 /** A folder that is filled once; filled aside and renamed, as several runs may do so at once. */
 async function cached(
-  { log, signal }: Scope,
+  { log, signal }: Pick<Scope, "log" | "signal">,
   name: string,
   line: string,
   fill: (folder: string) => Promise<unknown>,
@@ -615,7 +628,7 @@ async function unprivileged(): Promise<User> {
   };
 }
 
-function within({ signal }: Scope, ms: number): AbortSignal {
+function within({ signal }: Pick<Scope, "signal">, ms: number): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 }
 

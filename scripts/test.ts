@@ -1,7 +1,8 @@
 /**
  * Starts a real server per database and runs the tests against them.
  *
- * Usage: `deno task test [--no-install] [--runtime deno|node|bun] [file or folder …]`
+ * Usage: `deno task test [--no-install] [--runtime <name>]… [file or folder …]`, with the names that
+ * `runtimes.ts` knows.
  *
  * @module
  */
@@ -12,7 +13,8 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import process from "node:process";
 import { parseArgs, stripVTControlCharacters } from "node:util";
-import { backends, startServers } from "./servers.ts";
+import { findRuntime, type Runtime } from "./runtimes.ts";
+import { backends, type Servers, startServers } from "./servers.ts";
 
 /** Titles of tests begin with one of these. */
 const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL"];
@@ -25,42 +27,52 @@ interface Test {
   reason?: string;
 }
 
-/** Commands that run test files and write a JUnit report. */
-const runtimes: Record<string, (report: string) => string[]> = {
-  deno: (report) => [process.execPath, "test", "-A", "--no-check", `--junit-path=${report}`],
-  node: (report) => [
-    process.env.TEST_NODE || "node",
-    "--test",
-    "--test-reporter=spec",
-    "--test-reporter-destination=stdout",
-    "--test-reporter=junit",
-    `--test-reporter-destination=${report}`,
-  ],
-  bun: (report) => [
-    process.env.TEST_BUN || "bun",
-    "test",
-    "--reporter=junit",
-    `--reporter-outfile=${report}`,
-  ],
-};
-
 async function main(): Promise<number> {
-  const { values: { "no-install": noInstall, runtime }, positionals } = parseArgs({
+  const { values: { "no-install": noInstall, runtime: names }, positionals } = parseArgs({
     options: {
       "no-install": { type: "boolean" },
-      runtime: { type: "string", default: "deno" },
+      runtime: { type: "string", multiple: true, default: ["deno"] },
     },
     allowPositionals: true,
   });
-  const command = runtimes[runtime];
-  if (!command) throw new TypeError(`Unknown runtime ${runtime}, expected deno, node or bun`);
   const files = (positionals.length > 0 ? positionals : ["tests"]).flatMap(testFiles);
 
   await using servers = await startServers({ install: !noInstall, log: console.log });
-  console.log(`${servers.describe()}\n`);
+  console.log(servers.describe());
+  const aborter = new AbortController();
+  servers.defer(() => Promise.resolve(aborter.abort()));
+  const runtimes: Runtime[] = [];
+  servers.defer(() => Promise.resolve(runtimes.forEach(({ remove }) => remove())));
+  for (const name of names) {
+    const scope = { log: console.log, signal: aborter.signal };
+    runtimes.push(await findRuntime(scope, name));
+  }
+
+  const results: { title: string; tests: Test[] }[] = [];
+  for (const runtime of runtimes) {
+    console.log(`\n${runtime.title}\n`);
+    results.push({ title: runtime.title, tests: await run(runtime, files, servers) });
+    if (aborter.signal.aborted) return 1;
+  }
+
+  let passed = 0, failed = 0, untested = 0;
+  for (const { title, tests } of results) {
+    console.log(`\n${title}`);
+    // A run of some files need not touch every store.
+    untested += summarize(tests, positionals.length > 0 ? [] : stores);
+    passed += tests.filter(({ outcome }) => outcome === "passed").length;
+    failed += tests.filter(({ outcome }) => outcome === "failed").length;
+  }
+  console.log(`${passed} passed, ${failed} failed`);
+  return failed + untested === 0 ? 0 : 1;
+}
+
+/** Runs the test files on a runtime. */
+async function run(runtime: Runtime, testFiles: string[], servers: Servers): Promise<Test[]> {
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-report-"));
   const report = join(folder, "junit.xml");
-  const [program, ...args] = command(report);
+  const files = runtime.files(testFiles);
+  const [program, ...args] = runtime.command(report);
   const child = spawn(program!, [...args, ...files], {
     stdio: ["ignore", "pipe", "inherit"],
     env: {
@@ -79,17 +91,14 @@ async function main(): Promise<number> {
     output += data;
   });
   const ended = once(child, "close");
-  let interrupted = false;
   servers.defer(async () => {
     if (child.pid && child.exitCode === null && child.signalCode === null) {
-      interrupted = true;
       process.kill(-child.pid, "SIGTERM");
       await ended;
     }
     rmSync(folder, { recursive: true });
   });
   const [code] = await ended;
-  if (interrupted) return 1;
 
   const tests = existsSync(report) ? readReport(readFileSync(report, "utf8"), files) : [];
   // Deno's report leaves out files that do not load.
@@ -99,10 +108,9 @@ async function main(): Promise<number> {
     tests.push({ path: [file!], outcome: "failed", reason: "uncaught error" });
   }
   if (code !== 0 && !tests.some(({ outcome }) => outcome === "failed")) {
-    tests.push({ path: [runtime], outcome: "failed", reason: `exit code ${code}` });
+    tests.push({ path: [runtime.title], outcome: "failed", reason: `exit code ${code}` });
   }
-  // A run of some files need not touch every store.
-  return summarize(tests, positionals.length > 0 ? [] : stores);
+  return tests;
 }
 
 /** All `*.test.ts` in a folder, or the one file. */
@@ -162,7 +170,7 @@ function attributes(text: string): Record<string, string> {
   );
 }
 
-/** Prints what came of the tests and returns the exit code. */
+/** Prints what came of the tests and returns how many of the required stores have none. */
 function summarize(tests: Test[], required: string[]): number {
   const storeOf = ({ path }: Test) =>
     path.toReversed().map((title) => stores.find((store) => title.startsWith(store)))
@@ -181,11 +189,7 @@ function summarize(tests: Test[], required: string[]): number {
   }
   const untested = required.filter((store) => table[store]!.passed + table[store]!.failed === 0);
   for (const store of untested) console.log(`${store}: no test ran`);
-
-  const passed = tests.length - noted.length;
-  const failed = noted.filter(({ outcome }) => outcome === "failed").length;
-  console.log(`${passed} passed, ${failed} failed`);
-  return failed + untested.length === 0 ? 0 : 1;
+  return untested.length;
 }
 
 process.exitCode = await main().catch((error) => {

@@ -1,0 +1,134 @@
+/**
+ * Makes the npm package in `npm/`, ES modules and CommonJS with the declarations of each, and then
+ * imports and requires all of it.
+ *
+ * `deno task build:npm` does it with dnt. Where JSR is out of reach, `deno task build:npm:offline`
+ * runs this script with a stand-in for dnt; what that makes can be tested, but not published.
+ *
+ * @module
+ */
+
+import { build, emptyDir } from "@deno/dnt";
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import deno from "../deno.json" with { type: "json" };
+
+/** What users install beside the package, in versions whose oldest and newest are tested. */
+const drivers: Record<string, string> = {
+  "better-sqlite3": "^11.0.0 || ^12.0.0 || ^13.0.0",
+  "mongodb": "^5.9.0 || ^6.0.0 || ^7.0.0",
+  "mysql2": "^3.9.0",
+  "pg": "^8.0.0",
+  "redis": "^4.7.0 || ^5.0.0 || ^6.0.0",
+};
+const peers: Record<string, string> = { ...drivers, telegraf: "^4.12.0" };
+
+const imports: Record<string, string> = deno.imports;
+const entries = Object.entries(deno.exports);
+const repository = "https://github.com/telegraf/session";
+
+process.chdir(fileURLToPath(new URL("..", import.meta.url)));
+await emptyDir("npm");
+await build({
+  entryPoints: entries.map(([name, path]) => ({ name, path })),
+  outDir: "npm",
+  shims: {},
+  mappings: Object.fromEntries(
+    Object.entries(drivers).map(([name, version]) => [
+      imports[name]!,
+      { name, version, peerDependency: true },
+    ]),
+  ),
+  test: false, // `deno task test:npm` runs the tests on what npm will have, after all is built
+  typeCheck: "both",
+  declarationMap: false,
+  compilerOptions: {
+    // The oldest Node.js is 20.
+    target: "ES2022",
+    lib: ["ES2022", "ESNext.Disposable"],
+  },
+  // The sources need none, and a global that changes is a side effect.
+  polyfills: {
+    arrayFindLast: false,
+    arrayFromAsync: false,
+    errorCause: false,
+    objectHasOwn: false,
+    promiseWithResolvers: false,
+    stringReplaceAll: false,
+  },
+  package: {
+    name: deno.name,
+    version: deno.version,
+    description: "Session stores for Telegraf bots: Redis, MongoDB, SQLite, PostgreSQL and MySQL",
+    keywords: (
+      "telegraf telegram bot session store redis valkey mongodb sqlite postgres postgresql " +
+      "mysql mariadb"
+    ).split(" "),
+    homepage: `${repository}#readme`,
+    repository: { type: "git", url: `git+${repository}.git` },
+    license: deno.license,
+    bugs: { url: `${repository}/issues` },
+    type: "commonjs",
+    sideEffects: false,
+    engines: { node: ">=20.19" },
+    // For TypeScript with `moduleResolution: node10`, which does not read `exports`.
+    typesVersions: {
+      "*": Object.fromEntries(
+        entries.filter(([name]) => name !== ".").map(([name, path]) => [
+          name.replace("./", ""),
+          [path.replace("./", "./script/").replace(/\.ts$/, ".d.ts")],
+        ]),
+      ),
+    },
+    peerDependencies: peers,
+    peerDependenciesMeta: Object.fromEntries(
+      Object.keys(peers).map((name) => [name, { optional: true }]),
+    ),
+    // npm does not install optional peers, but the type check needs them.
+    devDependencies: {
+      ...Object.fromEntries(
+        Object.keys(drivers).map((name) => [name, imports[name]!.replace(/^.*@/, "")]),
+      ),
+      "@types/better-sqlite3": "^9.0.0",
+      "@types/node": "^20.19.0",
+      "@types/pg": "^8.0.0",
+    },
+  },
+  postBuild() {
+    for (const file of ["LICENSE", "README.md", "CHANGELOG.md"]) copyFileSync(file, `npm/${file}`);
+  },
+});
+
+const manifest = JSON.parse(readFileSync("npm/package.json", "utf8"));
+assert.deepEqual(Object.keys(manifest.exports), Object.keys(deno.exports));
+assert.deepEqual(manifest.peerDependencies, peers);
+assert.equal(manifest.dependencies, undefined, "a driver has become a dependency");
+// Without the slash it would leave out esm/src/ and script/src/ as well.
+assert.match(readFileSync("npm/.npmignore", "utf8"), /^\/src\/$/m);
+assert.deepEqual(readdirSync("npm/esm").filter((file) => file.startsWith("_dnt")), []);
+
+/** What each entry exports, as Node.js sees it; in `npm/` the package knows itself by its name. */
+function exports(load: "await import" | "require"): Record<string, Record<string, string>> {
+  const code = `const entries = {};
+    for (const name of process.argv.slice(1)) {
+      const pairs = Object.entries(${load}(name)).map(([name, value]) => [name, typeof value]);
+      entries[name] = Object.fromEntries(pairs.sort());
+    }
+    console.log(JSON.stringify(entries));`;
+  const type = load === "require" ? "commonjs" : "module";
+  const names = entries.map(([name]) => deno.name + name.slice(1));
+  const args = [`--input-type=${type}`, "--eval", code, ...names];
+  const options = { cwd: "npm", encoding: "utf8", timeout: 60_000 } as const;
+  return JSON.parse(execFileSync(process.env.TEST_NODE || "node", args, options));
+}
+
+const modules = exports("await import");
+assert.deepEqual(exports("require"), modules, "ES modules and CommonJS differ");
+for (const [name, values] of Object.entries(modules)) {
+  assert.ok(Object.keys(values).length > 0, `${name} exports nothing`);
+  assert.ok(Object.values(values).every((type) => type === "function"), name);
+  console.log(`${name}: ${Object.keys(values).join(", ")}`);
+}

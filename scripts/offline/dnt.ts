@@ -1,0 +1,140 @@
+/**
+ * Stands in for dnt where JSR is out of reach: what `scripts/build_npm.ts` uses of its `build()`, on
+ * TypeScript's own compiler. What it makes is for testing; npm refuses to publish it.
+ *
+ * @module
+ */
+
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import process from "node:process";
+import ts from "typescript";
+
+const notice =
+  "This is not dnt but a stand-in (scripts/offline/dnt.ts): npm/ is not for publishing.";
+console.log(notice);
+process.once("exit", () => console.log(notice));
+
+/** Of dnt's options those that `scripts/build_npm.ts` sets and that are not the same every time. */
+interface BuildOptions {
+  entryPoints: { name: string; path: string }[];
+  outDir: string;
+  mappings: Record<string, { name: string; version: string; peerDependency: true }>;
+  compilerOptions: { target: string; lib: string[] };
+  package: Record<string, unknown> & { name: string };
+  postBuild(): void;
+  shims: Record<never, never>;
+  test: false;
+  typeCheck: "both";
+  declarationMap: false;
+  polyfills: Record<string, false>;
+}
+
+/** Empties a folder, or makes it. */
+export function emptyDir(folder: string): void {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+}
+
+/** Makes the package. */
+export function build(options: BuildOptions): void {
+  const { entryPoints, outDir, mappings, package: manifest } = options;
+  const write = (path: string, text: string) => {
+    mkdirSync(dirname(join(outDir, path)), { recursive: true });
+    writeFileSync(join(outDir, path), text);
+  };
+
+  const { sources, packages } = collect(entryPoints.map(({ path }) => path));
+  const peers = Object.values(mappings);
+  for (const { name } of peers) {
+    if (!packages.delete(name)) throw new Error(`${name} is mapped but not imported`);
+  }
+  for (const [path, text] of sources) write(`src/${path}`, text);
+  const file = (path: string) => path.replace(/^\.\//, "").replace(/\.ts$/, ".js");
+  const [main] = entryPoints;
+  write(
+    "package.json",
+    JSON.stringify(
+      {
+        private: true,
+        main: `./script/${file(main!.path)}`,
+        module: `./esm/${file(main!.path)}`,
+        exports: Object.fromEntries(
+          entryPoints.map(({ name, path }) => [
+            name,
+            { import: `./esm/${file(path)}`, require: `./script/${file(path)}` },
+          ]),
+        ),
+        scripts: {},
+        ...(packages.size > 0 && {
+          dependencies: Object.fromEntries(Array.from(packages, (name) => [name, "*"])),
+        }),
+        peerDependencies: Object.fromEntries(peers.map(({ name, version }) => [name, version])),
+        ...manifest,
+        _generatedBy: notice,
+      },
+      null,
+      2,
+    ),
+  );
+  write(".npmignore", "/src/\n");
+  execFileSync("npm", ["install", "--no-audit", "--no-fund"], { cwd: outDir, stdio: "inherit" });
+
+  const roots = Array.from(sources.keys(), (path) => join(outDir, "src", path));
+  const targets = {
+    esm: { type: "module", module: "esnext", moduleResolution: "bundler" },
+    script: { type: "commonjs", module: "commonjs", moduleResolution: "node10" },
+  };
+  for (const [folder, { type, ...target }] of Object.entries(targets)) {
+    compile(roots, {
+      ...options.compilerOptions,
+      ...target,
+      strict: true,
+      useUnknownInCatchVariables: false,
+      skipLibCheck: true,
+      isolatedModules: true,
+      esModuleInterop: true,
+      declaration: true,
+      rootDir: join(outDir, "src"),
+      outDir: join(outDir, folder),
+      typeRoots: [join(outDir, "node_modules", "@types")],
+    });
+    write(`${folder}/package.json`, `{ "type": "${type}" }\n`);
+  }
+  options.postBuild();
+}
+
+/** The entries and what they import, with `.js` in place of `.ts`, and the packages they import. */
+function collect(entries: string[]): { sources: Map<string, string>; packages: Set<string> } {
+  const sources = new Map<string, string>();
+  const packages = new Set<string>();
+  const pending = entries.map((path) => relative("", path));
+  for (const path of pending) {
+    if (sources.has(path)) continue;
+    let text = readFileSync(path, "utf8");
+    for (const { fileName, pos } of ts.preProcessFile(text).importedFiles.toReversed()) {
+      if (fileName.startsWith(".")) {
+        pending.push(join(dirname(path), fileName));
+        text = text.slice(0, pos) +
+          text.slice(pos).replace(fileName, fileName.replace(/\.ts$/, ".js"));
+      } else if (!fileName.startsWith("node:")) {
+        packages.add(fileName.match(/^(@[^/]+\/)?[^/]+/)![0]);
+      }
+    }
+    sources.set(path, text);
+  }
+  return { sources, packages };
+}
+
+/** Type-checks and writes JavaScript and declarations. */
+function compile(files: string[], json: object): void {
+  const { options, errors } = ts.convertCompilerOptionsFromJson(json, "");
+  const program = ts.createProgram(files, options);
+  const problems = [...errors, ...ts.getPreEmitDiagnostics(program)];
+  if (problems.length === 0) problems.push(...program.emit().diagnostics);
+  if (problems.length > 0) {
+    const host = ts.createCompilerHost(options);
+    throw new Error(ts.formatDiagnosticsWithColorAndContext(problems, host));
+  }
+}

@@ -1,0 +1,197 @@
+/**
+ * What the tests run on: Deno, Node.js or Bun from the sources, or the built npm package on any
+ * Node.js. A runtime that this machine lacks comes from npm.
+ *
+ * @module
+ */
+
+import { execFileSync } from "node:child_process";
+import * as fs from "node:fs";
+import { arch, platform, tmpdir } from "node:os";
+import { basename, delimiter, dirname, join, resolve } from "node:path";
+import process from "node:process";
+import { installPackage } from "./servers.ts";
+
+type Scope = Parameters<typeof installPackage>[0];
+
+export interface Runtime {
+  /** For people to read, with its version. */
+  title: string;
+  /** The command that runs test files and writes a JUnit report. */
+  command(report: string): string[];
+  /** The files that it runs for these test files. */
+  files(files: string[]): string[];
+  /** Removes what was made for it. */
+  remove(): void;
+}
+
+/** Of each kind the version that a name without one means. */
+const kinds = { deno: "", node: "24", bun: "", esm: "20", cjs: "20" };
+type Kind = keyof typeof kinds;
+
+/** How runtimes are called. */
+export const runtimeNames = "deno, bun, node[@24], esm[@20|22|24], cjs[@20|22|24]";
+
+/** Gets a runtime ready. */
+export async function findRuntime(scope: Scope, name: string): Promise<Runtime> {
+  const [kind, version = kinds[kind as Kind]] = name.split("@") as [Kind, string?];
+  switch (kind) {
+    case "deno":
+      return sources(
+        `Deno ${versionOf(process.execPath)}`,
+        (report) => [process.execPath, "test", "-A", "--no-check", `--junit-path=${report}`],
+      );
+    case "bun": {
+      const bun = await findBun(scope);
+      return sources(
+        `Bun ${versionOf(bun)}`,
+        (report) => [bun, "test", "--reporter=junit", `--reporter-outfile=${report}`],
+      );
+    }
+    case "node": {
+      const node = await findNode(scope, version!);
+      return sources(`Node.js ${versionOf(node)}`, (report) => nodeTest(node, report));
+    }
+    case "esm":
+    case "cjs": {
+      const node = await findNode(scope, version!);
+      const { folder, maker } = await makePackage(scope, kind, node);
+      const tests = join(folder, folders[kind], "tests");
+      return {
+        title: `Node.js ${versionOf(node)}, npm package by ${maker}, ${kind.toUpperCase()}`,
+        command: (report) => nodeTest(node, report),
+        files: (files) =>
+          files.filter((file) => fs.existsSync(file) && isAboutPackage(file))
+            .map((file) => join(tests, basename(file).replace(/\.ts$/, ".js"))),
+        remove: () => fs.rmSync(folder, { recursive: true }),
+      };
+    }
+    default:
+      throw new TypeError(`Unknown runtime ${name}, expected one of ${runtimeNames}`);
+  }
+}
+
+function sources(title: string, command: Runtime["command"]): Runtime {
+  return { title, command, files: (files) => files, remove() {} };
+}
+
+function nodeTest(node: string, report: string): string[] {
+  return [
+    node,
+    "--test",
+    "--test-reporter=spec",
+    "--test-reporter-destination=stdout",
+    "--test-reporter=junit",
+    `--test-reporter-destination=${report}`,
+  ];
+}
+
+/** The version of a program, or nothing where there is no such program. */
+function versionOf(program: string): string {
+  return output(program, "--version").match(/\d+\.\d+\.\d+/)?.[0] ?? "";
+}
+
+/** What a program prints, or nothing where there is no such program. */
+function output(program: string, ...args: string[]): string {
+  try {
+    return execFileSync(program, args, { encoding: "utf8", stdio: "pipe" }).trim();
+  } catch {
+    return "";
+  }
+}
+
+/** Node.js of this major version: `TEST_NODE`, the one of this machine, or one from npm. */
+async function findNode(scope: Scope, major: string): Promise<string> {
+  for (const program of [process.env.TEST_NODE, "node"]) {
+    const path = program && output(program, "--print", "process.execPath");
+    if (path && versionOf(path).startsWith(`${major}.`)) return path;
+  }
+  const folder = await installPackage(scope, `node-${platform()}-${arch()}`, major);
+  return join(folder, "bin", "node");
+}
+
+async function findBun(scope: Scope): Promise<string> {
+  for (const program of [process.env.TEST_BUN, "bun"]) {
+    if (program && versionOf(program)) return program;
+  }
+  return join(await installPackage(scope, "bun", "1"), "bin", "bun.exe"); // on each platform
+}
+
+/** Where the package has its ES modules and its CommonJS. */
+const folders = { esm: "esm", cjs: "script" };
+
+/** Whether a test file tests what the package has, and not how the project is made. */
+function isAboutPackage(file: string): boolean {
+  return /from "\.\.\//.test(fs.readFileSync(file, "utf8"));
+}
+
+/**
+ * Copies one half of what `npm/` has into a folder of its own, and the tests into it, in the same
+ * module format; returns the folder and what made the package.
+ */
+async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string) {
+  if (!fs.existsSync("npm/package.json")) {
+    throw new Error('npm/ is missing: run "deno task build:npm" first, or build:npm:offline');
+  }
+  const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
+  const built = fs.statSync("npm/package.json").mtimeMs;
+  const files = [".", "src"].flatMap((folder) => list(folder, ".ts"));
+  const newer = files.find((file) => fs.statSync(file).mtimeMs > built);
+  if (newer) throw new Error(`npm/ is older than ${newer}: build it again`);
+
+  const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-package-"));
+  try {
+    fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
+    await transpile("tests", join(folder, folders[kind], "tests"), kind);
+    await linkPackages(scope, join(folder, "node_modules"), node);
+  } catch (error) {
+    fs.rmSync(folder, { recursive: true });
+    throw error;
+  }
+  return { folder, maker: /^dnt@/.test(maker) ? maker : "the stand-in for dnt" };
+}
+
+function list(folder: string, end: string): string[] {
+  return fs.readdirSync(folder).filter((file) => file.endsWith(end))
+    .map((file) => join(folder, file));
+}
+
+/** Makes JavaScript of the TypeScript files of a folder. */
+async function transpile(from: string, to: string, kind: "esm" | "cjs"): Promise<void> {
+  const { default: ts } = await import("typescript");
+  const compilerOptions = {
+    target: ts.ScriptTarget.ES2022,
+    module: kind === "esm" ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS,
+    esModuleInterop: true,
+  };
+  fs.mkdirSync(to);
+  for (const file of list(from, ".ts")) {
+    // What is imported, and what programs in the tests import.
+    const text = fs.readFileSync(file, "utf8").replace(/(["'`]\.\.?\/[\w./]+)\.ts\b/g, "$1.js");
+    let { outputText } = ts.transpileModule(text, { compilerOptions, fileName: file });
+    if (kind === "cjs") {
+      const url = 'require("node:url").pathToFileURL(__filename).href';
+      outputText = outputText.replaceAll("import.meta.url", url);
+    }
+    fs.writeFileSync(join(to, basename(file).replace(/\.ts$/, ".js")), outputText);
+  }
+}
+
+/** Gives the package the modules of the project, except for those that this Node.js cannot run. */
+async function linkPackages(scope: Scope, to: string, node: string): Promise<void> {
+  const from = resolve("node_modules");
+  fs.mkdirSync(to);
+  for (const name of fs.readdirSync(from)) {
+    if (!name.startsWith(".")) fs.symlinkSync(fs.realpathSync(join(from, name)), join(to, name));
+  }
+  const version = versionOf(node);
+  if (Number.parseInt(version) >= 22) return;
+  const PATH = [dirname(node), process.env.PATH].join(delimiter);
+  const sqlite = await installPackage(scope, "better-sqlite3", "12", {
+    cache: `better-sqlite3@12-node-${version}`, // it is built for one
+    env: { ...process.env, PATH },
+    timeout: 600_000, // by a compiler where nobody has done it before
+  });
+  fs.rmSync(join(to, "better-sqlite3"));
+  fs.symlinkSync(sqlite, join(to, "better-sqlite3"));
+}

@@ -90,8 +90,8 @@ function backend(options: MongoOptions): Backend<unknown> {
     codec: document,
     limits: { keys: 64, bytes: 1_000_000 },
     async open({ report }) {
+      await mongo.open(client, collection, report);
       if (own !== undefined) mongo.watch(own, report);
-      await mongo.prepare(collection, report);
     },
     async read(keys) {
       const found = keys.length === 1

@@ -101,24 +101,36 @@ interface ServerDescription {
 
 /** Reports when a client of ours loses a server. */
 export function watch(client: EventEmitter, report: (error: unknown) => void): void {
-  if (client.listenerCount("error") > 0) return; // it is opened again
-  client.on("error", report).on(
-    "serverDescriptionChanged",
-    (change: { previousDescription: ServerDescription; newDescription: ServerDescription }) => {
-      const { previousDescription: before, newDescription: { error } } = change;
-      if (error && before.type !== "Unknown") report(error);
-    },
-  );
+  const event = "serverDescriptionChanged";
+  if (client.listenerCount(event) > 0) return; // it is opened again
+  client.on("error", report);
+  client.on(event, (change: Record<string, ServerDescription>) => {
+    const { previousDescription: before, newDescription: after } = change;
+    if (after!.error && before!.type !== "Unknown") report(after!.error);
+  });
+}
+
+/** Connects the client, if nobody has, and prepares the collection. */
+export async function open(
+  client: Client,
+  collection: Collection,
+  report: (error: unknown) => void,
+): Promise<void> {
+  try {
+    await prepare(collection, report);
+  } catch (error) {
+    if ((error as Error).name !== "MongoTopologyClosedError") throw error;
+    // The driver connects by itself, but after a failure never again.
+    await client.connect();
+    await prepare(collection, report);
+  }
 }
 
 /**
  * Gives the collection a unique index on `key`, which upstream's have not. Where that cannot be, the
  * store works all the same, only slower, and says why.
  */
-export async function prepare(
-  collection: Collection,
-  report: (error: unknown) => void,
-): Promise<void> {
+async function prepare(collection: Collection, report: (error: unknown) => void): Promise<void> {
   try {
     if (await isUnique(collection)) return;
     await makeKeysText(collection);
@@ -218,6 +230,9 @@ const passingNames = new Set([
   "PoolClearedOnNetworkError",
   "MongoWaitQueueTimeoutError",
   "MongoServerSelectionError",
+  // What else was asked of a client that could not connect; a closed client says something else.
+  "MongoTopologyClosedError",
+  "MongoPoolClosedError",
 ]);
 
 /** Connection, failover and write conflict; 11000 is what upserts of one key at once may end with. */

@@ -109,8 +109,16 @@ describe("Redis data", () => {
       commandOptions: { typeMapping: { [redis6.RESP_TYPES.BLOB_STRING]: Buffer } },
     });
     client.on("error", () => {});
-    await using store = Redis({ client: client as RedisOptions["client"], prefix: `${place()}:` });
+    const where = place();
+    await using store = Redis({ client: client as RedisOptions["client"], prefix: `${where}:` });
     await exercise(store);
+    await store.set("k", { a: 1 });
+    const session = await store.get("k");
+    await using other = harness.store(where);
+    await other.set("k", { a: 2 });
+    await store.set("k", session); // is known to be unchanged
+    assert.deepEqual(await other.get("k"), { a: 2 });
+    await other.delete("k");
     client.destroy();
   });
 });

@@ -22,9 +22,8 @@
  */
 
 import { MongoClient, type MongoClientOptions } from "mongodb";
-import type { Backend, Entry } from "./src/backend.ts";
+import type { Backend } from "./src/backend.ts";
 import { document } from "./src/codec.ts";
-import { redact, TooLargeError } from "./src/errors.ts";
 import * as mongo from "./src/mongodb.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";

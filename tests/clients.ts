@@ -3,9 +3,14 @@
  * they are, and so are the drivers' options.
  */
 
+import * as mongodb7 from "mongodb";
+import * as mongodb5 from "mongodb5";
+import * as mongodb6 from "mongodb6";
+import mongoose from "mongoose";
 import * as redis4 from "redis4";
 import * as redis5 from "redis5";
 import * as redis6 from "redis";
+import { Mongo } from "../mongodb.ts";
 import { Redis } from "../redis.ts";
 
 const rootNodes = [{ url: "redis://localhost" }];
@@ -35,3 +40,17 @@ Redis({ config: { RESP: 2, socket: { reconnectStrategy: false } } });
 Redis({ client: new Map<string, string>() });
 // @ts-expect-error: no option of node-redis
 Redis({ config: { nmae: "bot" } });
+
+Mongo({ client: new mongodb5.MongoClient("mongodb://localhost") });
+Mongo({ client: new mongodb6.MongoClient("mongodb://localhost"), database: "bot" });
+Mongo({ client: new mongodb7.MongoClient("mongodb://localhost"), collection: "sessions" });
+Mongo({ client: mongoose.connection.getClient() });
+Mongo({ client: mongoose.createConnection("mongodb://localhost").getClient() });
+
+const config: mongodb7.MongoClientOptions = { appName: "bot", maxPoolSize: 5 };
+Mongo({ url: "mongodb://localhost", config });
+
+// @ts-expect-error: no client
+Mongo({ client: mongoose.connection });
+// @ts-expect-error: no option of the driver
+Mongo({ url: "mongodb://localhost", config: { appname: "bot" } });

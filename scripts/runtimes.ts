@@ -45,7 +45,13 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
       const bun = await findBun(scope);
       return sources(
         `Bun ${versionOf(bun)}`,
-        (report) => [bun, "test", "--reporter=junit", `--reporter-outfile=${report}`],
+        (report) => [
+          bun,
+          "test",
+          "--timeout=600000", // as the others, which have none
+          "--reporter=junit",
+          `--reporter-outfile=${report}`,
+        ],
       );
     }
     case "node": {

@@ -80,7 +80,8 @@ describe("batches", () => {
     assert.deepEqual(script.calls, ["open", "read a b", "write c d", "remove e f"]);
   });
 
-  it("calls that come after a few more microtasks join the batch", async () => {
+  const skip = "bun" in process.versions && "Bun runs process.nextTick amid microtasks";
+  it("calls that come after a few more microtasks join the batch", { skip }, async () => {
     const script = new Script();
     await using store = script.store();
     await Promise.all([0, 1, 5, 20].map(async (awaits) => {

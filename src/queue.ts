@@ -1,6 +1,7 @@
 /**
- * The order of operations on each key, and their batches. Three rules keep every update of a bot;
- * without any one of them `tests/telegraf.test.ts` loses some:
+ * The order of operations on each key, and their batches. Three rules keep every update of a bot.
+ * Without the first or second `tests/telegraf.ts` counts lost ones, without the third
+ * `tests/conformance.ts` finds a session that was changed after its `set()`.
  *
  * 1. Writes of one key take effect in the order of their calls. A newer one replaces one that has
  *    not started, and both end together.

@@ -8,7 +8,7 @@ import * as mongodb7 from "mongodb";
 import { MongoClient } from "mongodb";
 import { Mongo, type MongoOptions } from "../mongodb.ts";
 import { document } from "../src/codec.ts";
-import { bounds, transient } from "../src/mongodb.ts";
+import { bounds, refused, transient } from "../src/mongodb.ts";
 import { entry, run } from "./child.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
@@ -411,7 +411,7 @@ describe("MongoDB options", () => {
 
   it("MongoDB refuses what is no MongoClient", () => {
     const connection = mongoose.createConnection();
-    const others = [{}, [], connection, new MongoClient(url).db(), Promise.resolve()];
+    const others = [{}, [], connection, new MongoClient(url).db(), { connect() {} }, { db() {} }];
     for (const client of others) {
       const message = /^Mongo: option "client" must be a MongoClient/;
       assert.throws(bad({ client }), { name: "TypeError", message });
@@ -435,6 +435,17 @@ describe("MongoDB options", () => {
         assert.equal(error.name, "TypeError");
         assert.match(error.message, /^Mongo: /);
         assert.doesNotMatch(inspect(error, { depth: 9, showHidden: true }), /s3%?cret/);
+        return true;
+      });
+    }
+  });
+
+  it("MongoDB takes the url out of what older drivers say", () => {
+    for (const url of ["mongodb://user:s3cret@", "mongodb://us\"er:s3cret@x'y@"]) {
+      const make = () => new versions["mongodb 5"].MongoClient(url);
+      assert.throws(make, (error: Error) => {
+        assert.match(error.message, /s3cret/);
+        assert.doesNotMatch(inspect(refused(error, url), { depth: 9 }), /s3cret/);
         return true;
       });
     }
@@ -582,7 +593,9 @@ describe("MongoDB trouble", () => {
     for (const code of [18, 13, 8000, 2, 9, 10334, 121]) {
       assert.ok(!transient(server(code)), `${code}`);
     }
-    assert.ok(transient(new mongodb7.MongoNetworkError("connection 1 closed")));
+    const lost = new mongodb7.MongoNetworkError("connection 1 closed");
+    assert.ok(transient(lost));
+    assert.ok(transient(new mongodb7.MongoBulkWriteError(lost as never, {} as never)));
     assert.ok(!transient(new mongodb7.MongoNetworkError("self-signed certificate")));
     assert.ok(!transient(new mongodb7.MongoParseError("no")));
   });

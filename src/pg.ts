@@ -93,7 +93,6 @@ export function dialect(table: string, schema?: string): Dialect {
       if (!shape.columns.has("expires")) alter.push("ADD COLUMN expires bigint");
       if (!shape.unique) {
         changes.push(
-          `LOCK TABLE ${name}`,
           `DELETE FROM ${name} old USING (
             SELECT ctid AS id, row_number() OVER (PARTITION BY key ORDER BY ctid DESC) AS age
             FROM ${name} WHERE key IS NOT NULL

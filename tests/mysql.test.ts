@@ -139,6 +139,8 @@ describe("MySQL tables", () => {
         "-1001234567890:1234567890": { text: charset === "latin1" ? "é" : "é 🔑" },
         [(charset === "latin1" ? "é" : "🔑").repeat(32)]: { long: "key" },
         "large": { text: "e".repeat(65_000) },
+        // One key in many collations, but not in the one of latin1.
+        ...(charset === "latin1" && { "a": 1, "ä": 2 }),
       };
       for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
       const name = [database.name, "telegraf-sessions"];
@@ -344,6 +346,20 @@ describe("MySQL pools", () => {
     }
   });
 
+  it("MySQL leaves no lock and no setting behind on a connection", async () => {
+    const pool = createPool({ uri: url, connectionLimit: 1 });
+    const name = table();
+    await using store = MySQL({ pool, table: name });
+    await store.ready();
+    const patience = "SELECT @@lock_wait_timeout = @@GLOBAL.lock_wait_timeout AS same";
+    const [[row]] = await pool.query<RowDataPacket[]>(patience);
+    assert.equal(row!.same, 1);
+    await drop(name);
+    await using other = MySQL({ url, table: name, timeout: 1_000 });
+    await other.set("k", 1);
+    await pool.end();
+  });
+
   it("MySQL keeps one order for two stores on both forms of one pool", async () => {
     const pool = createCallbackPool(url);
     const name = table();
@@ -478,14 +494,18 @@ describe("MySQL pools", () => {
     const [[packet]] = await rows("SELECT @@GLOBAL.max_allowed_packet") as [[number]];
     await admin.query("SET GLOBAL max_allowed_packet = 1048576");
     try {
-      await using store = MySQL({ url, table: table() });
+      await using proxy = await Proxy.to(url);
+      const through = new URL(url);
+      through.host = proxy.host;
+      await using store = MySQL({ url: through.href, table: table() });
       // Three bytes in UTF-8 for one, and the most padding that there can be: 5 or 65 are doubled.
-      for (const [count, size] of [[1, 300_000], [5, 26_000], [65, 2_000], [300, 400]] as const) {
+      for (const [count, size] of [[1, 300_000], [5, 60_000], [65, 5_000], [300, 1_000]] as const) {
         const sessions = Array.from({ length: count }, (_, i) => "鍵".repeat(size) + i);
         await Promise.all(sessions.map((session, i) => store.set("k".repeat(500) + i, session)));
         const read = sessions.map((_, i) => store.get("k".repeat(500) + i));
         assert.deepEqual(await Promise.all(read), sessions);
       }
+      assert.equal(proxy.connections, 1); // the server ends one that sends too much
     } finally {
       await admin.query("SET GLOBAL max_allowed_packet = ?", [packet]);
     }

@@ -162,12 +162,33 @@ describe("SQLite tables", () => {
     assert.equal(rows(filename, "SELECT 1 FROM sqlite_schema WHERE type = 'table'").length, 3);
   });
 
-  it("SQLite has a write-ahead log in files of its own", async () => {
+  it("SQLite has a write-ahead log in files of its own, until it is closed", async () => {
     const filename = file();
-    await using store = SQLite({ filename });
+    const store = SQLite({ filename });
     await store.set("k", 1);
     assert.deepEqual(rows(filename, "PRAGMA journal_mode"), [["wal"]]);
     assert.ok(existsSync(`${filename}-wal`));
+    await store.close();
+    assert.ok(!existsSync(`${filename}-wal`));
+  });
+
+  it("SQLite writes in one transaction what is written at once", async () => {
+    const statements: string[] = [];
+    const verbose = (sql: unknown) => statements.push(String(sql).split(" ")[0]!);
+    const ran = () => statements.splice(0).join(" ");
+    const database = new BetterSqlite3(file(), { verbose });
+    await using store = SQLite({ database });
+    await store.set("a", 1);
+    assert.match(ran(), /COMMIT INSERT$/);
+    await Promise.all(["a", "b", "c"].map((key) => store.set(key, 2)));
+    assert.equal(ran(), "BEGIN INSERT INSERT INSERT COMMIT");
+    await Promise.all(["a", "b"].map((key) => store.delete(key)));
+    assert.equal(ran(), "BEGIN DELETE DELETE COMMIT");
+    database.exec("BEGIN");
+    await Promise.all(["a", "b"].map((key) => store.set(key, 2)));
+    database.exec("COMMIT");
+    assert.equal(ran(), "BEGIN INSERT INSERT COMMIT");
+    database.close();
   });
 });
 
@@ -247,16 +268,24 @@ for (const [kind, open] of Object.entries(kinds)) {
     });
 
     it(`SQLite keeps one order for two stores on one database of ${kind}`, async () => {
-      const database = open(file());
-      const stores = [SQLite({ database }), SQLite({ database })];
-      const writes: Promise<void>[] = [];
-      for (let i = 0; i < 100; i++) {
-        writes.push(stores[i % 2]!.set("k", i));
-        assert.equal(await stores[(i + 1) % 2]!.get("k"), i);
-      }
+      const filename = file();
+      const database = open(filename);
+      database.exec("PRAGMA busy_timeout = 10");
+      const [a, b] = [SQLite({ database }), SQLite({ database })];
+      await a.set("k", 1);
+      await b.ready();
+      const other = open(filename);
+      other.exec("BEGIN IMMEDIATE"); // writes wait
+      const writes = [a.set("k", 2)];
+      await wait(20);
+      assert.equal(await b.get("k"), 2);
+      writes.push(b.set("k", 3));
+      assert.equal(await a.get("k"), 3);
+      other.exec("COMMIT");
       await Promise.all(writes);
-      for (const store of stores) await store.close();
-      database.close();
+      assert.equal(await a.get("k"), 3);
+      for (const store of [a, b]) await store.close();
+      for (const connection of [database, other]) connection.close();
     });
 
     it(`SQLite works in a transaction that is open in ${kind}`, async () => {
@@ -267,6 +296,7 @@ for (const [kind, open] of Object.entries(kinds)) {
       await store.set("k", 1);
       await Promise.all(["a", "b", "c"].map((key) => store.set(key, key)));
       await Promise.all(["a", "b"].map((key) => store.delete(key)));
+      assert.deepEqual(rows(filename, "SELECT name FROM sqlite_schema", open), [["other"]]);
       database.exec("INSERT INTO other VALUES (1); COMMIT");
       assert.deepEqual(rows(filename, `SELECT key FROM "${table}" ORDER BY key`, open), [["c"], [
         "k",
@@ -275,22 +305,25 @@ for (const [kind, open] of Object.entries(kinds)) {
       database.close();
     });
 
-    it(`SQLite writes a batch wholly or not at all in ${kind}`, async () => {
-      const database = open(file());
-      await using store = SQLite({ database });
-      await store.ready();
-      database.exec(
-        `CREATE TRIGGER no BEFORE INSERT ON "${table}" WHEN new.key = 'b'
-        BEGIN SELECT raise(ROLLBACK, 'no b'); END`,
-      );
-      const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, key)));
-      const fulfilled = results.map(({ status }) => status === "fulfilled");
-      assert.deepEqual(fulfilled, [true, false, true]); // each by itself, then
-      const read = await Promise.all(["a", "b", "c"].map((key) => store.get(key)));
-      assert.deepEqual(read, ["a", undefined, "c"]);
-      await Promise.all(["a", "c"].map((key) => store.set(key, 1)));
-      database.close();
-    });
+    for (const what of ["ABORT", "ROLLBACK"]) {
+      it(`SQLite goes on after an error with ${what} in a batch in ${kind}`, async () => {
+        const filename = file();
+        const database = open(filename);
+        await using store = SQLite({ database });
+        await store.ready();
+        database.exec(
+          `CREATE TRIGGER no BEFORE INSERT ON "${table}" WHEN new.key = 'b'
+          BEGIN SELECT raise(${what}, 'no b'); END`,
+        );
+        const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, 1)));
+        const outcomes = results.map(({ status }) => status);
+        assert.deepEqual(outcomes, ["fulfilled", "rejected", "fulfilled"]); // one by one, at last
+        await Promise.all(["c", "d"].map((key) => store.set(key, 2)));
+        const stored = rows(filename, `SELECT key, session FROM "${table}" ORDER BY key`, open);
+        assert.deepEqual(stored, [["a", "1"], ["c", "2"], ["d", "2"]]);
+        database.close();
+      });
+    }
   });
 }
 

@@ -1,0 +1,520 @@
+/** The stores that the benchmark measures: ours, upstream's, peers, and the bare driver. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { requireVersion } from "../tests/packages.ts";
+import { peer } from "./peers.ts";
+
+export const backends = ["redis", "postgres", "mysql", "sqlite", "mongodb"] as const;
+export type Backend = typeof backends[number];
+
+// deno-lint-ignore no-explicit-any
+export type Session = any;
+
+/** A store under test. */
+export interface Store {
+  get(key: string): Session;
+  set(key: string, session: Session): unknown;
+  delete(key: string): unknown;
+  close(): unknown;
+}
+
+export interface Contender {
+  name: string;
+  /** The npm package that is measured; without one it is a driver by itself. */
+  package?: string;
+  /**
+   * Opens the store.
+   *
+   * @param url the server.
+   * @param name of a table, collection or prefix, or part of a file's name.
+   */
+  open(url: string, name: string): Store | Promise<Store>;
+}
+
+/** Names that the report looks for. */
+export const ours = "@telegraf/session";
+export const upstream = "upstream beta.7";
+export const bare = "bare driver";
+
+const upstreamEntry = (name: string) =>
+  requireVersion("@telegraf/session", "2.0.0-beta.7", `/${name}`);
+
+/** A store of express-session, which calls back. */
+// deno-lint-ignore no-explicit-any
+function express(store: any, close: () => unknown): Store {
+  const call = (method: string, ...args: unknown[]) =>
+    new Promise((resolve, reject) =>
+      store[method](
+        ...args,
+        (error: unknown, result: unknown) => error ? reject(error) : resolve(result),
+      )
+    );
+  return {
+    get: (key) => call("get", key),
+    set: (key, session) => call("set", key, session),
+    delete: (key) => call("destroy", key),
+    close,
+  };
+}
+
+/** A store of grammY. */
+// deno-lint-ignore no-explicit-any
+function grammy(store: any, close: () => unknown): Store {
+  return {
+    get: (key) => store.read(key),
+    set: (key, session) => store.write(key, session),
+    delete: (key) => store.delete(key),
+    close,
+  };
+}
+
+/** A store of keyv, with an adapter. */
+function keyv(adapter: unknown): Store {
+  const { Keyv } = peer("keyv");
+  const store = new Keyv({ store: adapter });
+  store.on("error", (error: unknown) => console.error("keyv:", error));
+  return {
+    get: (key) => store.get(key),
+    set: (key, session) => store.set(key, session),
+    delete: (key) => store.delete(key),
+    close: () => store.disconnect(),
+  };
+}
+
+/** A store of unstorage, with a driver. */
+function unstorage(driver: unknown, close?: () => unknown): Store {
+  const store = peer("unstorage").createStorage({ driver });
+  return {
+    get: (key) => store.getItem(key),
+    set: (key, session) => store.setItem(key, session),
+    delete: (key) => store.removeItem(key),
+    close: async () => {
+      await store.dispose();
+      await close?.();
+    },
+  };
+}
+
+/** unstorage has SQL databases through db0, which says at the first use that it is experimental. */
+// deno-lint-ignore no-explicit-any
+function db0(connector: any, tableName: string): Store {
+  (globalThis as Record<string, unknown>).__unstorage_db0_experimental_warning__ = true;
+  const database = peer("db0").createDatabase(connector);
+  return unstorage(
+    peer("unstorage/drivers/db0")({ database, tableName }),
+    () => connector.dispose(),
+  );
+}
+
+/** A connected client of node-redis. */
+async function redisClient(url: string) {
+  const { createClient } = await import("redis");
+  const client = createClient({ url });
+  client.on("error", () => {});
+  await client.connect();
+  return client;
+}
+
+const redis: Contender[] = [
+  {
+    name: ours,
+    async open(url, name) {
+      const { Redis } = await import("../redis.ts");
+      return Redis({ url, prefix: `${name}:` });
+    },
+  },
+  {
+    name: upstream,
+    package: "@telegraf/session",
+    async open(url, name) {
+      const { createClient } = await import("redis");
+      const client = createClient({ url });
+      const store = upstreamEntry("redis").Redis({ client, prefix: `${name}:` });
+      return { ...store, close: () => client.destroy() };
+    },
+  },
+  {
+    name: bare,
+    async open(url, name) {
+      const client = await redisClient(url);
+      return {
+        async get(key) {
+          const text = await client.get(`${name}:${key}`);
+          return text === null ? undefined : JSON.parse(text);
+        },
+        set: (key, session) => client.set(`${name}:${key}`, JSON.stringify(session)),
+        delete: (key) => client.del(`${name}:${key}`),
+        close: () => client.destroy(),
+      };
+    },
+  },
+  {
+    name: "keyv",
+    package: "@keyv/redis",
+    open: (url, name) => keyv(new (peer("@keyv/redis").default)(url, { namespace: name })),
+  },
+  {
+    name: "grammY",
+    package: "@grammyjs/storage-redis",
+    open(url, name) {
+      // Made for ioredis.
+      const { Redis } = peer("ioredis");
+      const instance = new Redis(url, { keyPrefix: `${name}:` });
+      const { RedisAdapter } = peer("@grammyjs/storage-redis");
+      return grammy(new RedisAdapter({ instance }), () => instance.disconnect());
+    },
+  },
+  {
+    name: "connect-redis",
+    package: "connect-redis",
+    async open(url, name) {
+      const client = await redisClient(url);
+      const { RedisStore } = peer("connect-redis");
+      const store = new RedisStore({ client, prefix: `${name}:`, disableTTL: true });
+      return express(store, () => client.destroy());
+    },
+  },
+  {
+    name: "unstorage",
+    package: "unstorage",
+    open: (url, base) => unstorage(peer("unstorage/drivers/redis").default({ url, base })),
+  },
+];
+
+/** A pool of node-postgres. */
+async function pgPool(connectionString: string) {
+  const { default: { Pool } } = await import("pg");
+  const pool = new Pool({ connectionString });
+  pool.on("error", () => {});
+  return pool;
+}
+
+const postgres: Contender[] = [
+  {
+    name: ours,
+    async open(url, table) {
+      const { Postgres } = await import("../pg.ts");
+      return Postgres({ url, table });
+    },
+  },
+  {
+    name: upstream,
+    package: "@telegraf/session",
+    async open(url, table) {
+      const pool = await pgPool(url);
+      const store = upstreamEntry("pg").Postgres({ pool, table });
+      await store.get("0");
+      return { ...store, close: () => pool.end() };
+    },
+  },
+  {
+    name: bare,
+    async open(url, table) {
+      const pool = await pgPool(url);
+      await pool.query(`CREATE TABLE "${table}" (key text COLLATE "C" PRIMARY KEY, session text)`);
+      const run = async (name: string, text: string, values: unknown[]) =>
+        (await pool.query({ name: `${table}-${name}`, text, values })).rows;
+      return {
+        async get(key) {
+          const sql = `SELECT session FROM "${table}" WHERE key = $1`;
+          const [row] = await run("get", sql, [key]);
+          return row && JSON.parse(row.session);
+        },
+        set: (key, session) =>
+          run(
+            "set",
+            `INSERT INTO "${table}" VALUES ($1, $2)
+            ON CONFLICT (key) DO UPDATE SET session = excluded.session`,
+            [key, JSON.stringify(session)],
+          ),
+        delete: (key) => run("delete", `DELETE FROM "${table}" WHERE key = $1`, [key]),
+        close: () => pool.end(),
+      };
+    },
+  },
+  {
+    name: "keyv",
+    package: "@keyv/postgres",
+    open(uri, table) {
+      const { KeyvPostgres } = peer("@keyv/postgres");
+      return keyv(new KeyvPostgres({ uri, table: `"${table}"` }));
+    },
+  },
+  {
+    name: "grammY",
+    package: "@grammyjs/storage-psql",
+    async open(url, tableName) {
+      const client = await pgPool(url);
+      const { PsqlAdapter } = peer("@grammyjs/storage-psql");
+      return grammy(await PsqlAdapter.create({ tableName, client }), () => client.end());
+    },
+  },
+  {
+    name: "connect-pg-simple",
+    package: "connect-pg-simple",
+    async open(url, tableName) {
+      const pool = await pgPool(url);
+      const PgStore = peer("connect-pg-simple")(peer("express-session"));
+      const options = { pool, tableName, createTableIfMissing: true, pruneSessionInterval: false };
+      return express(new PgStore(options), () => pool.end());
+    },
+  },
+  {
+    name: "unstorage",
+    package: "unstorage",
+    open: (url, table) => db0(peer("db0/connectors/postgresql").default({ url }), table),
+  },
+];
+
+/** A pool of mysql2, which answers with promises. */
+async function mysqlPool(uri: string) {
+  const { createPool } = await import("mysql2/promise");
+  return createPool({ uri });
+}
+
+const mysql: Contender[] = [
+  {
+    name: ours,
+    async open(url, table) {
+      const { MySQL } = await import("../mysql.ts");
+      return MySQL({ url, table });
+    },
+  },
+  {
+    name: upstream,
+    package: "@telegraf/session",
+    async open(uri, table) {
+      const { createPool } = await import("mysql2");
+      const pool = createPool({ uri });
+      const store = upstreamEntry("mysql").MySQL({ pool, table });
+      await store.get("0");
+      return { ...store, close: () => pool.promise().end() };
+    },
+  },
+  {
+    name: bare,
+    async open(uri, table) {
+      const pool = await mysqlPool(uri);
+      await pool.query(
+        `CREATE TABLE \`${table}\` (\`key\` varbinary(512) PRIMARY KEY,
+          session longtext CHARACTER SET utf8mb4)`,
+      );
+      return {
+        async get(key) {
+          const sql = `SELECT session FROM \`${table}\` WHERE \`key\` = ?`;
+          const [[row]] = await pool.execute(sql, [key]) as unknown as [[Session]];
+          return row && JSON.parse(row.session);
+        },
+        set: (key, session) =>
+          pool.execute(
+            `INSERT INTO \`${table}\` VALUES (?, ?)
+            ON DUPLICATE KEY UPDATE session = VALUES(session)`,
+            [key, JSON.stringify(session)],
+          ),
+        delete: (key) => pool.execute(`DELETE FROM \`${table}\` WHERE \`key\` = ?`, [key]),
+        close: () => pool.end(),
+      };
+    },
+  },
+  {
+    name: "keyv",
+    package: "@keyv/mysql",
+    open(uri, table) {
+      const { KeyvMysql } = peer("@keyv/mysql");
+      return keyv(new KeyvMysql({ uri, table: `\`${table}\`` }));
+    },
+  },
+  {
+    name: "express-mysql-session",
+    package: "express-mysql-session",
+    async open(uri, tableName) {
+      const pool = await mysqlPool(uri);
+      const MySQLStore = peer("express-mysql-session")(peer("express-session"));
+      const store = new MySQLStore({ clearExpired: false, schema: { tableName } }, pool);
+      await store.onReady();
+      return {
+        get: (key) => store.get(key),
+        set: (key, session) => store.set(key, session),
+        delete: (key) => store.destroy(key),
+        close: () => pool.end(),
+      };
+    },
+  },
+  {
+    name: "unstorage",
+    package: "unstorage",
+    open: (uri, table) => db0(peer("db0/connectors/mysql2").default({ uri }), table),
+  },
+];
+
+/** A folder of its own, removed at the end. */
+export const folder = (() => {
+  let path: string | undefined;
+  return {
+    path: () => path ??= mkdtempSync(join(tmpdir(), "telegraf-session-bench-")),
+    remove: () => path && rmSync(path, { recursive: true, force: true }),
+  };
+})();
+
+/** A database of better-sqlite3, with the journal that ours has. */
+async function sqliteDatabase(filename: string, wal: boolean) {
+  const { default: Database } = await import("better-sqlite3");
+  const database = new Database(filename);
+  if (wal) database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+  return database;
+}
+
+const upstreamSQLite = (name: string, wal: boolean): Contender => ({
+  name,
+  package: "@telegraf/session",
+  async open(path, table) {
+    const database = await sqliteDatabase(`${path}/${table}.sqlite`, wal);
+    const store = upstreamEntry("sqlite").SQLite({ database });
+    await store.get("0");
+    return { ...store, close: () => database.close() };
+  },
+});
+
+const sqlite: Contender[] = [
+  {
+    name: ours,
+    async open(path, table) {
+      const { SQLite } = await import("../sqlite.ts");
+      return SQLite({ filename: `${path}/${table}.sqlite`, table });
+    },
+  },
+  upstreamSQLite(upstream, false),
+  upstreamSQLite(`${upstream}, WAL + NORMAL`, true),
+  {
+    name: bare,
+    async open(path, table) {
+      const database = await sqliteDatabase(`${path}/${table}.sqlite`, true);
+      database.exec("CREATE TABLE sessions (key text PRIMARY KEY NOT NULL, session text)");
+      const select = database.prepare("SELECT session FROM sessions WHERE key = ?").pluck();
+      const insert = database.prepare(
+        `INSERT INTO sessions VALUES (?, ?)
+        ON CONFLICT (key) DO UPDATE SET session = excluded.session`,
+      );
+      const remove = database.prepare("DELETE FROM sessions WHERE key = ?");
+      return {
+        get(key) {
+          const text = select.get(key) as string | undefined;
+          return text && JSON.parse(text);
+        },
+        set: (key, session) => insert.run(key, JSON.stringify(session)),
+        delete: (key) => remove.run(key),
+        close: () => database.close(),
+      };
+    },
+  },
+  {
+    name: "better-sqlite3-session-store, WAL + NORMAL",
+    package: "better-sqlite3-session-store",
+    async open(path, table) {
+      const client = await sqliteDatabase(`${path}/${table}.sqlite`, true);
+      const SqliteStore = peer("better-sqlite3-session-store")(peer("express-session"));
+      return express(new SqliteStore({ client }), () => client.close());
+    },
+  },
+  {
+    name: "unstorage, WAL + NORMAL",
+    package: "unstorage",
+    async open(path, table) {
+      const file = `${path}/${table}.sqlite`;
+      const connector = peer("db0/connectors/better-sqlite3").default({ path: file });
+      const database = await connector.getInstance();
+      database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+      return db0(connector, "sessions");
+    },
+  },
+];
+
+/** A connected client of the MongoDB driver. */
+async function mongoClient(url: string) {
+  const { MongoClient } = await import("mongodb");
+  return await new MongoClient(url).connect();
+}
+
+const mongodb: Contender[] = [
+  {
+    name: ours,
+    async open(url, collection) {
+      const { Mongo } = await import("../mongodb.ts");
+      return Mongo({ url, collection });
+    },
+  },
+  {
+    name: upstream,
+    package: "@telegraf/session",
+    async open(url, collection) {
+      const client = await mongoClient(url);
+      const store = upstreamEntry("mongodb").Mongo({ client, collection });
+      return { ...store, close: () => client.close() };
+    },
+  },
+  {
+    name: bare,
+    async open(url, name) {
+      const client = await mongoClient(url);
+      const collection = client.db().collection(name);
+      await collection.createIndex({ key: 1 }, { unique: true });
+      return {
+        get: async (key) => (await collection.findOne({ key }))?.session,
+        set: (key, session) =>
+          collection.updateOne({ key }, { $set: { session } }, { upsert: true }),
+        delete: (key) => collection.deleteOne({ key }),
+        close: () => client.close(),
+      };
+    },
+  },
+  {
+    name: "keyv",
+    package: "@keyv/mongo",
+    open(url, collection) {
+      const { KeyvMongo } = peer("@keyv/mongo");
+      return keyv(new KeyvMongo({ url, collection }));
+    },
+  },
+  {
+    name: "grammY",
+    package: "@grammyjs/storage-mongodb",
+    async open(url, name) {
+      const client = await mongoClient(url);
+      const { MongoDBAdapter } = peer("@grammyjs/storage-mongodb");
+      const collection = client.db().collection(name);
+      return grammy(new MongoDBAdapter({ collection }), () => client.close());
+    },
+  },
+  {
+    name: "connect-mongo",
+    package: "connect-mongo",
+    open(mongoUrl, collectionName) {
+      const { MongoStore } = peer("connect-mongo");
+      const store = MongoStore.create({ mongoUrl, collectionName, autoRemove: "disabled" });
+      return express(store, () => store.close());
+    },
+  },
+  {
+    name: "unstorage",
+    package: "unstorage",
+    async open(connectionString, collectionName) {
+      const driver = peer("unstorage/drivers/mongodb").default({
+        connectionString,
+        collectionName,
+        databaseName: new URL(connectionString).pathname.slice(1) || "test",
+      });
+      const { client } = await driver.getInstance();
+      return unstorage(driver, () => client.close());
+    },
+  },
+];
+
+export const contenders: Record<Backend, Contender[]> = {
+  redis,
+  postgres,
+  mysql,
+  sqlite,
+  mongodb,
+};

@@ -1,0 +1,200 @@
+/**
+ * Measures our stores against upstream's, others and the bare drivers.
+ *
+ * Runs on Deno (`deno task bench`) and on Node 24 (`node bench/main.ts`).
+ *
+ * @module
+ */
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { type Server, startServers } from "../scripts/servers.ts";
+import { chart } from "./chart.ts";
+import { countCommands } from "./commands.ts";
+import {
+  type Backend,
+  backends,
+  bare,
+  type Contender,
+  contenders,
+  folder,
+  ours,
+  upstream,
+} from "./contenders.ts";
+import { installPeers, peerVersions } from "./peers.ts";
+import { delayingProxy } from "./proxy.ts";
+import { machine, type Report, runtime, summary, table } from "./report.ts";
+import { startup } from "./startup.ts";
+import { throughput } from "./throughput.ts";
+import { workloads } from "./workloads.ts";
+
+const parts = ["throughput", "delay", "startup", "commands"];
+
+const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [options])
+
+  --quick               about a minute: sessions of 300 bytes, few rounds, no peers
+  --backends <list>     of ${backends.join(", ")}
+  --parts <list>        of ${parts.join(", ")}
+  --workloads <list>    of ${workloads.map(({ name }) => name).join(", ")}
+  --sizes <list>        of sessions, in bytes; 300,4000,60000 by default
+  --delays <list>       added to each round trip, in ms; 1,5 by default
+  --stores <list>       those whose names begin so
+  --rounds <number>     of each opening of the stores; 10 by default, 4 openings
+  --output <folder>     for JSON and the chart; bench/results by default, none with --quick
+  --no-install          installs no servers with apt-get
+  --help
+
+Servers are those of TEST_REDIS_URL, TEST_POSTGRES_URL, TEST_MYSQL_URL and TEST_MONGODB_URL, else
+throwaway ones.
+`;
+
+const { values } = parseArgs({
+  options: {
+    help: { type: "boolean", short: "h" },
+    quick: { type: "boolean", default: false },
+    backends: { type: "string", default: backends.join() },
+    parts: { type: "string" },
+    workloads: { type: "string", default: workloads.map(({ name }) => name).join() },
+    sizes: { type: "string" },
+    delays: { type: "string", default: "1,5" },
+    stores: { type: "string" },
+    rounds: { type: "string" },
+    output: { type: "string" },
+    "no-install": { type: "boolean", default: false },
+  },
+});
+
+async function main(): Promise<void> {
+  if (values.help) return console.log(usage);
+  const chosen = list(values.backends, backends);
+  await installPeers(console.error);
+  await using servers = await startServers({
+    backends: chosen.filter((backend) => backend !== "sqlite"),
+    install: !values["no-install"],
+    log: console.error,
+  });
+  const reports: Report[] = [];
+  try {
+    for (const backend of chosen) {
+      const server = backend === "sqlite" ? undefined : servers.servers[backend];
+      reports.push(await measure(backend, server));
+    }
+  } finally {
+    folder.remove();
+  }
+  for (const report of reports) {
+    console.log(`\n${report.server} on ${report.runtime}: ${ours}\n${summary(report)}`);
+  }
+  keep(reports);
+}
+
+async function measure(backend: Backend, server?: Server): Promise<Report> {
+  const url = server?.url ?? folder.path();
+  const fake = server?.product === "FerretDB";
+  const report: Report = {
+    backend,
+    server: server ? `${server.product} ${server.version}` : `SQLite ${await sqliteVersion()}`,
+    remark: fake
+      ? "FerretDB scans for every filter: its times are no news about MongoDB"
+      : undefined,
+    runtime: runtime(),
+    machine: machine(),
+    date: new Date().toISOString().slice(0, 10),
+    versions: peerVersions,
+    cells: [],
+  };
+  const { quick } = values;
+  const stores = contenders[backend].filter(({ name }) =>
+    values.stores === undefined
+      ? !quick || [ours, upstream, bare].includes(name)
+      : values.stores.split(",").some((beginning) => name.startsWith(beginning))
+  );
+  const chosenParts = list(values.parts ?? (quick ? "throughput,commands" : parts.join()), parts);
+  const chosenWorkloads = workloads.filter(({ name }) =>
+    list(values.workloads, workloads.map(({ name }) => name)).includes(name)
+  );
+  const sizes = numbers(values.sizes ?? (quick ? "300" : "300,4000,60000"));
+  const print = (text: string) =>
+    console.log(`\n${report.server}: ${text}${report.remark ? `(${report.remark})\n` : ""}`);
+  const cells = async (url: string, delay: number, names: string[], stores: Contender[]) => {
+    for (const size of delay ? [sizes[0]!] : sizes) {
+      for (const workload of chosenWorkloads.filter(({ name }) => names.includes(name))) {
+        // A whole bot holds sessions in memory as well, which says little at 60 kB.
+        if (workload.name === "bot" && size !== sizes[0]) continue;
+        // Every operation scans what is stored.
+        if (fake && workload.keys > 100) continue;
+        const plan = { openings: quick ? 2 : 4, rounds: Number(values.rounds ?? 10), slice: 15 };
+        if (quick) plan.rounds = Number(values.rounds ?? 5);
+        const results = await throughput(url, stores, workload, size, plan);
+        report.cells.push({ workload: workload.name, size, delay, results });
+        const round = delay ? `, ${delay} ms more per round trip` : "";
+        print(table(`${workload.title}, ${size} bytes${round}`, results));
+      }
+    }
+  };
+  if (chosenParts.includes("throughput")) {
+    await cells(url, 0, workloads.map(({ name }) => name), stores);
+  }
+  if (chosenParts.includes("delay") && server) {
+    const few = stores.filter(({ name }) => [ours, upstream, bare].includes(name));
+    for (const delay of numbers(values.delays)) {
+      await using proxy = await delayingProxy(url, delay);
+      await cells(proxy.url, delay, ["one", "burst", "loops", "same"], few);
+    }
+  }
+  if (chosenParts.includes("startup")) {
+    report.startup = await startup(backend, url, quick ? 5 : 15);
+    print(table("start of a process to its first get", report.startup, "ms"));
+  }
+  if (chosenParts.includes("commands") && backend === "mongodb") {
+    report.commands = await countCommands(url);
+    const lines = Object.entries(report.commands).map(([store, count]) => `  ${store}: ${count}`);
+    console.log(`\nCommands of a burst of 100 chats\n${lines.join("\n")}`);
+  }
+  return report;
+}
+
+/** Writes a file per backend, and the chart. */
+function keep(reports: Report[]): void {
+  const results = fileURLToPath(new URL("results", import.meta.url));
+  const target = values.output ?? (values.quick ? undefined : results);
+  if (target === undefined) return;
+  mkdirSync(target, { recursive: true });
+  for (const report of reports) {
+    writeFileSync(join(target, `${report.backend}.json`), JSON.stringify(report, null, 1) + "\n");
+  }
+  writeFileSync(join(target, "chart.svg"), chart(target));
+}
+
+async function sqliteVersion(): Promise<string> {
+  const { default: Database } = await import("better-sqlite3");
+  const database = new Database(":memory:");
+  try {
+    return database.prepare("SELECT sqlite_version()").pluck().get() as string;
+  } finally {
+    database.close();
+  }
+}
+
+function list<T extends string>(text: string, known: readonly T[]): T[] {
+  const names = text.split(",");
+  const unknown = names.find((name) => !known.includes(name as T));
+  if (unknown !== undefined) {
+    throw new TypeError(`Unknown name "${unknown}", expected some of ${known.join(", ")}`);
+  }
+  return names as T[];
+}
+
+function numbers(text: string): number[] {
+  return text.split(",").map((part) => {
+    if (!(Number(part) > 0)) throw new TypeError(`"${part}" is not a positive number`);
+    return Number(part);
+  });
+}
+
+await main();
+// Some peers leave timers behind.
+process.exit();

@@ -1,0 +1,81 @@
+/** What the benchmark prints and keeps. */
+
+import process from "node:process";
+import { cpus, totalmem } from "node:os";
+import { bare, ours, upstream } from "./contenders.ts";
+import type { Quartiles, Result } from "./runner.ts";
+import type { Cell } from "./throughput.ts";
+
+/** What is known of one backend. */
+export interface Report {
+  backend: string;
+  /** Product and version. */
+  server: string;
+  /** What readers of the numbers must know. */
+  remark?: string;
+  runtime: string;
+  machine: string;
+  date: string;
+  /** By the names of packages. */
+  versions: Record<string, string>;
+  cells: Cell[];
+  startup?: Result[];
+  /** Commands of a burst of 100 chats, by store. */
+  commands?: Record<string, number>;
+}
+
+export function runtime(): string {
+  const { deno, node } = process.versions as { deno?: string; node: string };
+  return deno ? `Deno ${deno}` : `Node.js ${node}`;
+}
+
+export function machine(): string {
+  const all = cpus();
+  const memory = Math.round(totalmem() / 2 ** 30);
+  return `${all.length} × ${all[0]?.model.trim() || "unknown CPU"}, ${memory} GB`;
+}
+
+/** A table: a line per store. */
+export function table(title: string, results: Result[], unit = "µs"): string {
+  const references = Object.keys(results[0]?.speedup ?? {});
+  const rows = results.map(({ store, time, speedup }) => [
+    store,
+    number(unit === "ms" ? time.median / 1000 : time.median),
+    ...references.map((name) => quartiles(speedup[name]!)),
+  ]);
+  const head = ["", unit, ...references.map((name) => `× ${name}`)];
+  const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => row[i]!.length)));
+  const line = (row: string[]) =>
+    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
+  return [title, line(head), ...rows.map(line)].join("\n") + "\n";
+}
+
+/** The median, and the quartiles where they differ much. */
+function quartiles({ low, median, high }: Quartiles): string {
+  return `${number(median)} (${number(low)}–${number(high)})`;
+}
+
+function number(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+/** Times as fast as upstream and as the bare driver, of ours, in one line per cell. */
+export function summary({ cells }: Report): string {
+  const lines = cells.flatMap(({ workload, size, delay, results }) => {
+    const result = results.find(({ store }) => store === ours);
+    if (result === undefined) return [];
+    const fastest = [...results]
+      .filter(({ store }) => store !== bare && !/memory|no session/.test(store))
+      .sort((a, b) => a.time.median - b.time.median)[0]!;
+    const { [upstream]: old, [bare]: limit } = result.speedup;
+    return [
+      [
+        `${workload}, ${size} bytes${delay ? `, ${delay} ms` : ""}`,
+        old ? `${number(old.median)} × upstream` : "",
+        limit ? `${number(limit.median)} × bare` : "",
+        fastest.store === ours ? "" : `faster: ${fastest.store}`,
+      ].map((cell, i) => cell.padEnd([26, 18, 14, 0][i]!)).join("  ").trimEnd(),
+    ];
+  });
+  return lines.join("\n");
+}

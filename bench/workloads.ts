@@ -1,0 +1,154 @@
+/** What the stores are asked to do. */
+
+import { type Context, session, Telegraf } from "telegraf";
+import { MemorySessionStore } from "telegraf/session";
+import type { Session, Store } from "./contenders.ts";
+
+export interface Workload {
+  /** As the command line calls it. */
+  name: string;
+  title: string;
+  /** Updates (a get and a set) or sets in one call of what `prepare` returns. */
+  count: number;
+  /** How many sessions it needs. */
+  keys: number;
+  prepare(store: Store | undefined, size: number): () => Promise<unknown>;
+}
+
+/** Every set has a value of its own: SQLite does not write a page that has not changed. */
+let values = 0;
+
+/** A session of about so many bytes as JSON. */
+export function makeSession(size: number): Session {
+  const made: Session = { count: 0, value: ++values, language: "en", items: [] };
+  const item = (id: number) => ({ id, name: `Item "${id}" for the cart`, amount: id % 7 });
+  const room = size - JSON.stringify(made).length - 20;
+  for (let id = 100, used = 0;; id++) {
+    used += JSON.stringify(item(id)).length + 1;
+    if (used > room) break;
+    made.items.push(item(id));
+  }
+  return made;
+}
+
+export const key = (i: number): string => `${1_000_000_000 + i}:${1_000_000_000 + i}`;
+
+/** Stores as many sessions as a workload needs. */
+export async function fill(store: Store, keys: number, size: number): Promise<void> {
+  for (let i = 0; i < keys; i += 50) {
+    const batch = Array.from({ length: Math.min(50, keys - i) }, (_, j) => key(i + j));
+    await Promise.all(batch.map((key) => store.set(key, makeSession(size))));
+  }
+}
+
+async function update(store: Store, key: string): Promise<void> {
+  const session = await store.get(key);
+  session.count++;
+  session.value = ++values;
+  await store.set(key, session);
+}
+
+const chats = Array.from({ length: 100 }, (_, i) => key(i));
+
+interface CountContext extends Context {
+  session: { count: number };
+}
+
+export const workloads: Workload[] = [
+  {
+    name: "one",
+    title: "one update at a time",
+    count: 1,
+    keys: 1,
+    prepare: (store) => () => update(store!, key(0)),
+  },
+  {
+    name: "burst",
+    title: "bursts of 100 chats",
+    count: 100,
+    keys: 100,
+    prepare: (store) => async () => {
+      const sessions = await Promise.all(chats.map((key) => store!.get(key)));
+      await Promise.all(chats.map((key, i) => {
+        sessions[i].count++;
+        sessions[i].value = ++values;
+        return store!.set(key, sessions[i]);
+      }));
+    },
+  },
+  {
+    name: "loops",
+    title: "200 loops, random chats",
+    count: 1000,
+    keys: 1000,
+    prepare: (store) => async () => {
+      await Promise.all(Array.from({ length: 200 }, async () => {
+        for (let i = 0; i < 5; i++) await update(store!, key(Math.floor(Math.random() * 1000)));
+      }));
+    },
+  },
+  {
+    name: "same",
+    title: "50 sets of one key at once",
+    count: 50,
+    keys: 1,
+    prepare(store, size) {
+      const session = makeSession(size);
+      return () =>
+        Promise.all(Array.from({ length: 50 }, () => {
+          return store!.set(key(0), { ...session, value: ++values });
+        }));
+    },
+  },
+  {
+    name: "unchanged",
+    title: "session only read",
+    count: 1,
+    keys: 1,
+    prepare: (store) => async () => store!.set(key(0), await store!.get(key(0))),
+  },
+  {
+    name: "bot",
+    title: "whole bot, 100 chats at once",
+    count: 100,
+    keys: 100,
+    prepare(store, size) {
+      const bot = new Telegraf<CountContext>("1:token");
+      bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" } as never;
+      if (store !== undefined) {
+        bot.use(session({ store, defaultSession: () => makeSession(size) }));
+        bot.use((ctx) => void ctx.session.count++);
+      } else bot.use(() => {});
+      let id = 0;
+      const date = Math.floor(Date.now() / 1000);
+      const users = chats.map((_, i) => ({
+        id: 1_000_000_000 + i,
+        is_bot: false,
+        first_name: "User",
+      }));
+      return () =>
+        Promise.all(users.map((from) => {
+          const chat = { ...from, type: "private" as const };
+          const message = { message_id: ++id, date, chat, from, text: "Hello" };
+          return bot.handleUpdate({ update_id: id, message } as never);
+        }));
+    },
+  },
+];
+
+/** What a bot without one of our stores is compared with. */
+export const botOnly: { name: string; open(): Store | undefined }[] = [
+  {
+    name: "Telegraf in memory",
+    open() {
+      const store = new MemorySessionStore<Session>();
+      return {
+        get: (key) => store.get(key),
+        set: (key, session) => store.set(key, session),
+        delete: (key) => store.delete(key),
+        close() {},
+      };
+    },
+  },
+  { name: "no session", open: () => undefined },
+];

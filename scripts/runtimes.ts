@@ -10,6 +10,7 @@ import * as fs from "node:fs";
 import { arch, platform, tmpdir } from "node:os";
 import { basename, delimiter, dirname, join, resolve } from "node:path";
 import process from "node:process";
+import ts from "typescript";
 import { installPackage } from "./servers.ts";
 
 type Scope = Parameters<typeof installPackage>[0];
@@ -85,6 +86,7 @@ function nodeTest(node: string, report: string): string[] {
   return [
     node,
     "--test",
+    "--test-force-exit", // what a failed test has left open keeps no run from ending
     "--test-reporter=spec",
     "--test-reporter-destination=stdout",
     "--test-reporter=junit",
@@ -148,7 +150,10 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string) {
   const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-package-"));
   try {
     fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
-    await transpile("tests", join(folder, folders[kind], "tests"), kind);
+    transpile(list("tests", ".ts"), join(folder, folders[kind]), kind);
+    // Some tests have servers of their own.
+    transpile(["scripts/servers.ts"], join(folder, folders[kind]), kind);
+    fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
     await linkPackages(scope, join(folder, "node_modules"), node);
   } catch (error) {
     fs.rmSync(folder, { recursive: true });
@@ -162,16 +167,14 @@ function list(folder: string, end: string): string[] {
     .map((file) => join(folder, file));
 }
 
-/** Makes JavaScript of the TypeScript files of a folder. */
-async function transpile(from: string, to: string, kind: "esm" | "cjs"): Promise<void> {
-  const { default: ts } = await import("typescript");
+/** Makes JavaScript of TypeScript files, in the same place in another folder. */
+function transpile(files: string[], to: string, kind: "esm" | "cjs"): void {
   const compilerOptions = {
     target: ts.ScriptTarget.ES2022,
     module: kind === "esm" ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS,
     esModuleInterop: true,
   };
-  fs.mkdirSync(to);
-  for (const file of list(from, ".ts")) {
+  for (const file of files) {
     // What is imported, and what programs in the tests import.
     const text = fs.readFileSync(file, "utf8").replace(/(["'`]\.\.?\/[\w./]+)\.ts\b/g, "$1.js");
     let { outputText } = ts.transpileModule(text, { compilerOptions, fileName: file });
@@ -179,7 +182,9 @@ async function transpile(from: string, to: string, kind: "esm" | "cjs"): Promise
       const url = 'require("node:url").pathToFileURL(__filename).href';
       outputText = outputText.replaceAll("import.meta.url", url);
     }
-    fs.writeFileSync(join(to, basename(file).replace(/\.ts$/, ".js")), outputText);
+    const output = join(to, file.replace(/\.ts$/, ".js"));
+    fs.mkdirSync(dirname(output), { recursive: true });
+    fs.writeFileSync(output, outputText);
   }
 }
 

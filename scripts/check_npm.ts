@@ -1,0 +1,284 @@
+/**
+ * Checks the npm package in `npm/` as those find it who install it: the tarball, what publint and
+ * attw say of it, and fresh projects, one per entry, each with that entry's driver and no other.
+ *
+ * @module
+ */
+
+import { spawn } from "node:child_process";
+import * as fs from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { text } from "node:stream/consumers";
+import ts from "typescript";
+
+const tools = ["publint@0.3", "@arethetypeswrong/cli@0.18", "esbuild@0.28", "@types/node@22"];
+
+interface Entry {
+  driver: string;
+  factory: string;
+  /** Options with which nothing is opened. */
+  options: string;
+  /** What cannot be in a bundle. */
+  external?: string;
+}
+
+const entries: Record<string, Entry> = {
+  redis: { driver: "redis", factory: "Redis", options: '{ url: "redis://localhost" }' },
+  mongodb: { driver: "mongodb", factory: "Mongo", options: '{ url: "mongodb://localhost/bot" }' },
+  sqlite: {
+    driver: "better-sqlite3",
+    factory: "SQLite",
+    options: '{ filename: ":memory:" }',
+    external: "better-sqlite3", // a native module
+  },
+  pg: {
+    driver: "pg",
+    factory: "Postgres",
+    options: '{ host: "localhost" }',
+    external: "pg-native", // optional, and missing
+  },
+  mysql: { driver: "mysql2", factory: "MySQL", options: '{ host: "localhost" }' },
+};
+
+const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-check-"));
+const tool = (name: string) => join(folder, "tools", "node_modules", ".bin", name);
+let failures = 0;
+
+/** Runs a check and prints what came of it. */
+async function check(title: string, body: () => unknown): Promise<void> {
+  try {
+    const note = await body();
+    console.log(`ok      ${title}${note ? `: ${note}` : ""}`);
+  } catch (error) {
+    console.log(`FAILED  ${title}`);
+    console.log((error as Error).message.trim().replace(/^/gm, "        "));
+    failures++;
+  }
+}
+
+/** Runs a command to its end and returns what it printed. */
+async function run(cwd: string, command: string, ...args: string[]): Promise<string> {
+  const child = spawn(command, args, { cwd, stdio: ["ignore", "pipe", "pipe"], timeout: 300_000 });
+  const [output, errors, code] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    new Promise((resolve, reject) => child.on("error", reject).on("close", resolve)),
+  ]);
+  if (code === 0) return output;
+  throw new Error(`${command} ${args.join(" ")} ended with ${code}\n${output}\n${errors}`);
+}
+
+/** Makes a project in which packages are installed. */
+function install(name: string, ...packages: string[]): Promise<string> {
+  const project = join(folder, name);
+  fs.mkdirSync(project);
+  fs.writeFileSync(join(project, "package.json"), '{ "private": true }');
+  const flags = ["--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"];
+  return run(project, "npm", "install", ...flags, ...packages);
+}
+
+/** Every source is in it as ES module and as CommonJS, with declarations, and little else is. */
+function checkTarball({ files, size, unpackedSize }: Tarball): string {
+  const sources = fs.readdirSync(".").concat(fs.readdirSync("src").map((name) => `src/${name}`))
+    .filter((name) => name.endsWith(".ts")).map((name) => name.slice(0, -".ts".length));
+  const expected = ["esm", "script"].flatMap((half) => [
+    `${half}/package.json`,
+    ...sources.flatMap((source) => [`${half}/${source}.js`, `${half}/${source}.d.ts`]),
+  ]).concat("CHANGELOG.md", "LICENSE", "README.md", "package.json");
+  const paths = new Set(files.map(({ path }) => path));
+  const missing = expected.filter((path) => !paths.delete(path));
+  if (missing.length > 0) throw new Error(`missing: ${missing.join(", ")}`);
+  if (paths.size > 0) throw new Error(`not wanted: ${[...paths].join(", ")}`);
+  const kilobytes = (bytes: number) => `${(bytes / 1000).toFixed(1)} kB`;
+  return `${files.length} files, ${kilobytes(size)}, unpacked ${kilobytes(unpackedSize)}`;
+}
+
+interface Tarball {
+  filename: string;
+  size: number;
+  unpackedSize: number;
+  files: { path: string }[];
+}
+
+/** Programs that use an entry, by the name of their file. Without top-level await, for CommonJS. */
+function programs(name: string, { factory, options }: Entry): Record<string, string> {
+  const use = `
+    const store = ${factory}(${options});
+    store.close().then(() => console.log(typeof store.get, typeof StoreError));`;
+  const open = `
+    ${factory}(${options}).set("k", 1).then(() => console.log("stored"));`;
+  const typed = `
+    import { type Store, StoreError } from "@telegraf/session";
+    import { ${factory}, type ${factory}Options } from "@telegraf/session/${name}";
+    interface Session { count: number }
+    const options: ${factory}Options = ${options};
+    const store: Store<Session> = ${factory}<Session>(options);
+    export const count: Promise<number | undefined> = store.get("k").then((it) => it?.count);
+    export const made: Store<unknown> = new ${factory}({ timeout: 5, ...options });
+    export const error: Error = new StoreError("", { operation: "read" });
+    // @ts-expect-error: not a session
+    store.set("k", { cuont: 1 });
+    // @ts-expect-error: no such option
+    ${factory}({ ...options, tiemout: 5 });`;
+  const esm = `
+    import { StoreError } from "@telegraf/session";
+    import { ${factory} } from "@telegraf/session/${name}";`;
+  const cjs = `
+    const { StoreError } = require("@telegraf/session");
+    const { ${factory} } = require("@telegraf/session/${name}");`;
+  return {
+    "use.mjs": esm + use,
+    "use.cjs": cjs + use,
+    "open.mjs": esm + open,
+    "open.cjs": cjs + open,
+    "typed.ts": typed,
+    "typed.mts": typed,
+    "typed.cts": typed,
+  };
+}
+
+/** Runs a program and expects it to end by itself, with this output. */
+async function expectOutput(project: string, program: string, expected = "function function") {
+  const output = await run(project, "node", program);
+  if (output.trim() !== expected) throw new Error(`${program} printed ${output}`);
+}
+
+/** The driver is not installed: Node.js itself says which package it misses. */
+async function checkMissingDriver(project: string, program: string, driver: string) {
+  const { message } = await run(project, "node", program).then(
+    () => new Error("it is not missed"),
+    (error) => error as Error,
+  );
+  const [line] = message.match(/Cannot find (package|module) '[^']+'/) ?? [];
+  if (!line?.endsWith(` '${driver}'`)) throw new Error(message);
+}
+
+/** better-sqlite3 is the one that can be opened without a server. */
+async function checkSQLite(project: string, program: string) {
+  const version = await run(project, "node", "--print", "process.versions.node");
+  const message = "better-sqlite3 13 needs Node.js 22 or newer";
+  try {
+    await expectOutput(project, program, "stored");
+  } catch (error) {
+    const refused = Number.parseInt(version) < 22 && (error as Error).message.includes(message);
+    if (!refused) throw error;
+    return `on Node.js ${version.trim()} it is refused with "${message}"`;
+  }
+}
+
+/** Type-checks files, other packages' declarations aside. */
+function checkTypes(files: string[], module: string, moduleResolution: string): void {
+  const { options, errors } = ts.convertCompilerOptionsFromJson({
+    module,
+    moduleResolution,
+    target: "es2022",
+    strict: true,
+    noEmit: true,
+    typeRoots: [join(folder, "tools", "node_modules", "@types")],
+    types: ["node"],
+  }, folder);
+  const problems = [...errors, ...ts.getPreEmitDiagnostics(ts.createProgram(files, options))]
+    .filter(({ file }) => !file || !/node_modules\/(?!@telegraf\/)/.test(file.fileName));
+  if (problems.length === 0) return;
+  const host = ts.createCompilerHost(options);
+  throw new Error(ts.formatDiagnostics(problems, host));
+}
+
+/** Bundles a program and runs the bundle where no package is installed but what is external. */
+async function checkBundle(project: string, format: "esm" | "cjs", external: string[]) {
+  const bundle = format === "esm" ? "bundle.mjs" : "bundle.cjs";
+  await run(project, tool("esbuild"), "use.mjs", ...[
+    "--bundle",
+    "--platform=node",
+    "--target=node20",
+    `--format=${format}`,
+    `--outfile=${bundle}`,
+    ...external.map((name) => `--external:${name}`),
+  ]);
+  await expectOutput(project, bundle);
+}
+
+async function main(): Promise<void> {
+  const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
+  console.log(`npm/ by ${maker}`);
+  const pack = ["pack", "--json", "--loglevel=error", "--pack-destination", folder];
+  const [tarball] = JSON.parse(await run("npm", "npm", ...pack)) as [Tarball];
+  const file = join(folder, tarball.filename);
+  await check("tarball", () => checkTarball(tarball));
+
+  await check("installs with each driver alone", () =>
+    Promise.all([
+      install("tools", ...tools),
+      install("none", file),
+      ...Object.entries(entries).map(([name, { driver }]) =>
+        install(name, file, `${driver}@latest`)
+      ),
+    ]).then(() => {}));
+  await check("installs beside the oldest drivers and Telegraf", () => {
+    const oldest = ["better-sqlite3@11", "mongodb@5", "mysql2@3.9", "pg@8.0", "redis@4"];
+    const flags = ["--dry-run", "--no-audit", "--no-fund", "--loglevel=error"];
+    return run(join(folder, "none"), "npm", "install", ...flags, ...oldest, "telegraf@4.12.0")
+      .then(() => {});
+  });
+  await check("publint", () => run("npm", tool("publint"), "--strict").then(() => {}));
+  await check("attw", () => run(folder, tool("attw"), file).then(() => {}));
+
+  for (const [name, entry] of Object.entries(entries)) {
+    for (const project of [join(folder, name), join(folder, "none", name)]) {
+      fs.mkdirSync(project, { recursive: true });
+      for (const [path, code] of Object.entries(programs(name, entry))) {
+        fs.writeFileSync(join(project, path), code);
+      }
+    }
+    const project = join(folder, name);
+    for (const format of ["mjs", "cjs"]) {
+      await check(`${name}: use.${format}`, () => expectOutput(project, `use.${format}`));
+      await check(
+        `${name}: open.${format} without the driver`,
+        () => checkMissingDriver(join(folder, "none", name), `open.${format}`, entry.driver),
+      );
+    }
+    if (name === "sqlite") {
+      await check("sqlite: open.mjs", () => checkSQLite(project, "open.mjs"));
+    }
+    const { driver, external = [] } = entry;
+    await check(
+      `${name}: bundled as ESM, without the driver`,
+      () => checkBundle(project, "esm", [driver]),
+    );
+    await check(
+      `${name}: bundled as CommonJS, without the driver`,
+      () => checkBundle(project, "cjs", [driver]),
+    );
+    await check(
+      `${name}: bundled as CommonJS, with the driver`,
+      () => checkBundle(project, "cjs", [external].flat()),
+    );
+  }
+
+  const typed = (...ends: string[]) =>
+    Object.keys(entries).flatMap((name) => ends.map((end) => join(folder, name, `typed.${end}`)));
+  for (
+    const [resolution, module, files] of [
+      ["node10", "commonjs", typed("ts")],
+      ["node16", "node16", typed("mts", "cts")],
+      ["nodenext", "nodenext", typed("mts", "cts")],
+      ["bundler", "esnext", typed("ts")],
+    ] as const
+  ) {
+    await check(
+      `TypeScript ${ts.version}, moduleResolution ${resolution}`,
+      () => checkTypes(files, module, resolution),
+    );
+  }
+}
+
+try {
+  await main();
+} finally {
+  fs.rmSync(folder, { recursive: true });
+}
+console.log(failures === 0 ? "The package is fine" : `${failures} checks failed`);
+process.exitCode = failures === 0 ? 0 : 1;

@@ -26,7 +26,7 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
 import { checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
-import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
+import { type MySQLPool, type Pool, rows, settingOf, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { defaultTable, entry, hold, play, prepareTable, type Statements } from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -93,10 +93,10 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
 });
 
 function backend(options: MySQLOptions): Backend {
+  const { table = defaultTable } = options;
   const pool = options.pool === undefined ? create(options) : checked(options.pool);
   const events = { report(_error: unknown) {} };
   const connections = lender(pool, events);
-  const table = dialect(options.table ?? defaultTable);
   const limits = { keys: 128, bytes: 1_000_000 };
   let statements: Statements;
   let encode: Encoder;
@@ -104,16 +104,16 @@ function backend(options: MySQLOptions): Backend {
     hold(connections, signal, (connection) => rows(connection, sql, values));
   return {
     handle: pool,
-    scope: table.name,
+    scope: table,
     codec: json,
     limits,
     open: ({ signal, report }) =>
       hold(connections, signal, async (connection) => {
         events.report = report;
-        const execute = rows.bind(null, connection);
-        statements = await play(prepareTable(table, { transient, report }), execute);
-        const [[packet] = []] = await execute("SELECT @@max_allowed_packet", []);
-        encode = encoder(statements, Number(packet));
+        const setting = await settingOf(connection);
+        const script = prepareTable(dialect(table, setting), { transient, report });
+        statements = await play(script, rows.bind(null, connection));
+        encode = encoder(statements, setting);
         Object.assign(limits, encode.limits);
       }),
     async read(keys, signal) {

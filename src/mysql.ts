@@ -87,8 +87,11 @@ export function rows(connection: Connection, sql: string, values: unknown[]): Pr
   });
 }
 
-/** Keys are bytes where the column has become binary, which it is but for an old table. */
-export function dialect(table: string): Dialect {
+/**
+ * Keys are bytes where the column has become binary, which it is but for an old table. Sessions are
+ * text, or bytes on a connection whose character set has not all signs.
+ */
+export function dialect(table: string, { charset }: Pick<Setting, "charset">): Dialect {
   const name = quoted(table, "`");
   /** Numbers the rows of a table that has no key, from the oldest to the newest. */
   const row = "telegraf-session-row";
@@ -162,15 +165,33 @@ export function dialect(table: string): Dialect {
     column: (column) => quoted(column, "`"),
     select(column, { columns }) {
       const quote = quoted(column, "`");
-      if (column === "expires" || columns.get(column)?.startsWith("varbinary")) return quote;
-      // As bytes: the connection's character set may lack signs.
+      const bytes = column === "expires" || columns.get(column)?.startsWith("varbinary");
+      if (bytes || charset === "utf8mb4") return quote;
       return `CAST(CONVERT(${quote} USING utf8mb4) AS BINARY)`;
     },
     matches: (keys) => `\`key\` IN (${Array(keys).fill("?").join(", ")})`,
-    value: (column) => column === "session" ? "CONVERT(CAST(? AS BINARY) USING utf8mb4)" : "?",
+    value: (column) =>
+      column !== "session" || charset === "utf8mb4"
+        ? "?"
+        : "CONVERT(CAST(? AS BINARY) USING utf8mb4)",
     overwrite: (columns) =>
       `ON DUPLICATE KEY UPDATE ${columns.map((name) => `${name} = VALUES(${name})`).join(", ")}`,
   };
+}
+
+/** What a connection says of itself. */
+export interface Setting {
+  /** The character set of text. */
+  readonly charset: string | null;
+  /** How many bytes the server accepts at once. */
+  readonly packet: number;
+}
+
+/** Asks for the setting of a connection. */
+export async function settingOf(connection: Connection): Promise<Setting> {
+  const sql = "SELECT @@character_set_results, @@max_allowed_packet";
+  const [[charset, packet] = []] = await rows(connection, sql, []);
+  return { charset: charset as string | null, packet: Number(packet) };
 }
 
 /** How keys and entries become the values of statements. */
@@ -187,38 +208,36 @@ export interface Encoder {
   rows(entries: Entry<string>[]): unknown[][];
 }
 
-/** Encodes for the table as it is, and for a server that accepts packets of so many bytes. */
-export function encoder({ shape, values }: Statements, packet: number): Encoder {
+/** Encodes for the table as it is, and for connections with this setting. */
+export function encoder({ shape, values }: Statements, { charset, packet }: Setting): Encoder {
   const binary = shape.columns.get("key")?.startsWith("varbinary");
-  const text = (value: unknown) => binary ? Buffer.from(String(value)) : value;
+  const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
   // A table that could not be upgraded.
   const room = shape.columns.get("session")?.startsWith("text") ? 65_535 : Infinity;
   function row(entry: Entry<string>): unknown[] {
-    const [key, , ...others] = values(entry);
-    const session = Buffer.from(entry.value);
+    const [key, session, ...others] = values(entry);
+    const bytes = Buffer.byteLength(entry.value);
     const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64);
-    if (session.length > most) {
-      const why = `it has ${session.length} bytes, and the server takes ${most}`;
+    if (bytes > most) {
+      const why = `it has ${bytes} bytes, and the server takes ${most}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });
     }
-    return [text(key), session, ...others];
+    return [encode(key), charset === "utf8mb4" ? session : Buffer.from(entry.value), ...others];
   }
   return {
     // Padding can double a batch, and UTF-8 has up to three bytes for what counts as one.
     limits: { keys: Math.min(128, packet >> 13), bytes: Math.min(1_000_000, packet >> 3) },
     keys(keys) {
-      const values = [...keys].sort().map(text);
+      const values = [...keys].sort().map(encode);
       return padded(values, values.at(-1));
     },
     rows(entries) {
-      const rows = sorted(entries).map(row);
-      const smallest = rows.reduce((a, b) => size(a) <= size(b) ? a : b);
-      return padded(rows, smallest);
+      const all = sorted(entries);
+      const smallest = all.reduce((a, b) => a.value.length <= b.value.length ? a : b);
+      return padded(all, smallest).map(row);
     },
   };
 }
-
-const size = ([, session]: unknown[]) => (session as Buffer).length;
 
 /** Repeats an item until their number is a power of two, for each number is a statement. */
 function padded<T>(items: T[], item: T): T[] {

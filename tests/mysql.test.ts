@@ -191,7 +191,7 @@ describe("MySQL tables", () => {
       const name = table();
       await keyless([name], "latin1");
       const columns = new Map([["key", "varchar(32) latin1"], ["session", "text latin1"]]);
-      const changes = dialect(name).changes({ columns, unique: false });
+      const changes = dialect(name, { charset: "utf8mb4" }).changes({ columns, unique: false });
       if (done > changes.length) break;
       for (const change of changes.slice(0, done)) await admin.query(change);
       await using store = MySQL({ url, table: name, onError: (error) => errors.push(error) });

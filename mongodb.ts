@@ -37,7 +37,10 @@ type Config = MongoClientOptions;
 export interface MongoOptions extends StoreOptions {
   /** The server: `mongodb://[user:password@]host[:port][/database]` or `mongodb+srv://…`. */
   url?: string;
-  /** Options of the driver's `MongoClient`. */
+  /**
+   * Options of the driver's `MongoClient`. Unless given, here or in `url`, `socketTimeoutMS` is half
+   * of `timeout`, and so is `serverSelectionTimeoutMS`, but at most 5 s.
+   */
   config?: Config;
   /**
    * A `MongoClient` of any copy of the driver; mongoose's is `mongoose.connection.getClient()`. It

@@ -42,7 +42,7 @@ export interface RedisOptions extends StoreOptions {
    * @default {"redis://localhost:6379"}
    */
   url?: string;
-  /** Options of node-redis' `createClient`. */
+  /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
   config?: Config;
   /**
    * What `createClient`, `createClientPool`, `createCluster` or `createSentinel` returned. The first

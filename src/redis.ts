@@ -147,6 +147,7 @@ export function ready(client: Client): Client {
  * not be overtaken by what was sent before.
  */
 export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
+  if (commands.length === 1) return [await commands[0]];
   const results = await Promise.allSettled(commands);
   return results.map((result) => {
     if (result.status === "rejected") throw result.reason;

@@ -28,7 +28,8 @@ import { reason } from "./src/errors.ts";
 import { checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
 import { type MySQLPool, type Pool, rows, settingOf, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, entry, hold, play, prepareTable, type Statements } from "./src/sql.ts";
+import { defaultTable, entry, hold, patience, play } from "./src/sql.ts";
+import { prepareTable, type Statements } from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
@@ -134,11 +135,12 @@ function backend(options: MySQLOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, config }: MySQLOptions): Pool {
+function create({ url, host, port, database, user, password, ...others }: MySQLOptions): Pool {
   try {
     if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
     const own = { uri: url, host, port, database, user, password };
-    return createPool({ connectTimeout: 5_000, ...own, ...config }) as unknown as Pool;
+    const bounds = { connectTimeout: patience(others) };
+    return createPool({ ...bounds, ...own, ...others.config }) as unknown as Pool;
   } catch (error) {
     // Without the cause: it may hold the URL.
     throw new TypeError(`MySQL: option "url" or "config" is refused by mysql2: ${reason(error)}`);

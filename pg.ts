@@ -28,7 +28,7 @@ import { reason } from "./src/errors.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
 import { defaultTable, entry, hold, listen, play } from "./src/sql.ts";
-import { prepareTable, sorted, type Statements } from "./src/sql.ts";
+import { patience, prepareTable, sorted, type Statements } from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
@@ -135,14 +135,14 @@ function backend(options: PostgresOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, config }: PostgresOptions): Pool {
+function create({ url, host, port, database, user, password, ...others }: PostgresOptions): Pool {
   try {
     if (url !== undefined) {
       if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
       new pg.Client({ connectionString: url }); // does nothing but read it
     }
     const own = { connectionString: url, host, port, database, user, password };
-    return new pg.Pool({ connectionTimeoutMillis: 5_000, ...own, ...config });
+    return new pg.Pool({ connectionTimeoutMillis: patience(others), ...own, ...others.config });
   } catch (error) {
     // Without the cause: it may hold the URL.
     throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);

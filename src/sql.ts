@@ -235,6 +235,14 @@ export async function hold<Connection, T>(
   return result;
 }
 
+/**
+ * How long to wait for a connection of ours, in ms: half of what an operation has, to leave time for
+ * another try.
+ */
+export function patience({ timeout = 10_000 }: { timeout?: number }): number {
+  return Math.min(5_000, Math.ceil(timeout / 2));
+}
+
 /** What has listeners: pools and connections. */
 interface Emitter {
   on(event: "error", listener: (error: unknown) => void): unknown;
@@ -250,7 +258,11 @@ export function listen(emitter: Emitter, backend: object, report: (error: unknow
   let listeners = reports.get(emitter);
   if (listeners === undefined) {
     reports.set(emitter, listeners = new Map());
-    emitter.on("error", (error) => listeners!.forEach((listener) => listener(error)));
+    emitter.on("error", (error) => {
+      // A log would show the whole client that hangs on errors of a pool, the password with it.
+      delete (error as { client?: unknown }).client;
+      listeners!.forEach((listener) => listener(error));
+    });
   }
   listeners.set(backend, report);
 }

@@ -1,28 +1,75 @@
-/** A way to a server that can be cut: what happens to connections in real life. */
+/** A way to a server on which everything can happen that happens to connections in real life. */
 
+import { Buffer } from "node:buffer";
 import { connect, createServer, type Server, type Socket } from "node:net";
+
+/** What can happen to a request: it, or the whole or half of its reply, is lost with the connection. */
+export const faults = ["request lost", "reply lost", "reply halved", "reply garbled"] as const;
+export type Fault = typeof faults[number];
+
+/** A fault that waits for its request. */
+interface Trap {
+  readonly fault: Fault;
+  readonly marker: Buffer;
+  readonly sprung: () => void;
+}
 
 /** Passes connections on to a server, as long as it is told to. */
 export class Proxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  readonly #traps = new Set<Trap>();
   #port = 0;
+  #paused = false;
   /** How many connections were made through it. */
   connections = 0;
+  /** Whether connections are accepted on which nothing ever passes. */
+  blackHole = false;
+  /** Answers a request in place of the server, where it returns something. */
+  answer: ((request: Buffer) => Buffer | undefined) | undefined;
 
   private constructor(host: string, port: number) {
     this.#server = createServer((near) => {
       this.connections++;
       const far = connect(port, host);
+      /** What its next reply meets. */
+      let trap: Trap | undefined;
       for (const [from, to] of [[near, far], [far, near]] as const) {
         this.#sockets.add(from);
-        from.on("data", (data) => to.write(data));
+        if (this.#paused) from.pause();
         from.on("error", () => {});
         from.on("close", () => {
           this.#sockets.delete(from);
           to.destroy();
         });
       }
+      const cut = () => {
+        near.destroy();
+        far.destroy();
+      };
+      if (this.blackHole) {
+        near.resume();
+        return;
+      }
+      near.on("data", (data: Buffer) => {
+        const answer = this.answer?.(data);
+        if (answer !== undefined) return near.write(answer);
+        trap ??= [...this.#traps].find(({ marker }) => data.includes(marker));
+        if (trap === undefined) return far.write(data);
+        this.#traps.delete(trap);
+        if (trap.fault !== "request lost") return far.write(data);
+        trap.sprung();
+        cut();
+      });
+      far.on("data", (data: Buffer) => {
+        if (trap === undefined) return near.write(data);
+        const { fault, sprung } = trap;
+        trap = undefined;
+        sprung();
+        if (fault === "reply garbled") return near.write(Buffer.alloc(data.length, "garbage "));
+        if (fault === "reply lost") return cut();
+        near.end(data.subarray(0, data.length / 2), cut);
+      });
     });
   }
 
@@ -50,6 +97,29 @@ export class Proxy implements AsyncDisposable {
       socket.removeAllListeners("data");
       socket.resume();
     }
+  }
+
+  /** Holds back all that would pass, until `resume`. */
+  pause(): void {
+    this.#paused = true;
+    for (const socket of this.#sockets) socket.pause();
+  }
+
+  /** Lets pass what was held back. */
+  resume(): void {
+    this.#paused = false;
+    for (const socket of this.#sockets) socket.resume();
+  }
+
+  /**
+   * Lets the fault happen to the next request that has the text in it.
+   *
+   * @returns fulfilled when it has happened.
+   */
+  trap(fault: Fault, text: string): Promise<void> {
+    return new Promise((resolve) =>
+      this.#traps.add({ fault, marker: Buffer.from(text), sprung: resolve })
+    );
   }
 
   /** Cuts all connections and refuses new ones. */

@@ -1,0 +1,109 @@
+/** Processes with bots, which tests tell what to do: the program is `bot.ts`. */
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+/** How an error of a worker looks from here. */
+export interface WorkerError {
+  readonly name: string;
+  readonly message: string;
+  /** All that a log could show of it. */
+  readonly dump: string;
+}
+
+interface Call {
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** A process with bots. */
+export class Worker implements AsyncDisposable {
+  readonly #process: ChildProcess;
+  readonly #calls = new Map<number, Call>();
+  readonly #exit: Promise<unknown>;
+  #count = 0;
+  /** What it printed unasked. */
+  output = "";
+  /** All that it said: where a password would be seen. */
+  log = "";
+
+  /** @param backend the entry's module and the factory in it: `["pg", "Postgres"]`. */
+  constructor(backend: readonly [module: string, factory: string]) {
+    const file = fileURLToPath(new URL("./bot.ts", import.meta.url));
+    const args = process.versions.deno === undefined ? [file] : ["run", "-A", "--no-check", file];
+    this.#process = spawn(process.execPath, [...args, ...backend], {
+      stdio: ["pipe", "pipe", "pipe"],
+      env: { ...process.env, NO_COLOR: "1", DEBUG: "" },
+    });
+    this.#process.stdin!.on("error", () => {}); // it has ended
+    this.#exit = once(this.#process, "close");
+    this.#exit.then(() => {
+      for (const { reject } of this.#calls.values()) {
+        reject(new Error(`the process of the bots ended: ${this.output}`));
+      }
+    });
+    this.#process.stderr!.setEncoding("utf8").on("data", (text) => {
+      this.output += text;
+      this.log += text;
+    });
+    createInterface({ input: this.#process.stdout! }).on("line", (line) => {
+      this.log += `${line}\n`;
+      if (!line.startsWith('{"id":')) {
+        this.output += `${line}\n`;
+        return;
+      }
+      const { id, result, error } = JSON.parse(line);
+      const { resolve, reject } = this.#calls.get(id)!;
+      this.#calls.delete(id);
+      if (error === undefined) resolve(result);
+      else reject(error);
+    });
+  }
+
+  /** Makes a bot on a store with the options. */
+  open(name: string, options: object): Promise<unknown> {
+    return this.call("open", name, options);
+  }
+
+  /** Sends an update of the user to the bot. */
+  update(name: string, user = 1): Promise<unknown> {
+    return this.call("update", name, user);
+  }
+
+  /** The error of an update that fails. */
+  async failure(name: string, user = 1): Promise<WorkerError> {
+    try {
+      await this.update(name, user);
+    } catch (error) {
+      return error as WorkerError;
+    }
+    throw new Error(`the update of ${name} did not fail`);
+  }
+
+  call(call: string, ...args: unknown[]): Promise<unknown> {
+    const id = this.#count++;
+    return new Promise((resolve, reject) => {
+      this.#calls.set(id, { resolve, reject });
+      this.#process.stdin!.write(JSON.stringify({ id, call, args }) + "\n");
+    });
+  }
+
+  /** Waits for its end, with no more calls to come, and asserts that it was a good one. */
+  async end(): Promise<void> {
+    this.#process.stdin!.end();
+    await this.#exit;
+    // Telegraf uses what Node.js calls deprecated.
+    const output = this.output.replace(/^.*(\[DEP0040\]|--trace-deprecation).*\n/gm, "");
+    assert.equal(output, "");
+    assert.equal(this.#process.exitCode, 0);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.#exit;
+  }
+}

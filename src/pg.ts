@@ -64,7 +64,14 @@ export async function rows(
     name = "telegraf-session-" + createHash("sha256").update(text).digest("base64url");
     names.set(text, name);
   }
-  return (await client.query({ name, text, values, rowMode: "array" })).rows;
+  try {
+    return (await client.query({ name, text, values, rowMode: "array" })).rows;
+  } catch (cause) {
+    const { code, message } = cause as Error & { code?: string };
+    if (!prepared || (code !== "26000" && code !== "42P05")) throw cause;
+    const hint = 'behind a pooler that shares connections set the option "prepare" to false';
+    throw new Error(`${message}; ${hint}`, { cause });
+  }
 }
 
 /** The table is looked for as in any query: in the schema, or along the search path. */

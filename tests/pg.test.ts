@@ -365,6 +365,23 @@ describe("PostgreSQL pools", () => {
     }
   });
 
+  it("PostgreSQL says what to do when prepared statements get lost", async () => {
+    const pool = new pg.Pool({ connectionString: url, max: 1 });
+    const name = table();
+    await using store = Postgres({ pool, table: name });
+    await store.set("k", 1);
+    await pool.query("DEALLOCATE ALL"); // as a pooler, that gives the client another connection
+    const message = /prepared statement .* does not exist; .* set the option "prepare" to false/;
+    await assert.rejects(store.set("k", 2), { name: "StoreError", message });
+    await store.set("k", 3);
+    await using unprepared = Postgres({ pool, table: table(), prepare: false });
+    await unprepared.set("k", 1);
+    await pool.query("DEALLOCATE ALL");
+    await unprepared.set("k", 2);
+    assert.equal(await unprepared.get("k"), 2);
+    await pool.end();
+  });
+
   it("PostgreSQL gives up a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
     const through = new URL(url);

@@ -86,7 +86,7 @@ function nodeTest(node: string, report: string): string[] {
   return [
     node,
     "--test",
-    "--test-force-exit", // what a failed test has left open keeps no run from ending
+    "--test-timeout=600000", // for files too, which do not end by themselves when a test leaves a connection
     "--test-reporter=spec",
     "--test-reporter-destination=stdout",
     "--test-reporter=junit",

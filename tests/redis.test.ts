@@ -488,7 +488,9 @@ describe("Redis trouble", () => {
       timeout: 2000,
       onError: (error: unknown) => void seen.push(error as Error),
     };
-    const client = createClient(`redis://${proxy.host}`);
+    const socket = { reconnectStrategy: 200 }; // its own comes to wait for seconds
+    const client = redis6.createClient({ url: `redis://${proxy.host}`, socket });
+    client.on("error", () => {});
     const stores = [
       Redis({ url: `redis://${proxy.host}`, ...options }),
       Redis({ client, ...options }),

@@ -5,7 +5,7 @@ import BetterSqlite3 from "better-sqlite3";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import process from "node:process";
 import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../sqlite.ts";
@@ -14,6 +14,10 @@ import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { place } from "./servers.ts";
+
+/** Node.js 20 has none. */
+const sqlite = process.getBuiltinModule("node:sqlite");
+const skip = !sqlite && "node:sqlite came with Node.js 22";
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -67,7 +71,7 @@ const keyless = `CREATE TABLE "${table}" (key varchar(32), session text);
 type Open = (filename: string) => any;
 const kinds = {
   "better-sqlite3": (filename: string) => new BetterSqlite3(filename),
-  "node:sqlite": (filename: string) => new DatabaseSync(filename),
+  "node:sqlite": (filename: string) => new sqlite.DatabaseSync(filename),
 };
 
 conformance({
@@ -220,7 +224,7 @@ describe("SQLite read-only", () => {
     );
     const databases = [
       { filename, config: { readonly: true } },
-      { database: new DatabaseSync(filename, { readOnly: true }) },
+      ...(sqlite ? [{ database: new sqlite.DatabaseSync(filename, { readOnly: true }) }] : []),
       { database: new BetterSqlite3(filename, { readonly: true }) },
     ];
     for (const options of databases) {
@@ -245,7 +249,7 @@ describe("SQLite read-only", () => {
 });
 
 for (const [kind, open] of Object.entries(kinds)) {
-  describe(`SQLite databases of ${kind}`, () => {
+  describe(`SQLite databases of ${kind}`, { skip: kind === "node:sqlite" && skip }, () => {
     it(`SQLite leaves a database of ${kind} open and as it is`, async () => {
       const filename = file();
       const database = open(filename);
@@ -382,7 +386,7 @@ describe("SQLite options", () => {
     assert.throws(refused({ filename: "x", table: "" }), RangeError);
     assert.throws(refused({ filename: "x", table: "a\0b" }), RangeError);
     assert.throws(refused({ filename: "x", config: 5 }), TypeError);
-    const database = new DatabaseSync(":memory:");
+    const database = new BetterSqlite3(":memory:");
     assert.throws(refused({ database, filename: "x" }), /"filename" has no effect/);
     assert.throws(refused({ database, config: {} }), /"config" has no effect/);
     database.close();
@@ -443,7 +447,7 @@ describe("SQLite errors", () => {
   });
 
   it("SQLite tells that a database was closed beneath it", async () => {
-    const database = new DatabaseSync(":memory:");
+    const database = new BetterSqlite3(":memory:");
     await using store = SQLite({ database });
     await store.set("k", 1);
     database.close();

@@ -1,7 +1,6 @@
 /** What all stores do around a database, against a scripted one. */
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
@@ -11,6 +10,7 @@ import { reason, redact } from "../src/errors.ts";
 import type { StoreOptions } from "../src/options.ts";
 import { Queue } from "../src/queue.ts";
 import { createStore, type Store } from "../src/store.ts";
+import { run } from "./child.ts";
 
 class Transient extends Error {
   override name = "Transient";
@@ -526,17 +526,14 @@ describe("errors", () => {
     assert.equal(reason(Object.assign(new Error(""), { code: "ECONNREFUSED" })), "ECONNREFUSED");
   });
 
-  it("that nobody awaits do not end the process", () => {
-    const script = `
+  it("that nobody awaits do not end the process", async () => {
+    const { code, output } = await run(`
       import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
       import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
       const store = createStore({ ...memoryBackend(), open() { throw new Error("down"); } });
       store.get("k");
       setTimeout(() => console.log("alive"), 20);
-    `;
-    const args = process.versions.deno ? ["eval"] : ["--input-type=module-typescript", "-e"];
-    const { stdout, stderr } = spawnSync(process.execPath, [...args, script], { encoding: "utf8" });
-    assert.equal(stderr, "");
-    assert.equal(stdout, "alive\n");
+    `);
+    assert.deepEqual({ code, output }, { code: 0, output: "alive\n" });
   });
 });

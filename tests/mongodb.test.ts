@@ -10,6 +10,7 @@ import { Mongo, type MongoOptions } from "../mongodb.ts";
 import { document } from "../src/codec.ts";
 import { bounds, refused, transient } from "../src/mongodb.ts";
 import { entry, run } from "./child.ts";
+import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
@@ -128,8 +129,9 @@ describe("MongoDB data", () => {
     const sessions = await race(collection, client);
     const seen: unknown[] = [];
     const options = { url, collection: collection.collectionName, timeout: 60_000 };
-    const stores = chats.slice(0, 12).map(() =>
-      Mongo({ ...options, onError: (error) => seen.push(error) })
+    await using cleanup = new Cleanup();
+    const stores = cleanup.stores(
+      ...chats.slice(0, 12).map(() => Mongo({ ...options, onError: (error) => seen.push(error) })),
     );
     await Promise.all(stores.map((store) => store.ready()));
     const keys = chats.slice(0, sessions.length);
@@ -139,17 +141,16 @@ describe("MongoDB data", () => {
     assert.equal(await collection.countDocuments(), keys.length);
     assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
     assert.deepEqual(seen, []);
-    await Promise.all(stores.map((store) => store.close()));
   });
 
   test("opens 12 times at once where there is no collection", async (collection) => {
-    const stores = chats.slice(0, 12).map(() =>
-      Mongo({ url, collection: collection.collectionName })
+    await using cleanup = new Cleanup();
+    const stores = cleanup.stores(
+      ...chats.slice(0, 12).map(() => Mongo({ url, collection: collection.collectionName })),
     );
     await Promise.all(stores.map((store, i) => store.set("k", { i })));
     assert.equal(await collection.countDocuments(), 1);
     assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
-    await Promise.all(stores.map((store) => store.close()));
   });
 
   test("finds the sessions of keys that upstream stored as numbers", async (collection, client) => {
@@ -281,15 +282,16 @@ describe("MongoDB clients", () => {
   for (const [version, driver] of Object.entries(versions)) {
     for (const connected of [true, false]) {
       it(`MongoDB takes a client of ${version}, ${connected ? "" : "not yet "}connected`, async () => {
-        const client = new driver.MongoClient(url);
+        await using cleanup = new Cleanup();
+        const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
         if (connected) await client.connect();
         await exercise(client, driver);
-        await client.close();
       });
     }
 
     it(`MongoDB says so when a client of ${version} was closed`, async () => {
-      const client = new driver.MongoClient(url);
+      await using cleanup = new Cleanup();
+      const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
       const collection = place();
       const used = Mongo({ client, collection });
       assert.equal(await used.get("k"), undefined);
@@ -307,9 +309,10 @@ describe("MongoDB clients", () => {
   }
 
   it("MongoDB takes mongoose's client", async () => {
+    await using cleanup = new Cleanup();
     const connection = await mongoose.createConnection(url).asPromise();
+    cleanup.of(connection, () => connection.close());
     await exercise(connection.getClient(), mongoose.mongo);
-    await connection.close();
   });
 
   /** Works with a client and the types of its own copy of the driver; it stays open. */
@@ -358,7 +361,9 @@ describe("MongoDB clients", () => {
   });
 
   it("MongoDB sends a handful of commands for 100 sessions at once", async () => {
+    await using cleanup = new Cleanup();
     const client = new MongoClient(url, { monitorCommands: true });
+    cleanup.of(client, () => client.close());
     const commands: Record<string, number> = {};
     const collection = place();
     const store = Mongo({ client, collection });
@@ -374,7 +379,6 @@ describe("MongoDB clients", () => {
     await again.ready();
     await again.close();
     await client.db().collection(collection).drop();
-    await client.close();
   });
 });
 
@@ -452,11 +456,16 @@ describe("MongoDB options", () => {
   });
 
   it("MongoDB leaves time for another try, unless the url says how long to wait", () => {
-    const names = ["serverSelectionTimeoutMS", "socketTimeoutMS"] as const;
-    assert.deepEqual(bounds("mongodb://h", 10_000), { [names[0]]: 5000, [names[1]]: 5000 });
-    assert.deepEqual(bounds("mongodb://h", 60_000), { [names[0]]: 5000, [names[1]]: 30_000 });
-    assert.deepEqual(bounds("mongodb://h", 1), { [names[0]]: 1, [names[1]]: 1 });
-    const given = "mongodb://h/?w=1&serverselectiontimeoutMS=9&socketTimeoutMS=9";
+    const all = (selection: number, connect: number, socket: number) => ({
+      serverSelectionTimeoutMS: selection,
+      connectTimeoutMS: connect,
+      socketTimeoutMS: socket,
+    });
+    assert.deepEqual(bounds("mongodb://h", 10_000), all(5000, 5000, 5000));
+    assert.deepEqual(bounds("mongodb://h", 60_000), all(5000, 5000, 30_000));
+    assert.deepEqual(bounds("mongodb://h", 1), all(1, 1, 1));
+    const given =
+      "mongodb://h/?w=1&serverselectiontimeoutMS=9&socketTimeoutMS=9&connectTimeoutMS=9";
     assert.deepEqual(bounds(given, 10_000), {});
   });
 });
@@ -530,29 +539,28 @@ describe("MongoDB trouble", () => {
     await harness.drop(where);
   });
 
-  it("MongoDB opens once the server is there", async () => {
-    await using proxy = await Proxy.to(url);
-    const at = url.replace(new URL(url).host, proxy.host);
-    await proxy.down();
-    for (const driver of [undefined, ...Object.values(versions)]) {
+  for (const [name, driver] of [["a url", undefined], ...Object.entries(versions)] as const) {
+    it(`MongoDB opens, with ${name}, once the server is there`, async () => {
+      await using proxy = await Proxy.to(url);
+      await proxy.down();
+      await using cleanup = new Cleanup();
+      const at = url.replace(new URL(url).host, proxy.host);
+      const client = driver && cleanup.of(
+        new driver.MongoClient(at, { serverSelectionTimeoutMS: 300 }),
+        (client) => client.close(),
+      );
       const where = place();
-      const client = driver && new driver.MongoClient(at, { serverSelectionTimeoutMS: 300 });
-      const store = Mongo({
+      await using store = Mongo({
         ...(client ? { client } : { url: at }),
         collection: where,
-        timeout: 700,
+        timeout: 2000,
       });
       await assert.rejects(store.get("k"), { name: "TimeoutError", message: /ECONNREFUSED/ });
-      const read = store.get("k");
-      await wait(350);
       await proxy.up();
-      assert.equal(await read, undefined);
-      await store.close();
-      await client?.close();
+      assert.equal(await store.get("k"), undefined);
       await harness.drop(where);
-      await proxy.down();
-    }
-  });
+    });
+  }
 
   it("MongoDB waits for a server that is away", async () => {
     await using proxy = await Proxy.to(url);

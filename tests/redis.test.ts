@@ -10,6 +10,7 @@ import type { Store } from "../mod.ts";
 import { Redis, type RedisOptions } from "../redis.ts";
 import { all, transient } from "../src/redis.ts";
 import { entry, run } from "./child.ts";
+import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
@@ -76,7 +77,8 @@ describe("Redis data", () => {
 
   it("Redis reads and changes what @telegraf/session 2.0.0-beta.7 wrote", async () => {
     const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
-    const client = createClient();
+    await using cleanup = new Cleanup();
+    const client = cleanup.of(createClient(), (client) => client.destroy());
     const old = upstream.Redis({ client }); // connects it
     const session = { count: 1, text: 'é "🔑"', list: [null, { a: false }] };
     for (const key of keys) await old.set(key, session);
@@ -86,7 +88,6 @@ describe("Redis data", () => {
     assert.deepEqual(await old.get(keys[0]), { count: 2 });
     await store.delete(keys[1]!);
     assert.equal(await old.get(keys[1]), undefined);
-    client.destroy();
   });
 
   it("Redis takes an empty prefix", async () => {
@@ -109,6 +110,8 @@ describe("Redis data", () => {
       commandOptions: { typeMapping: { [redis6.RESP_TYPES.BLOB_STRING]: Buffer } },
     });
     client.on("error", () => {});
+    await using cleanup = new Cleanup();
+    cleanup.of(client, () => client.destroy());
     const where = place();
     await using store = Redis({ client: client as RedisOptions["client"], prefix: `${where}:` });
     await exercise(store);
@@ -119,7 +122,6 @@ describe("Redis data", () => {
     await store.set("k", session); // is known to be unchanged
     assert.deepEqual(await other.get("k"), { a: 2 });
     await other.delete("k");
-    client.destroy();
   });
 });
 
@@ -205,7 +207,8 @@ describe("Redis clients", () => {
       });
 
       it(`Redis says so when a ${kind} of node-redis ${version} was closed`, async () => {
-        const client = create();
+        await using cleanup = new Cleanup();
+        const client = cleanup.of(create(), close);
         client.on("error", () => {});
         await client.connect();
         const used = Redis({ client, prefix: `${place()}:` });
@@ -280,14 +283,15 @@ describe("Redis clients", () => {
       name: "main",
       sentinelRootNodes: [{ host: "127.0.0.1", port: own.sentinel }],
     });
-    await using store = Redis({ client, prefix: "" });
+    await using cleanup = new Cleanup();
+    cleanup.of(client, () => client.destroy());
+    await using store = Redis({ client, prefix: "", timeout: 30_000 });
     await store.set("k", { a: 1 });
     await command(own.master, "WAIT", "1", "1000");
     await servers.kill(own.master);
     assert.deepEqual(await store.get("k"), { a: 1 });
     await store.set("k", { a: 2 });
     assert.equal(await command(own.replica, "GET", "k"), '{"a":2}');
-    client.destroy();
   });
 
   it("Redis waits while the server is a read-only replica", async () => {
@@ -312,16 +316,18 @@ describe("Redis clients", () => {
   it("Redis opens once the server is there", async () => {
     const port = await servers.single();
     await servers.kill(port);
-    const clients = [undefined, createClient(`redis://127.0.0.1:${port}`)];
-    const stores = clients.map((client) =>
-      Redis(client ? { client } : { url: `redis://127.0.0.1:${port}` })
+    const at = `redis://127.0.0.1:${port}`;
+    await using cleanup = new Cleanup();
+    const client = cleanup.of(createClient(at), (client) => client.destroy());
+    const stores = cleanup.stores(
+      Redis({ url: at, timeout: 30_000 }),
+      Redis({ client, timeout: 30_000 }),
     );
     const reads = Promise.all(stores.map((store) => store.get("k")));
+    reads.catch(() => {}); // awaited below
     await wait(500);
     await servers.restart(port);
     assert.deepEqual(await reads, [undefined, undefined]);
-    await Promise.all(stores.map((store) => store.close()));
-    clients[1]!.destroy();
   });
 });
 
@@ -448,10 +454,13 @@ describe("Redis trouble", () => {
       await using good = Redis({ url: at.href });
       assert.equal(await good.get("missing"), undefined);
       await assert.rejects(good.set("k", 1), { name: "StoreError", message: /NOPERM/ });
-      const client = createClient(at.href.replace("r1ght", "wr0ng"));
+      await using cleanup = new Cleanup();
+      const client = cleanup.of(
+        createClient(at.href.replace("r1ght", "wr0ng")),
+        (client) => client.destroy(),
+      );
       await using passed = Redis({ client });
       await assert.rejects(passed.get("k"), { name: "StoreError", message: /WRONGPASS/ });
-      client.destroy();
       assert.ok(Date.now() - start < 3000);
     } finally {
       await direct((client) => client.sendCommand(["ACL", "DELUSER", user]));
@@ -491,10 +500,12 @@ describe("Redis trouble", () => {
     const socket = { reconnectStrategy: 200 }; // its own comes to wait for seconds
     const client = redis6.createClient({ url: `redis://${proxy.host}`, socket });
     client.on("error", () => {});
-    const stores = [
+    await using cleanup = new Cleanup();
+    cleanup.of(client, () => client.destroy());
+    const stores = cleanup.stores(
       Redis({ url: `redis://${proxy.host}`, ...options }),
       Redis({ client, ...options }),
-    ];
+    );
     for (const a of [1, 2]) {
       await Promise.all(stores.map((store) => store.set("k", { a })));
       await proxy.down();
@@ -511,8 +522,6 @@ describe("Redis trouble", () => {
       assert.equal(seen.splice(0).length, 2); // each lost its connection
     }
     await stores[0]!.delete("k");
-    await Promise.all(stores.map((store) => store.close()));
-    client.destroy();
   });
 
   it("Redis makes a connection anew on which nothing comes back, and keeps an idle one", async () => {
@@ -536,12 +545,12 @@ describe("Redis trouble", () => {
       socket.on("close", () => sockets.delete(socket));
     }).listen(0, "127.0.0.1");
     await once(server, "listening");
+    await using cleanup = new Cleanup();
+    cleanup.of(server, () => server.close());
     const { port } = server.address() as { port: number };
-    const store = Redis({ url: `redis://127.0.0.1:${port}`, timeout: 300 });
+    await using store = Redis({ url: `redis://127.0.0.1:${port}`, timeout: 300 });
     await assert.rejects(store.get("k"), { name: "TimeoutError" });
     await until(() => Promise.resolve(sockets.size === 0), 1000);
-    await store.close();
-    server.close();
   });
 
   it("Redis connects again as config.socket.reconnectStrategy says", async () => {

@@ -77,11 +77,11 @@ export const Redis: StoreFactory<RedisOptions> = storeFactory({
 });
 
 function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisOptions): Backend {
-  let own: redis.OwnClient | undefined;
+  let own: redis.Own | undefined;
+  const wasOpen = existing?.isOpen;
   if (existing === undefined) redis.discard(create(url, config)); // for what it throws
   else redis.checkClient(existing);
-  const wasOpen = existing?.isOpen;
-  const client = () => redis.ready(existing ?? own!);
+  const client = () => redis.ready(existing ?? own!.client);
   // The keys of a cluster are on many servers.
   const apart = existing?.masters !== undefined;
   return {
@@ -95,28 +95,29 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
       } else if (!wasOpen) await redis.join(existing);
       redis.watch(client(), prefix, report);
     },
-    async read(keys) {
-      const names = keys.map((key) => prefix + key);
-      const values = apart || names.length === 1
-        ? await redis.all(names.map((name) => client().get(name)))
-        : await client().mGet(names) as unknown[];
-      return keys.flatMap((key, i) => values[i] == null ? [] : { key, value: String(values[i]) });
-    },
-    async write(entries) {
-      if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
-        await redis.all(entries.map(({ key, value, expires }) => {
-          if (expires === undefined) return client().set(prefix + key, value);
-          return client().set(prefix + key, value, { PX: Math.max(1, expires - Date.now()) });
-        }));
-      } else {
-        await client().mSet(entries.flatMap(({ key, value }) => [prefix + key, value]));
-      }
-    },
-    async remove(keys) {
-      const names = keys.map((key) => prefix + key);
-      await redis.all((apart ? names : [names]).map((name) => client().del(name)));
-    },
-    close: () => redis.discard(own),
+    read: (keys, signal) =>
+      redis.hold(own, signal, async () => {
+        const names = keys.map((key) => prefix + key);
+        const values = apart || names.length === 1
+          ? await redis.all(names.map((name) => client().get(name)))
+          : await client().mGet(names) as unknown[];
+        return keys.flatMap((key, i) => values[i] == null ? [] : { key, value: `${values[i]}` });
+      }),
+    write: (entries, signal) =>
+      redis.hold(own, signal, async () => {
+        if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
+          await redis.all(entries.map(({ key, value, expires }) => {
+            if (expires === undefined) return client().set(prefix + key, value);
+            return client().set(prefix + key, value, { PX: Math.max(1, expires - Date.now()) });
+          }));
+        } else await client().mSet(entries.flatMap(({ key, value }) => [prefix + key, value]));
+      }),
+    remove: (keys, signal) =>
+      redis.hold(own, signal, async () => {
+        const names = keys.map((key) => prefix + key);
+        await redis.all((apart ? names : [names]).map((name) => client().del(name)));
+      }),
+    close: () => redis.discard(own?.client),
     transient: redis.transient,
   };
 }

@@ -76,14 +76,17 @@ export function watch(client: Client, scope: string, report: (error: unknown) =>
   stateOf(client).reports.set(scope, report);
 }
 
-/**
- * Connects a client of ours. What goes wrong until then is for the caller to see, so the client must
- * give up while it is not `opened`.
- */
-export async function connect(
-  create: (opened: () => boolean) => OwnClient,
-  signal: AbortSignal,
-): Promise<OwnClient> {
+/** Makes a client of ours; while it is not `opened`, it must give up what goes wrong. */
+type Create = (opened: () => boolean) => OwnClient;
+
+/** The client of ours, and how to make another one in its place. */
+export interface Own {
+  client: OwnClient;
+  readonly create: Create;
+}
+
+/** Connects a client of ours. What goes wrong until then is for the caller to see. */
+export async function connect(create: Create, signal: AbortSignal): Promise<Own> {
   let opened = false;
   const client = create(() => opened);
   stateOf(client);
@@ -92,11 +95,51 @@ export async function connect(
     await client.connect();
     opened = true;
     ready(client); // one that was given up meanwhile may have connected all the same
-    return client;
   } catch (error) {
     discard(client);
     throw error;
   }
+  const own = { client, create };
+  distrust(own);
+  return own;
+}
+
+/**
+ * Sends commands. A client of ours that has not answered them when nobody waits any more is
+ * replaced: TCP takes a quarter of an hour to find out that a connection is dead, and as long as
+ * something is sent, no timeout of the socket passes.
+ */
+export async function hold<T>(
+  own: Own | undefined,
+  signal: AbortSignal,
+  send: () => Promise<T>,
+): Promise<T> {
+  const client = own?.client;
+  const giveUp = () => own?.client === client && replace(own);
+  signal.addEventListener("abort", giveUp);
+  try {
+    return await send();
+  } finally {
+    signal.removeEventListener("abort", giveUp);
+  }
+}
+
+function replace(own: Own | undefined): void {
+  if (own === undefined) return;
+  const { client } = own;
+  own.client = own.create(() => true);
+  stateOf(client).reports.forEach((report, scope) => watch(own.client, scope, report));
+  distrust(own);
+  begin(own.client);
+  discard(client);
+}
+
+/** After a reply that is none, node-redis takes each further one for that of the command before. */
+function distrust(own: Own): void {
+  const { client } = own;
+  client.on("error", (error) => {
+    if (/RESP type/.test((error as Error).message) && own.client === client) replace(own);
+  });
 }
 
 /** Closes a client of ours at once, whatever state it is in. */
@@ -117,7 +160,11 @@ export function delay(attempts: number): number {
 export async function join(client: Client): Promise<void> {
   const state = stateOf(client);
   await undefined; // its owner may do it in this very tick
-  if (client.isOpen || state.connecting) return;
+  if (!client.isOpen && !state.connecting) begin(client);
+}
+
+function begin(client: Client): void {
+  const state = stateOf(client);
   state.connecting = true;
   client.connect()
     .catch((error) => state.error ??= error)

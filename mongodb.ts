@@ -39,7 +39,7 @@ export interface MongoOptions extends StoreOptions {
   url?: string;
   /**
    * Options of the driver's `MongoClient`. Unless given, here or in `url`, `socketTimeoutMS` is half
-   * of `timeout`, and so is `serverSelectionTimeoutMS`, but at most 5 s.
+   * of `timeout`; so are `serverSelectionTimeoutMS` and `connectTimeoutMS`, but at most 5 s.
    */
   config?: Config;
   /**
@@ -95,27 +95,28 @@ function backend(options: MongoOptions): Backend<unknown> {
       await mongo.open(client, collection, report);
       if (own !== undefined) mongo.watch(own, report);
     },
-    async read(keys) {
+    async read(keys, signal) {
+      const options = { projection, signal };
       const found = keys.length === 1
-        ? [await collection.findOne({ key: keys[0] }, { projection })]
-        : await collection.find({ key: { $in: keys } }, { projection }).toArray();
+        ? [await collection.findOne({ key: keys[0] }, options)]
+        : await collection.find({ key: { $in: keys } }, options).toArray();
       // Without the index a key may have several documents: the first is the one that is written.
       return found.reverse().flatMap((it) =>
         it === null ? [] : { key: it.key, value: it.session, expires: it.expires?.getTime() }
       );
     },
-    async write(entries) {
+    async write(entries, signal) {
       const upserts = entries.map(mongo.upsert);
       const [first] = upserts;
       if (upserts.length === 1) {
-        await collection.updateOne(first!.filter, first!.update, { upsert: true });
+        await collection.updateOne(first!.filter, first!.update, { upsert: true, signal });
       } else {
         const operations = upserts.map((updateOne) => ({ updateOne }));
-        await collection.bulkWrite(operations, { ordered: false });
+        await collection.bulkWrite(operations, { ordered: false, signal });
       }
     },
-    async remove(keys) {
-      await collection.deleteMany({ key: { $in: keys } });
+    async remove(keys, signal) {
+      await collection.deleteMany({ key: { $in: keys } }, { signal });
     },
     close: () => own?.close(),
     transient: mongo.transient,

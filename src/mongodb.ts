@@ -38,7 +38,7 @@ export interface Collection {
   find(filter: object, options: object): Cursor<Document>;
   updateOne(filter: object, update: object, options?: object): Promise<unknown>;
   bulkWrite(operations: object[], options: object): Promise<unknown>;
-  deleteMany(filter: object): Promise<unknown>;
+  deleteMany(filter: object, options?: object): Promise<unknown>;
   aggregate(pipeline: object[], options: object): Cursor<{ _id: string }>;
   listIndexes(): Cursor<{ key: object; unique?: boolean } & Record<string, unknown>>;
   createIndex(keys: object, options: object): Promise<unknown>;
@@ -81,12 +81,17 @@ export function refused(error: unknown, url = ""): TypeError {
 }
 
 /**
- * How long a client of ours waits for a server, and for an answer: half of what an operation has, to
- * leave time for another try. What the URL says goes first.
+ * How long a client of ours waits for a server, a connection and an answer: half of what an
+ * operation has, to leave time for another try. What the URL says goes first.
  */
 export function bounds(url: string, timeout: number): Record<string, number> {
   const half = Math.ceil(timeout / 2);
-  const all = { serverSelectionTimeoutMS: Math.min(5_000, half), socketTimeoutMS: half };
+  const short = Math.min(5_000, half);
+  const all = {
+    serverSelectionTimeoutMS: short,
+    connectTimeoutMS: short,
+    socketTimeoutMS: half,
+  };
   const given = url.toLowerCase();
   return Object.fromEntries(
     Object.entries(all).filter(([name]) => !given.includes(`${name.toLowerCase()}=`)),

@@ -127,6 +127,10 @@ export function dialect(table: string, schema?: string): Dialect {
     column: (column) => column,
     select: (column) => column,
     matches: (keys) => keys === 1 ? "key = $1" : "key = ANY($1)",
+    locks: (keys) =>
+      keys === 1
+        ? "key = $1"
+        : `key IN (SELECT key FROM ${name} WHERE key = ANY($1) ORDER BY key COLLATE "C" FOR UPDATE)`,
     value: (_, index) => `$${index}`,
     overwrite: onConflict,
   };

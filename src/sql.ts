@@ -87,6 +87,8 @@ export interface Dialect {
   select(name: string, shape: Shape): string;
   /** The condition that a row has one of so many keys. */
   matches(keys: number): string;
+  /** The same for a delete, where that would lock rows in an order of its own. */
+  locks?(keys: number): string;
   /** The placeholder of a value; `index` counts from 1 through all rows. */
   value(name: string, index: number): string;
   /** What an insert does where the key is there already. */
@@ -149,7 +151,7 @@ export interface Statements {
 }
 
 function statements(dialect: Dialect, shape: Shape): Statements {
-  const { name: table, column, select, matches, value, overwrite } = dialect;
+  const { name: table, column, select, matches, locks = matches, value, overwrite } = dialect;
   const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
   const selected = columns.map((name) => select(name, shape)).join(", ");
   const names = columns.map(column).join(", ");
@@ -162,7 +164,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
       `INSERT INTO ${table} (${names}) VALUES ${Array.from({ length: entries }, row).join(", ")} ` +
       overwrite(columns.slice(1))
     ),
-    remove: once((keys) => `DELETE FROM ${table} WHERE ${matches(keys)}`),
+    remove: once((keys) => `DELETE FROM ${table} WHERE ${locks(keys)}`),
     values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
   };
 }

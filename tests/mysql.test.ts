@@ -424,6 +424,26 @@ describe("MySQL pools", () => {
     await pool.end();
   });
 
+  it("MySQL has no deadlocks between stores that write the same keys", async () => {
+    const name = table();
+    const pools = Array.from({ length: 3 }, () => createPool(url));
+    const stores = pools.map((pool) => MySQL({ pool, table: name }));
+    let made = 0;
+    for (const pool of pools) pool.on("connection", () => made++); // anew after every error
+    const keys = Array.from({ length: 40 }, (_, i) => `${i}`);
+    await Promise.all(stores.map(async (store, i) => {
+      for (let round = 0; round < 40; round++) {
+        const shuffled = keys.toSorted(() => Math.random() - 0.5);
+        await Promise.all(shuffled.map((key, j) => {
+          return (round + i + j) % 3 === 0 ? store.delete(key) : store.set(key, { round, i });
+        }));
+      }
+    }));
+    assert.equal(made, pools.length);
+    for (const store of stores) await store.close();
+    for (const pool of pools) await pool.end();
+  });
+
   it("MySQL gives up a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
     const through = new URL(url);

@@ -382,6 +382,26 @@ describe("PostgreSQL pools", () => {
     await pool.end();
   });
 
+  it("PostgreSQL has no deadlocks between stores that write the same keys", async () => {
+    const name = table();
+    const pools = Array.from({ length: 3 }, () => new pg.Pool({ connectionString: url }));
+    const stores = pools.map((pool) => Postgres({ pool, table: name }));
+    let lost = 0;
+    for (const pool of pools) pool.on("remove", () => lost++); // as after every error
+    const keys = Array.from({ length: 40 }, (_, i) => `${i}`);
+    await Promise.all(stores.map(async (store, i) => {
+      for (let round = 0; round < 40; round++) {
+        const shuffled = keys.toSorted(() => Math.random() - 0.5);
+        await Promise.all(shuffled.map((key, j) => {
+          return (round + i + j) % 3 === 0 ? store.delete(key) : store.set(key, { round, i });
+        }));
+      }
+    }));
+    assert.equal(lost, 0);
+    for (const store of stores) await store.close();
+    for (const pool of pools) await pool.end();
+  });
+
   it("PostgreSQL gives up a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
     const through = new URL(url);

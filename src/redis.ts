@@ -23,7 +23,9 @@ export interface Client {
 
 /** A client that the store made. */
 export interface OwnClient extends Client {
-  destroy(): void;
+  /** Not in node-redis 4. */
+  destroy?(): void;
+  disconnect?(): Promise<unknown> | void;
 }
 
 /**
@@ -143,11 +145,12 @@ function distrust(own: Own): void {
 }
 
 /** Closes a client of ours at once, whatever state it is in. */
-export function discard(client: OwnClient | undefined): void {
+export async function discard(client: OwnClient | undefined): Promise<void> {
   try {
-    client?.destroy();
+    if (client?.destroy) client.destroy();
+    else await client?.disconnect?.();
   } catch {
-    // node-redis 5 throws where nothing is open.
+    // Where nothing is open, node-redis 4 rejects and 5 throws.
   }
 }
 

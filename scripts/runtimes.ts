@@ -30,12 +30,14 @@ export interface Runtime {
 const kinds = { deno: "", node: "24", bun: "", esm: "20", cjs: "20" };
 type Kind = keyof typeof kinds;
 
-/** How runtimes are called. */
-export const runtimeNames = "deno, bun, node[@24], esm[@20|22|24], cjs[@20|22|24]";
+/** How runtimes are called; `esm` and `cjs` are the npm package, with other drivers if need be. */
+export const runtimeNames =
+  "deno, bun, node[@24], esm[@20|22|24][+<driver>@<version>]…, cjs[@20|22|24][+<driver>@<version>]…";
 
 /** Gets a runtime ready. */
 export async function findRuntime(scope: Scope, name: string): Promise<Runtime> {
-  const [kind, version = kinds[kind as Kind]] = name.split("@") as [Kind, string?];
+  const [runtime, ...drivers] = name.split("+");
+  const [kind, version = kinds[kind as Kind]] = runtime!.split("@") as [Kind, string?];
   switch (kind) {
     case "deno":
       return sources(
@@ -62,10 +64,13 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
     case "esm":
     case "cjs": {
       const node = await findNode(scope, version!);
-      const { folder, maker } = await makePackage(scope, kind, node);
+      const { folder, maker } = await makePackage(scope, kind, node, drivers);
       const tests = join(folder, folders[kind], "tests");
       return {
-        title: `Node.js ${versionOf(node)}, npm package by ${maker}, ${kind.toUpperCase()}`,
+        title: [
+          `Node.js ${versionOf(node)}, npm package by ${maker}, ${kind.toUpperCase()}`,
+          ...drivers,
+        ].join(", "),
         command: (report) => nodeTest(node, report),
         files: (files) =>
           files.filter((file) => fs.existsSync(file) && isAboutPackage(file))
@@ -137,7 +142,7 @@ function isAboutPackage(file: string): boolean {
  * Copies one half of what `npm/` has into a folder of its own, and the tests into it, in the same
  * module format; returns the folder and what made the package.
  */
-async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string) {
+async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, drivers: string[]) {
   if (!fs.existsSync("npm/package.json")) {
     throw new Error('npm/ is missing: run "deno task build:npm" first, or build:npm:offline');
   }
@@ -154,7 +159,9 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string) {
     // Some tests have servers of their own.
     transpile(["scripts/servers.ts"], join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
-    await linkPackages(scope, join(folder, "node_modules"), node);
+    await linkPackages(scope, join(folder, "node_modules"), node, drivers);
+    // What the tests themselves use is always the newest.
+    await linkPackages(scope, join(folder, folders[kind], "tests/node_modules"), node, []);
   } catch (error) {
     fs.rmSync(folder, { recursive: true });
     throw error;
@@ -188,21 +195,25 @@ function transpile(files: string[], to: string, kind: "esm" | "cjs"): void {
   }
 }
 
-/** Gives the package the modules of the project, except for those that this Node.js cannot run. */
-async function linkPackages(scope: Scope, to: string, node: string): Promise<void> {
+/** Links the packages of the project, and drivers in other versions in place of some. */
+async function linkPackages(scope: Scope, to: string, node: string, drivers: string[]) {
   const from = resolve("node_modules");
   fs.mkdirSync(to);
   for (const name of fs.readdirSync(from)) {
     if (!name.startsWith(".")) fs.symlinkSync(fs.realpathSync(join(from, name)), join(to, name));
   }
-  const version = versionOf(node);
-  if (Number.parseInt(version) >= 22) return;
+  const nodeVersion = versionOf(node);
+  // What the project has crashes older ones.
+  const fitting = Number.parseInt(nodeVersion) < 22 ? ["better-sqlite3@12"] : [];
   const PATH = [dirname(node), process.env.PATH].join(delimiter);
-  const sqlite = await installPackage(scope, "better-sqlite3", "12", {
-    cache: `better-sqlite3@12-node-${version}`, // it is built for one
-    env: { ...process.env, PATH },
-    timeout: 600_000, // by a compiler where nobody has done it before
-  });
-  fs.rmSync(join(to, "better-sqlite3"));
-  fs.symlinkSync(sqlite, join(to, "better-sqlite3"));
+  for (const driver of [...fitting, ...drivers]) {
+    const [name, version] = driver.split("@") as [string, string];
+    const folder = await installPackage(scope, name, version, {
+      cache: `${driver}-node-${nodeVersion}`, // native modules are built for one
+      env: { ...process.env, PATH },
+      timeout: 600_000, // by a compiler where nobody has done it before
+    });
+    fs.rmSync(join(to, name));
+    fs.symlinkSync(folder, join(to, name));
+  }
 }

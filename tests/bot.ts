@@ -6,8 +6,10 @@
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { setTimeout as wait } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { inspect } from "node:util";
 import type { Store } from "../mod.ts";
+import { entry } from "./child.ts";
 import { makeCounter, message } from "./telegraf.ts";
 
 interface Bot {
@@ -20,7 +22,7 @@ interface Bot {
 const reported: unknown[] = [];
 const bots = new Map<string, Bot>();
 const [module, factory] = process.argv.slice(2) as [string, string];
-const { [factory]: make } = await import(new URL(`../${module}.ts`, import.meta.url).href);
+const loading = import(fileURLToPath(entry(module, import.meta.url)));
 
 /** All of an error that a log could show. */
 const dump = (error: unknown) => inspect(error, { depth: 9, showHidden: true, breakLength: 120 });
@@ -28,7 +30,8 @@ const dump = (error: unknown) => inspect(error, { depth: 9, showHidden: true, br
 // deno-lint-ignore no-explicit-any
 const handlers: Record<string, (...args: any[]) => unknown> = {
   /** Makes a bot that counts the updates of each user. */
-  open(name: string, options: object) {
+  async open(name: string, options: object) {
+    const { [factory]: make } = await loading;
     const onError = (error: unknown) => reported.push(error);
     const store = make({ ...options, onError, onInitError: onError });
     const bot = makeCounter(store);
@@ -102,7 +105,7 @@ function filling({ who, count }: { who: number; count: number }): string {
   return `${who}:${count} `.repeat(1 + (count % 97) * 3);
 }
 
-for await (const line of createInterface({ input: process.stdin })) {
+createInterface({ input: process.stdin }).on("line", (line) => {
   const { id, call, args } = JSON.parse(line);
   const work = async () => await handlers[call]!(...args);
   work().then(
@@ -112,4 +115,4 @@ for await (const line of createInterface({ input: process.stdin })) {
       console.log(JSON.stringify({ id, error: { name, message, dump: dump(error) } }));
     },
   );
-}
+});

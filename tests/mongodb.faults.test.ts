@@ -4,7 +4,7 @@ import { Buffer } from "node:buffer";
 import process from "node:process";
 import { BSON, MongoClient } from "mongodb";
 import { Mongo } from "../mongodb.ts";
-import { type FaultHarness, faults, ownServer, processes, urlWith } from "./faults.ts";
+import { type FaultHarness, faults, ownServer, patiently, urlWith } from "./faults.ts";
 import { Proxy } from "./proxy.ts";
 import { serverUrl } from "./servers.ts";
 
@@ -76,7 +76,7 @@ const harness: FaultHarness = {
     const proxy = await Proxy.to(url);
     const client = new MongoClient(urlWith(url, { host: proxy.host }), { maxPoolSize: 1 });
     const store = Mongo({ client, collection, timeout });
-    await store.set("k", 0);
+    await patiently(() => store.set("k", 0));
     proxy.pause();
     const waiting = client.db().command({ ping: 1 });
     return {
@@ -94,4 +94,3 @@ const harness: FaultHarness = {
 };
 
 faults(harness);
-processes(harness, () => serverUrl("mongodb"));

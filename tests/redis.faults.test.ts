@@ -3,7 +3,7 @@
 import process from "node:process";
 import { createClient } from "redis";
 import { Redis } from "../redis.ts";
-import { type FaultHarness, faults, processes, urlWith } from "./faults.ts";
+import { type FaultHarness, faults, patiently, urlWith } from "./faults.ts";
 import { serverUrl } from "./servers.ts";
 import { command, Servers } from "./topology.ts";
 
@@ -77,7 +77,7 @@ const harness: FaultHarness = {
     const client = createClient({ url });
     client.on("error", () => {});
     const store = Redis({ client, prefix: `${place}:`, timeout });
-    await store.set("k", 0);
+    await patiently(() => store.set("k", 0));
     const waiting = client.blPop(`${place}-list`, 0);
     return {
       store,
@@ -91,4 +91,3 @@ const harness: FaultHarness = {
 };
 
 faults(harness);
-processes(harness, () => serverUrl("redis"));

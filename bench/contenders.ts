@@ -74,7 +74,7 @@ function grammy(store: any, close: () => unknown): Store {
 function keyv(adapter: unknown): Store {
   const { Keyv } = peer("keyv");
   const store = new Keyv({ store: adapter });
-  store.on("error", (error: unknown) => console.error("keyv:", error));
+  store.on("error", (error: unknown) => console.error(`keyv: ${error}`));
   return {
     get: (key) => store.get(key),
     set: (key, session) => store.set(key, session),
@@ -179,7 +179,7 @@ const redis: Contender[] = [
   {
     name: "unstorage",
     package: "unstorage",
-    open: (url, base) => unstorage(peer("unstorage/drivers/redis").default({ url, base })),
+    open: (url, base) => unstorage(peer("unstorage/drivers/redis")({ url, base })),
   },
 ];
 
@@ -257,8 +257,13 @@ const postgres: Contender[] = [
     async open(url, tableName) {
       const pool = await pgPool(url);
       const PgStore = peer("connect-pg-simple")(peer("express-session"));
-      const options = { pool, tableName, createTableIfMissing: true, pruneSessionInterval: false };
-      return express(new PgStore(options), () => pool.end());
+      // Its own script names the key's constraint alike for every table.
+      await pool.query(
+        `CREATE TABLE "${tableName}"
+          (sid varchar PRIMARY KEY, sess json NOT NULL, expire timestamp(6) NOT NULL)`,
+      );
+      const store = new PgStore({ pool, tableName, pruneSessionInterval: false });
+      return express(store, () => pool.end());
     },
   },
   {
@@ -500,7 +505,7 @@ const mongodb: Contender[] = [
     name: "unstorage",
     package: "unstorage",
     async open(connectionString, collectionName) {
-      const driver = peer("unstorage/drivers/mongodb").default({
+      const driver = peer("unstorage/drivers/mongodb")({
         connectionString,
         collectionName,
         databaseName: new URL(connectionString).pathname.slice(1) || "test",

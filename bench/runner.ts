@@ -34,10 +34,9 @@ export async function measure(tasks: Task[], count: number, effort: Effort): Pro
   for (const task of tasks) {
     // The first runs are to warm up; the last one tells how many fit in a slice.
     let time = 0;
-    for (let spent = 0, i = 0; i < 3 || (spent < effort.slice * 4 && i < 2000); i++) {
+    for (let spent = 0, runs = 0; runs < 2000 && spent < effort.slice * 4; runs++) {
       time = await timed(task, 1);
       spent += time;
-      if (spent > 2000) break;
     }
     slices.set(task.name, Math.max(1, Math.round(effort.slice / time)));
   }

@@ -14,7 +14,7 @@ const names: Record<string, string> = {
   sqlite: "SQLite",
   mongodb: "MongoDB",
 };
-const [width, left, bar, row, head] = [860, 300, 440, 20, 46];
+const [width, left, bar, row, head] = [880, 320, 440, 20, 46];
 
 /** Draws how many updates per second each store takes in bursts of 100 chats. */
 export function chart(folder: string): string {

@@ -3,18 +3,12 @@
  *
  * ```ts
  * import { Mongo } from "@telegraf/session/mongodb";
- * import { type Context, session, Telegraf } from "telegraf";
- *
- * interface MyContext extends Context {
- *   session: { count: number };
- * }
+ * import { session, Telegraf } from "telegraf";
  *
  * const store = Mongo({ url: "mongodb://127.0.0.1:27017", database: "my-bot" });
- * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
- * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
- * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
- * process.once("SIGTERM", () => bot.stop("SIGTERM"));
- * await bot.launch();
+ * const bot = new Telegraf(process.env.BOT_TOKEN!);
+ * bot.use(session({ store }));
+ * await bot.launch(); // until the bot is stopped
  * await store.close();
  * ```
  *
@@ -85,14 +79,15 @@ function backend(options: MongoOptions): Backend<unknown> {
   const own = existing === undefined ? create(options) : undefined;
   const client = existing ?? own!;
   const collection = mongo.collection(client, database, name);
+  let pruned = false; // by the server
   const projection = { _id: 0, key: 1, session: 1, expires: 1 };
   return {
     handle: client,
     scope: collection.namespace,
     codec: document,
     limits: { keys: 64, bytes: 1_000_000 },
-    async open({ report }) {
-      await mongo.open(client, collection, report);
+    async open({ report, expiring }) {
+      pruned = await mongo.open(client, collection, report, expiring);
       if (own !== undefined) mongo.watch(own, report);
     },
     async read(keys, signal) {
@@ -115,9 +110,15 @@ function backend(options: MongoOptions): Backend<unknown> {
         await collection.bulkWrite(operations, { ordered: false, signal });
       }
     },
+    async renew(keys, expires, signal) {
+      const update = { $set: { expires: new Date(expires) } };
+      await collection.updateMany({ key: { $in: keys } }, update, { signal });
+    },
     async remove(keys, signal) {
       await collection.deleteMany({ key: { $in: keys } }, { signal });
     },
+    page: (start, size, signal) => mongo.page(collection, start, size, signal),
+    prune: (now, signal) => pruned ? 0 : mongo.prune(collection, now, signal),
     close: () => own?.close(),
     transient: mongo.transient,
   };

@@ -3,18 +3,12 @@
  *
  * ```ts
  * import { MySQL } from "@telegraf/session/mysql";
- * import { type Context, session, Telegraf } from "telegraf";
- *
- * interface MyContext extends Context {
- *   session: { count: number };
- * }
+ * import { session, Telegraf } from "telegraf";
  *
  * const store = MySQL({ url: "mysql://user:password@127.0.0.1:3306/bot" });
- * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
- * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
- * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
- * process.once("SIGTERM", () => bot.stop("SIGTERM"));
- * await bot.launch();
+ * const bot = new Telegraf(process.env.BOT_TOKEN!);
+ * bot.use(session({ store }));
+ * await bot.launch(); // until the bot is stopped
  * await store.close();
  * ```
  *
@@ -28,8 +22,7 @@ import { reason } from "./src/errors.ts";
 import { checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
 import { type MySQLPool, type Pool, rows, settingOf, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, entry, hold, patience, play } from "./src/sql.ts";
-import { prepareTable, type Statements } from "./src/sql.ts";
+import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
@@ -83,52 +76,59 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
     password: rules.secret,
     config: rules.object,
     pool: rules.object,
-    table: {
-      ...rules.text,
-      expected: "a name of 1 to 64 characters without NUL",
-      accepts: (name: string) => name !== "" && name.length <= 64 && !name.includes("\0"),
-    },
+    table: rules.identifier(64, "characters"),
   },
   existing: { pool: ["url", ...address, "config"], url: address },
   backend,
 });
 
 function backend(options: MySQLOptions): Backend {
-  const { table = defaultTable } = options;
+  const { table = sql.defaultTable } = options;
   const pool = options.pool === undefined ? create(options) : checked(options.pool);
   const events = { report(_error: unknown) {} };
   const connections = lender(pool, events);
   const limits = { keys: 128, bytes: 1_000_000 };
-  let statements: Statements;
+  let statements: sql.Statements;
   let encode: Encoder;
-  const run = (signal: AbortSignal, sql: string, values: unknown[]) =>
-    hold(connections, signal, (connection) => rows(connection, sql, values));
+  const run = (signal: AbortSignal, text: string, values: unknown[]) =>
+    sql.hold(connections, signal, (connection) => rows(connection, text, values));
   return {
     handle: pool,
     scope: table,
     codec: json,
     limits,
-    open: ({ signal, report }) =>
-      hold(connections, signal, async (connection) => {
+    open: ({ signal, report, expiring }) =>
+      sql.hold(connections, signal, async (connection) => {
         events.report = report;
         const setting = await settingOf(connection);
-        const script = prepareTable(dialect(table, setting), { transient, report });
-        statements = await play(script, rows.bind(null, connection));
+        const tools = { transient, report, expiring };
+        const script = sql.prepareTable(dialect(table, setting), tools);
+        statements = await sql.play(script, rows.bind(null, connection));
         encode = encoder(statements, setting);
         Object.assign(limits, encode.limits);
       }),
     async read(keys, signal) {
       const some = encode.keys(keys);
-      return (await run(signal, statements.read(some.length), some)).map(entry);
+      return (await run(signal, statements.read(some.length), some)).map(sql.entry);
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);
       await run(signal, statements.write(rows.length), rows.flat());
     },
+    async renew(keys, expires, signal) {
+      if (!statements.expiring) return;
+      const some = encode.keys(keys);
+      await run(signal, statements.renew(some.length), [expires, ...some]);
+    },
     async remove(keys, signal) {
       const some = encode.keys(keys);
       await run(signal, statements.remove(some.length), some);
     },
+    async page(start = "", size, signal) {
+      return sql.page(await run(signal, statements.page(size), [encode.keys([start])[0]]), size);
+    },
+    prune: (now, signal) =>
+      sql.hold(connections, signal, (it) => sql.play(statements.prune(now), rows.bind(null, it))),
     close: () => options.pool === undefined ? end(pool) : undefined,
     transient,
   };
@@ -139,7 +139,7 @@ function create({ url, host, port, database, user, password, ...others }: MySQLO
   try {
     if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
     const own = { uri: url, host, port, database, user, password };
-    const bounds = { connectTimeout: patience(others) };
+    const bounds = { connectTimeout: sql.patience(others) };
     return createPool({ ...bounds, ...own, ...others.config }) as unknown as Pool;
   } catch (error) {
     // Without the cause: it may hold the URL.

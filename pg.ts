@@ -3,18 +3,12 @@
  *
  * ```ts
  * import { Postgres } from "@telegraf/session/pg";
- * import { type Context, session, Telegraf } from "telegraf";
- *
- * interface MyContext extends Context {
- *   session: { count: number };
- * }
+ * import { session, Telegraf } from "telegraf";
  *
  * const store = Postgres({ url: "postgres://user:password@127.0.0.1:5432/bot" });
- * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
- * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
- * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
- * process.once("SIGTERM", () => bot.stop("SIGTERM"));
- * await bot.launch();
+ * const bot = new Telegraf(process.env.BOT_TOKEN!);
+ * bot.use(session({ store }));
+ * await bot.launch(); // until the bot is stopped
  * await store.close();
  * ```
  *
@@ -27,8 +21,7 @@ import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
-import { defaultTable, entry, hold, listen, play } from "./src/sql.ts";
-import { patience, prepareTable, sorted, type Statements } from "./src/sql.ts";
+import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
@@ -58,8 +51,7 @@ export interface PostgresOptions extends StoreOptions {
   /** The schema of the table, which must exist; without it the connection's search path counts. */
   schema?: string;
   /**
-   * Whether statements are prepared once per connection, which is faster. PgBouncer older than 1.21
-   * in transaction mode needs `false`.
+   * Whether to prepare statements; PgBouncer before 1.21 in transaction mode needs `false`.
    *
    * @default {true}
    */
@@ -102,33 +94,41 @@ function backend(options: PostgresOptions): Backend {
   const { pool: existing, prepare = true } = options;
   const pool = existing === undefined ? create(options) : checked(existing);
   const clients = lender(pool);
-  const table = dialect(options.table ?? defaultTable, options.schema);
-  let statements: Statements;
-  const run = (signal: AbortSignal, sql: string, values: unknown[], prepared = prepare) =>
-    hold(clients, signal, (client) => rows(client, sql, values, prepared));
+  const table = dialect(options.table ?? sql.defaultTable, options.schema);
+  let statements: sql.Statements;
+  const run = (signal: AbortSignal, text: string, values: unknown[], prepared = prepare) =>
+    sql.hold(clients, signal, (client) => rows(client, text, values, prepared));
+  const script = <T>(signal: AbortSignal, steps: sql.Script<T>) =>
+    sql.hold(clients, signal, (client) => sql.play(steps, rows.bind(null, client)));
+  const some = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
     scope: table.name,
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
-    async open({ signal, report }) {
-      listen(pool, table, report);
-      const script = prepareTable(table, { transient, report });
-      statements = await hold(clients, signal, (client) => play(script, rows.bind(null, client)));
+    async open({ signal, report, expiring }) {
+      sql.listen(pool, table, report);
+      statements = await script(signal, sql.prepareTable(table, { transient, report, expiring }));
     },
     async read(keys, signal) {
-      const values = keys.length === 1 ? keys : [keys];
-      return (await run(signal, statements.read(keys.length), values)).map(entry);
+      return (await run(signal, statements.read(keys.length), some(keys))).map(sql.entry);
     },
     async write(entries, signal) {
-      const values = sorted(entries).flatMap(statements.values);
+      const values = sql.sorted(entries).flatMap(statements.values);
       // Only the one for a single entry is prepared: there are too many lengths.
       await run(signal, statements.write(entries.length), values, prepare && entries.length === 1);
     },
-    async remove(keys, signal) {
-      const values = keys.length === 1 ? keys : [[...keys].sort()];
-      await run(signal, statements.remove(keys.length), values);
+    async renew(keys, expires, signal) {
+      if (!statements.expiring) return;
+      await run(signal, statements.renew(keys.length), [expires, ...some(keys)]);
     },
+    async remove(keys, signal) {
+      await run(signal, statements.remove(keys.length), some(keys));
+    },
+    async page(start = "", size, signal) {
+      return sql.page(await run(signal, statements.page(size), [start]), size);
+    },
+    prune: (now, signal) => script(signal, statements.prune(now)),
     close: () => existing === undefined ? pool.end() : undefined,
     transient,
   };
@@ -142,7 +142,7 @@ function create({ url, host, port, database, user, password, ...others }: Postgr
       new pg.Client({ connectionString: url }); // does nothing but read it
     }
     const own = { connectionString: url, host, port, database, user, password };
-    return new pg.Pool({ connectionTimeoutMillis: patience(others), ...own, ...others.config });
+    return new pg.Pool({ connectionTimeoutMillis: sql.patience(others), ...own, ...others.config });
   } catch (error) {
     // Without the cause: it may hold the URL.
     throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);

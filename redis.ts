@@ -3,18 +3,12 @@
  *
  * ```ts
  * import { Redis } from "@telegraf/session/redis";
- * import { type Context, session, Telegraf } from "telegraf";
- *
- * interface MyContext extends Context {
- *   session: { count: number };
- * }
+ * import { session, Telegraf } from "telegraf";
  *
  * const store = Redis({ url: "redis://127.0.0.1:6379" });
- * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
- * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
- * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
- * process.once("SIGTERM", () => bot.stop("SIGTERM"));
- * await bot.launch();
+ * const bot = new Telegraf(process.env.BOT_TOKEN!);
+ * bot.use(session({ store }));
+ * await bot.launch(); // until the bot is stopped
  * await store.close();
  * ```
  *
@@ -45,8 +39,7 @@ export interface RedisOptions extends StoreOptions {
   /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
   config?: Config;
   /**
-   * What `createClient`, `createClientPool`, `createCluster` or `createSentinel` returned. The first
-   * operation connects it if nobody has; it stays open when the store is closed.
+   * A client, pool, cluster or sentinel of node-redis. It need not be connected, and stays open.
    */
   client?: Client;
   /**
@@ -82,14 +75,16 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
   if (existing === undefined) redis.discard(create(url, config)); // for what it throws
   else redis.checkClient(existing);
   const client = () => redis.ready(existing ?? own!.client);
-  // The keys of a cluster are on many servers.
-  const apart = existing?.masters !== undefined;
+  const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
+  const named = (key: string) => prefix + key;
+  let expires = false;
   return {
     handle: existing ?? {},
     scope: prefix,
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
-    async open({ signal, report }) {
+    async open({ signal, report, expiring }) {
+      expires = expiring;
       if (existing === undefined) {
         own = await redis.connect((opened) => create(url, config, opened), signal);
       } else if (!wasOpen) await redis.join(existing);
@@ -97,26 +92,31 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
     },
     read: (keys, signal) =>
       redis.hold(own, signal, async () => {
-        const names = keys.map((key) => prefix + key);
+        const names = keys.map(named);
         const values = apart || names.length === 1
           ? await redis.all(names.map((name) => client().get(name)))
           : await client().mGet(names) as unknown[];
-        return keys.flatMap((key, i) => values[i] == null ? [] : { key, value: `${values[i]}` });
+        const lives = expires ? await redis.lives(client(), names) : [];
+        return redis.entries(keys, values, lives);
       }),
     write: (entries, signal) =>
       redis.hold(own, signal, async () => {
         if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
           await redis.all(entries.map(({ key, value, expires }) => {
-            if (expires === undefined) return client().set(prefix + key, value);
-            return client().set(prefix + key, value, { PX: Math.max(1, expires - Date.now()) });
+            if (expires === undefined) return client().set(named(key), value);
+            return client().set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
           }));
-        } else await client().mSet(entries.flatMap(({ key, value }) => [prefix + key, value]));
+        } else await client().mSet(entries.flatMap(({ key, value }) => [named(key), value]));
       }),
+    renew: (keys, expires, signal) =>
+      redis.hold(own, signal, () => redis.renew(client(), keys.map(named), expires)),
     remove: (keys, signal) =>
       redis.hold(own, signal, async () => {
-        const names = keys.map((key) => prefix + key);
+        const names = keys.map(named);
         await redis.all((apart ? names : [names]).map((name) => client().del(name)));
       }),
+    page: (start, size, signal) =>
+      redis.hold(own, signal, () => redis.page(client(), prefix, start, size)),
     close: () => redis.discard(own?.client),
     transient: redis.transient,
   };

@@ -4,18 +4,12 @@
  *
  * ```ts
  * import { SQLite } from "@telegraf/session/sqlite";
- * import { type Context, session, Telegraf } from "telegraf";
- *
- * interface MyContext extends Context {
- *   session: { count: number };
- * }
+ * import { session, Telegraf } from "telegraf";
  *
  * const store = SQLite({ filename: "./telegraf-sessions.sqlite" });
- * const bot = new Telegraf<MyContext>(process.env.BOT_TOKEN!);
- * bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
- * bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
- * process.once("SIGTERM", () => bot.stop("SIGTERM"));
- * await bot.launch();
+ * const bot = new Telegraf(process.env.BOT_TOKEN!);
+ * bot.use(session({ store }));
+ * await bot.launch(); // until the bot is stopped
  * await store.close();
  * ```
  *
@@ -23,21 +17,11 @@
  */
 
 import process from "node:process";
-import type { Backend, Entry } from "./src/backend.ts";
+import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, entry, playSync, prepareTable } from "./src/sql.ts";
-import {
-  atomic,
-  checked,
-  type Database,
-  dialect,
-  rows,
-  type SQLiteConfig,
-  type SQLiteDatabase,
-  type Statement,
-  transient,
-} from "./src/sqlite.ts";
+import { defaultTable, entry, page, prepareTable, type Statements } from "./src/sql.ts";
+import * as sqlite from "./src/sqlite.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link SQLite}: `filename`, or `database`. */
@@ -68,9 +52,9 @@ export interface SQLiteOptions extends StoreOptions {
 }
 
 /** @ignore */
-type DatabaseLike = SQLiteDatabase;
+type DatabaseLike = sqlite.SQLiteDatabase;
 /** @ignore */
-type Config = SQLiteConfig;
+type Config = sqlite.SQLiteConfig;
 
 /**
  * Makes a store in a SQLite database. The first operation opens the file, with a write-ahead log,
@@ -100,46 +84,54 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
 
 function backend(options: SQLiteOptions): Backend {
   const { filename, config, table = defaultTable } = options;
-  const existing = options.database === undefined ? undefined : checked(options.database);
+  const existing = options.database === undefined ? undefined : sqlite.checked(options.database);
   if (existing === undefined && filename === undefined) {
     throw new TypeError('SQLite: option "filename" or "database" is needed');
   }
-  let database = existing;
-  let select: Statement, insert: Statement, remove: Statement;
-  let values: (entry: Entry<string>) => unknown[];
+  let database: sqlite.Database;
+  let statements: Statements;
+  let select: sqlite.Statement, insert: sqlite.Statement, remove: sqlite.Statement;
   return {
     handle: existing ?? {},
     scope: table,
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
-    async open({ report }) {
-      database ??= await create(filename!, config);
+    async open({ report, expiring }) {
+      database ??= existing ?? await create(filename!, config);
       if (existing === undefined && !config?.readonly) {
         database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
       }
-      const script = prepareTable(dialect(table, database), { transient, report });
-      const statements = playSync(script, rows.bind(null, database));
+      const tools = { transient: sqlite.transient, report, expiring };
+      statements = sqlite.play(database, prepareTable(sqlite.dialect(table, database), tools));
       select = database.prepare(statements.read(1));
       insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
-      values = statements.values;
     },
     read: (keys) =>
       keys.flatMap((key) => {
         const row = select.get(key);
         return row == null ? [] : entry(Object.values(row));
       }),
-    write: (entries) => atomic(database!, entries, (entry) => insert.run(...values(entry))),
-    remove: (keys) => atomic(database!, keys, (key) => remove.run(key)),
+    write(entries) {
+      sqlite.atomic(database, entries, (entry) => insert.run(...statements.values(entry)));
+    },
+    renew(keys, expires) {
+      if (!statements.expiring) return;
+      const renew = database.prepare(statements.renew(1));
+      sqlite.atomic(database, keys, (key) => renew.run(expires, key));
+    },
+    remove: (keys) => sqlite.atomic(database, keys, (key) => remove.run(key)),
+    page: (start = "", size) => page(sqlite.rows(database, statements.page(size), [start]), size),
+    prune: (now) => sqlite.play(database, statements.prune(now)),
     close() {
       if (existing === undefined) database?.close();
     },
-    transient,
+    transient: sqlite.transient,
   };
 }
 
 /** A database of ours. */
-async function create(filename: string, config?: Config): Promise<Database> {
+async function create(filename: string, config?: Config): Promise<sqlite.Database> {
   // Not at the top: with `node:sqlite` the driver need not be there.
   const { default: Driver } = await import("better-sqlite3");
   // Only 13 and newer have it; they end an older process without a word.

@@ -42,8 +42,17 @@ export interface Limits {
   readonly bytes: number;
 }
 
+/** Some of the stored entries, without their values, in an order of the backend's own. */
+export interface Page {
+  readonly entries: Pick<Entry<never>, "key" | "expires">[];
+  /** Where the next page begins; absent on the last one. */
+  readonly next?: string;
+}
+
 /** What `open` is given. */
 export interface Opening {
+  /** Whether entries will have `expires`: then the database should find expired ones quickly. */
+  readonly expiring: boolean;
   /** Aborts when the attempt has taken too long; what it holds should be given up. */
   readonly signal: AbortSignal;
   /** Reports what happens in the background, or does not stop the store: goes to `onError`. */
@@ -70,7 +79,7 @@ export interface Backend<Encoded = string> {
    */
   open(opening: Opening): MaybePromise<void>;
   /**
-   * The stored entries that exist, in any order.
+   * The stored entries that exist, in any order, with their `expires` if `open` was told `expiring`.
    *
    * @param keys no key twice.
    * @param signal aborts when nobody waits for the answer any more: a connection that still
@@ -83,8 +92,22 @@ export interface Backend<Encoded = string> {
    * @param entries no key twice.
    */
   write(entries: Entry<Encoded>[], signal: AbortSignal): MaybePromise<void>;
+  /** Sets `expires` of entries that are still there, whatever their value is by now. */
+  renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
   /** Deletes; a missing key is no error. */
   remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
+  /**
+   * About `size` of all entries of the scope, and of nothing else; maybe none though more follow. An
+   * entry that is there all the time comes at least once.
+   *
+   * @param start `next` of the page before; the first page without it.
+   */
+  page(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<Page>;
+  /**
+   * Deletes some entries that have expired by `now` (ms since the epoch), and says how many: 0 when
+   * none are left, or another process is at it. Absent where the database does that by itself.
+   */
+  prune?(now: number, signal: AbortSignal): MaybePromise<number>;
   /** Closes what this backend opened, never what the caller passed in. Called once, when idle. */
   close(): MaybePromise<void>;
   /**

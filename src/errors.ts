@@ -5,7 +5,7 @@
  */
 
 /** What the store was asked to do when it failed. */
-export type Operation = "open" | "read" | "write" | "delete" | "close";
+export type Operation = "open" | "read" | "write" | "delete" | "prune" | "close";
 
 /** What a {@link StoreError} says about itself. */
 export interface StoreErrorOptions {
@@ -82,7 +82,7 @@ export class DecodeError extends StoreError {
 
 /** Takes user names and passwords out of the URLs in a text. */
 export function redact(text: string): string {
-  return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)[^\s"'<>]*@/gi, "$1***@");
+  return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");
 }
 
 /** What an error says, in one line without credentials. */

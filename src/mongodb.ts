@@ -6,7 +6,7 @@
  */
 
 import type { EventEmitter } from "node:events";
-import type { Entry } from "./backend.ts";
+import type { Entry, Page } from "./backend.ts";
 import { document } from "./codec.ts";
 import { reason, redact, TooLargeError } from "./errors.ts";
 
@@ -38,7 +38,8 @@ export interface Collection {
   find(filter: object, options: object): Cursor<Document>;
   updateOne(filter: object, update: object, options?: object): Promise<unknown>;
   bulkWrite(operations: object[], options: object): Promise<unknown>;
-  deleteMany(filter: object, options?: object): Promise<unknown>;
+  deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>;
+  updateMany(filter: object, update: object, options: object): Promise<unknown>;
   aggregate(pipeline: object[], options: object): Cursor<{ _id: string }>;
   listIndexes(): Cursor<{ key: object; unique?: boolean } & Record<string, unknown>>;
   createIndex(keys: object, options: object): Promise<unknown>;
@@ -115,12 +116,16 @@ export function watch(client: EventEmitter, report: (error: unknown) => void): v
   });
 }
 
-/** Connects the client, if nobody has, and prepares the collection. */
+/**
+ * Connects the client, if nobody has, and prepares the collection. Returns whether the server deletes
+ * what has expired.
+ */
 export async function open(
   client: Client,
   collection: Collection,
   report: (error: unknown) => void,
-): Promise<void> {
+  expiring: boolean,
+): Promise<boolean> {
   try {
     await prepare(collection, report);
   } catch (error) {
@@ -129,6 +134,49 @@ export async function open(
     await client.connect();
     await prepare(collection, report);
   }
+  return expiring && await expireByIndex(collection);
+}
+
+/** Lets the server delete what has expired, if it can: what only speaks MongoDB's protocol may not. */
+async function expireByIndex(collection: Collection): Promise<boolean> {
+  try {
+    await collection.createIndex({ expires: 1 }, { expireAfterSeconds: 0, name: "expires" });
+    return true;
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    return false;
+  }
+}
+
+/** So many keys after the given one, in order. */
+export async function page(
+  collection: Collection,
+  start = "",
+  size: number,
+  signal: AbortSignal,
+): Promise<Page> {
+  const found = await collection.find({ key: { $gt: start } }, {
+    projection: { _id: 0, key: 1, expires: 1 },
+    sort: { key: 1 },
+    limit: size,
+    signal,
+  }).toArray();
+  const entries = found.map(({ key, expires }) => ({ key, expires: expires?.getTime() }));
+  return { entries, next: entries.length < size ? undefined : entries.at(-1)!.key };
+}
+
+/** Deletes some documents that have expired, and returns how many. */
+export async function prune(
+  collection: Collection,
+  now: number,
+  signal: AbortSignal,
+): Promise<number> {
+  const expired = { expires: { $lte: new Date(now) } };
+  const options = { projection: { _id: 1 }, limit: 500, signal };
+  const found = await collection.find(expired, options).toArray();
+  if (found.length === 0) return 0;
+  const ids = found.map(({ _id }) => _id);
+  return (await collection.deleteMany({ _id: { $in: ids }, ...expired }, { signal })).deletedCount;
 }
 
 /**

@@ -9,7 +9,7 @@ import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
 import { TooLargeError } from "./errors.ts";
 import { disconnected, listen, quoted, sorted } from "./sql.ts";
-import type { Dialect, Lender, Row, Statements } from "./sql.ts";
+import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
 
 type Callback<T = unknown> = (error: unknown, result: T) => void;
 
@@ -93,17 +93,25 @@ export function rows(connection: Connection, sql: string, values: unknown[]): Pr
  */
 export function dialect(table: string, { charset }: Pick<Setting, "charset">): Dialect {
   const name = quoted(table, "`");
+  /** The name of a lock, of at most 64 characters; takes what it is about. */
+  const lock = "CONCAT('telegraf-session:', SHA1(CONCAT_WS('.', DATABASE(), ?)))";
   /** Numbers the rows of a table that has no key, from the oldest to the newest. */
   const row = "telegraf-session-row";
   return {
     name,
     inspect: [
-      `SELECT COLUMN_NAME, CONCAT_WS(' ', COLUMN_TYPE, CHARACTER_SET_NAME), EXISTS (
-        SELECT MAX(INDEX_NAME) FROM information_schema.STATISTICS
-        WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? GROUP BY INDEX_NAME
-        HAVING COUNT(*) = 1 AND MAX(NON_UNIQUE) = 0 AND MAX(COLUMN_NAME) = 'key'
-          AND COUNT(SUB_PART) = 0)
-      FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?`,
+      `SELECT c.COLUMN_NAME, CONCAT_WS(' ', c.COLUMN_TYPE, c.CHARACTER_SET_NAME),
+        IF(c.COLUMN_NAME = 'key', EXISTS (
+          SELECT MAX(INDEX_NAME) FROM information_schema.STATISTICS
+          WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? GROUP BY INDEX_NAME
+          HAVING COUNT(*) = 1 AND MAX(NON_UNIQUE) = 0 AND MAX(COLUMN_NAME) = 'key'
+            AND COUNT(SUB_PART) = 0
+        ), EXISTS (
+          SELECT * FROM information_schema.STATISTICS s WHERE TABLE_SCHEMA = DATABASE()
+          AND TABLE_NAME = ? AND s.COLUMN_NAME = c.COLUMN_NAME AND SEQ_IN_INDEX = 1
+        ))
+      FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?`,
+      table,
       table,
       table,
     ],
@@ -145,8 +153,19 @@ export function dialect(table: string, { charset }: Pick<Setting, "charset">): D
       }
       return changes;
     },
+    index: `ALTER TABLE ${name} ADD INDEX (expires)`,
+    *prune(now): Script<number> {
+      const [[locked] = []] = yield [`SELECT GET_LOCK(${lock}, 0)`, `${table} prune`];
+      if (Number(locked) !== 1) return 0;
+      try {
+        yield [`DELETE FROM ${name} WHERE expires <= ? LIMIT 500`, now];
+        const [[count] = []] = yield "SELECT ROW_COUNT()";
+        return Number(count);
+      } finally {
+        yield [`SELECT RELEASE_LOCK(${lock})`, `${table} prune`];
+      }
+    },
     *alone(script) {
-      const lock = "CONCAT('telegraf-session:', SHA1(CONCAT_WS('.', DATABASE(), ?)))";
       const [[patience] = []] = yield "SELECT @@SESSION.lock_wait_timeout";
       const [[locked] = []] = yield [`SELECT GET_LOCK(${lock}, 5)`, table];
       if (Number(locked) !== 1) {

@@ -16,6 +16,28 @@ export interface StoreOptions {
    */
   timeout?: number;
   /**
+   * How long a session lives after the last update that read or changed it, in ms; for ever without
+   * it. Those that were stored without it live on until an update reads or changes them. From 1 to
+   * 3155760000000 (100 years).
+   */
+  ttl?: number;
+  /**
+   * How often expired sessions are deleted, in ms, where the database does not do it by itself:
+   * PostgreSQL, MySQL and SQLite. Chosen at random from half to one and a half of it; 0 for never.
+   * Expired sessions are not returned, deleted or not. Up to 1431655764.
+   *
+   * @default {3600000}
+   */
+  pruneInterval?: number;
+  /**
+   * What `get` does with a stored value that cannot be decoded: `"throw"` rejects with a
+   * `DecodeError`; `"discard"` takes it as no session, so that the next `set` overwrites it; a
+   * function is given the value and the key, and what it returns is the session.
+   *
+   * @default {"throw"}
+   */
+  onCorrupt?: "throw" | "discard" | ((value: unknown, key: string) => unknown);
+  /**
    * Called with what goes wrong in the background: an idle connection was lost, the database user
    * may not upgrade an old table. Nothing is printed without it. What it throws is ignored.
    */
@@ -48,6 +70,15 @@ export type Rules<Options> = { readonly [Name in keyof Required<Options>]: Rule 
 /** The largest delay that timers take. */
 const longest = 2 ** 31 - 1;
 
+/** A whole number of ms in a range. */
+function milliseconds(least: number, most: number): Rule {
+  return {
+    type: "number",
+    expected: `a whole number of ms from ${least} to ${most}`,
+    accepts: (value: number) => Number.isInteger(value) && value >= least && value <= most,
+  };
+}
+
 /** Rules that several factories use. */
 export const rules = {
   text: { type: "string", expected: "a string" },
@@ -60,23 +91,27 @@ export const rules = {
     expected: "an integer from 1 to 65535",
     accepts: (value: number) => Number.isInteger(value) && value >= 1 && value <= 65535,
   },
-  milliseconds: {
-    type: "number",
-    expected: `a whole number of ms from 1 to ${longest}`,
-    accepts: (value: number) => Number.isInteger(value) && value >= 1 && value <= longest,
-  },
-  /** The name of a table or schema, up to what the database takes in bytes. */
-  identifier: (bytes: number): Rule => ({
+  /** The name of a table or schema, up to what the database takes. */
+  identifier: (most: number, unit: "bytes" | "characters" = "bytes"): Rule => ({
     type: "string",
-    expected: `a name of 1 to ${bytes} bytes without NUL`,
+    expected: `a name of 1 to ${most} ${unit} without NUL`,
     accepts: (value: string) =>
-      value !== "" && !value.includes("\0") && Buffer.byteLength(value) <= bytes,
+      value !== "" && !value.includes("\0") &&
+      (unit === "bytes" ? Buffer.byteLength(value) : value.length) <= most,
   }),
-} as const satisfies Record<string, Rule | ((bytes: number) => Rule)>;
+} as const satisfies Record<string, Rule | ((most: number) => Rule)>;
 
 /** The rules of the shared options. */
 export const storeRules: Rules<StoreOptions> = {
-  timeout: rules.milliseconds,
+  timeout: milliseconds(1, longest),
+  ttl: milliseconds(1, 100 * 365.25 * 24 * 60 * 60 * 1000),
+  pruneInterval: milliseconds(0, Math.floor(longest / 1.5)),
+  onCorrupt: {
+    type: ["string", "function"],
+    expected: '"throw", "discard" or a function',
+    accepts: (value: unknown) =>
+      typeof value === "function" || /^(throw|discard)$/.test(`${value}`),
+  },
   onError: rules.callback,
   onInitError: rules.callback,
 };

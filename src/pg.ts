@@ -5,7 +5,8 @@
  */
 
 import { createHash } from "node:crypto";
-import { type Dialect, disconnected, type Lender, onConflict, quoted, type Row } from "./sql.ts";
+import { disconnected, onConflict, quoted } from "./sql.ts";
+import type { Dialect, Lender, Row, Script } from "./sql.ts";
 
 /** What is used of a pool of `pg`. */
 export interface Pool {
@@ -80,10 +81,10 @@ export function dialect(table: string, schema?: string): Dialect {
   return {
     name,
     inspect: [
-      `SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attname = 'key' AND EXISTS (
+      `SELECT a.attname, format_type(a.atttypid, a.atttypmod), EXISTS (
         SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
-          AND i.indnkeyatts = 1 AND i.indisunique AND i.indisvalid AND i.indimmediate
-          AND i.indpred IS NULL)
+          AND i.indisvalid AND i.indpred IS NULL AND (a.attname <> 'key'
+            OR i.indnkeyatts = 1 AND i.indisunique AND i.indimmediate))::int
       FROM pg_attribute a
       WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
       name,
@@ -126,11 +127,26 @@ export function dialect(table: string, schema?: string): Dialect {
     },
     column: (column) => column,
     select: (column) => column,
-    matches: (keys) => keys === 1 ? "key = $1" : "key = ANY($1)",
-    locks: (keys) =>
+    index: `CREATE INDEX ON ${name} (expires)`,
+    *prune(now): Script<number> {
+      const rows = yield [
+        `WITH turn AS MATERIALIZED (
+          SELECT pg_try_advisory_xact_lock(1952803192, hashtext($1)) AS ours
+        )
+        DELETE FROM ${name} WHERE ctid = ANY(ARRAY(
+          SELECT ctid FROM ${name} WHERE expires <= $2 AND (SELECT ours FROM turn)
+          LIMIT 500 FOR UPDATE SKIP LOCKED
+        )) RETURNING 1`,
+        name,
+        now,
+      ];
+      return rows.length;
+    },
+    matches: (keys, first) => keys === 1 ? `key = $${first}` : `key = ANY($${first})`,
+    locks: (keys, first) =>
       keys === 1
-        ? "key = $1"
-        : `key IN (SELECT key FROM ${name} WHERE key = ANY($1) ORDER BY key COLLATE "C" FOR UPDATE)`,
+        ? `key = $${first}`
+        : `key IN (SELECT key FROM ${name} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
     value: (_, index) => `$${index}`,
     overwrite: onConflict,
   };

@@ -29,6 +29,7 @@ export interface Carrier<Encoded> {
   size(value: Encoded): number;
   read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]>;
   write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void>;
+  renew(keys: string[], expires: number, signal: AbortSignal): Promise<void>;
   remove(keys: string[], signal: AbortSignal): Promise<void>;
 }
 
@@ -49,6 +50,8 @@ interface Job<T> {
 
 interface WriteJob<Encoded> extends Job<void> {
   content: Content<Encoded>;
+  /** Whether the database has the value and needs to know but when it expires. */
+  renewal?: boolean;
 }
 
 export class Queue<Encoded> {
@@ -70,7 +73,8 @@ export class Queue<Encoded> {
     });
     this.#writes = new Lane({
       carrier,
-      size: ({ content }) => content === undefined ? 0 : carrier.size(content.value),
+      size: ({ content, renewal }) =>
+        content === undefined || renewal ? 0 : carrier.size(content.value),
       ready: (key) => this.#reads.get(key) === undefined,
       carry: (jobs, signal) => this.#carryWrites(jobs, signal),
       rejected: (key) => this.#touch(key),
@@ -92,6 +96,19 @@ export class Queue<Encoded> {
     const write = this.#writes.waiting.get(key) ??
       this.#writes.add({ key, waiters: [], content });
     write.content = content;
+    write.renewal = false;
+    return this.#wait(write, timeout);
+  }
+
+  /** Lets what is stored live longer, and leaves its value to whoever changes it meanwhile. */
+  renew(
+    key: string,
+    content: Required<Omit<Entry<Encoded>, "key">>,
+    timeout: number,
+  ): Promise<void> {
+    const write = this.#writes.waiting.get(key) ??
+      this.#writes.add({ key, waiters: [], content, renewal: true });
+    if (write.content !== undefined) write.content = { ...write.content, expires: content.expires };
     return this.#wait(write, timeout);
   }
 
@@ -104,6 +121,11 @@ export class Queue<Encoded> {
   /** A number that every write of the key changes (and, rarely, a write of another key). */
   version(key: string): number {
     return this.#versions[this.#slot(key)]!;
+  }
+
+  /** The keys that are being written. */
+  writing(): string[] {
+    return this.#writes.keys();
   }
 
   /** How many keys are being read or written. */
@@ -132,12 +154,16 @@ export class Queue<Encoded> {
 
   async #carryWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): Promise<void[]> {
     const entries: Entry<Encoded>[] = [];
+    const renewed = new Map<number, string[]>();
     const removed: string[] = [];
-    for (const { key, content } of jobs) {
+    for (const { key, content, renewal } of jobs) {
       if (content === undefined) removed.push(key);
-      else entries.push({ key, ...content });
+      else if (renewal) {
+        renewed.set(content.expires!, [...renewed.get(content.expires!) ?? [], key]);
+      } else entries.push({ key, ...content });
     }
     if (entries.length > 0) await this.#carrier.write(entries, signal);
+    for (const [expires, keys] of renewed) await this.#carrier.renew(keys, expires, signal);
     if (removed.length > 0) await this.#carrier.remove(removed, signal);
     return [];
   }
@@ -203,6 +229,10 @@ class Lane<T, J extends Job<T>> {
 
   get size(): number {
     return this.waiting.size + this.#running.size;
+  }
+
+  keys(): string[] {
+    return [...this.waiting.keys(), ...this.#running.keys()];
   }
 
   /** The newest job of the key. */

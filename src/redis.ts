@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Entry, Page } from "./backend.ts";
+
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
 export interface Client {
   /** From the call of `connect` on, until it is closed or has given up. */
@@ -19,6 +21,12 @@ export interface Client {
   set(key: string, value: string, options?: { PX: number }): Promise<unknown>;
   mSet(keysAndValues: string[]): Promise<unknown>;
   del(keys: string | string[]): Promise<unknown>;
+  pTTL(key: string): Promise<unknown>;
+  pExpireAt(key: string, time: number): Promise<unknown>;
+  /** Not in a cluster. The cursor is text; node-redis 4 says that it is a number, but takes both. */
+  scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
+  /** In a cluster, of one of its `masters`. */
+  nodeClient?(node: never): unknown;
 }
 
 /** A client that the store made. */
@@ -203,6 +211,54 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
     if (result.status === "rejected") throw result.reason;
     return result.value;
   });
+}
+
+/** When the values of keys expire, in ms since the epoch; `undefined` for never. */
+export async function lives(client: Client, keys: string[]): Promise<(number | undefined)[]> {
+  const lives = await all(keys.map((key) => client.pTTL(key)));
+  const now = Date.now();
+  return lives.map((life) => Number(life) < 0 ? undefined : now + Number(life));
+}
+
+/** Lets keys expire at a time. */
+export async function renew(client: Client, keys: string[], expires: number): Promise<void> {
+  await all(keys.map((key) => client.pExpireAt(key, expires)));
+}
+
+/** The entries that there are. */
+export function entries(
+  keys: string[],
+  values: unknown[],
+  lives: (number | undefined)[],
+): Entry<string>[] {
+  return keys.flatMap((key, i) =>
+    values[i] == null ? [] : { key, value: String(values[i]), expires: lives[i] }
+  );
+}
+
+/** Some of the keys with the prefix, and where the next page begins: at a cursor of a node. */
+export async function page(
+  client: Client,
+  prefix: string,
+  start = "0 0",
+  size: number,
+): Promise<Page> {
+  const [at, cursor] = start.split(" ") as [string, string];
+  const node = Number(at);
+  const { masters } = client;
+  const server = masters === undefined ? client : await client.nodeClient!(masters[node] as never);
+  const pattern = prefix.replace(/[*?[\]\\]/g, "\\$&") + "*";
+  const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
+  const found = reply as { cursor: unknown; keys: unknown[] };
+  const next = String(found.cursor) !== "0"
+    ? `${node} ${found.cursor}`
+    : node + 1 < (masters?.length ?? 1)
+    ? `${node + 1} 0`
+    : undefined;
+  const keys = found.keys.map((key) => String(key).slice(prefix.length)).filter((key) =>
+    key !== ""
+  );
+  return { entries: keys.map((key) => ({ key })), next };
 }
 
 const connectionLost =

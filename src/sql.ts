@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Entry } from "./backend.ts";
+import type { Entry, Page } from "./backend.ts";
 import { reason } from "./errors.ts";
 
 /** The table of upstream and ours. */
@@ -69,30 +69,36 @@ export interface Shape {
   readonly columns: ReadonlyMap<string, string>;
   /** Whether no key can be there twice. */
   readonly unique: boolean;
+  /** Whether what has expired is found by an index. */
+  readonly indexed: boolean;
 }
 
 /** What one database has of its own. */
 export interface Dialect {
   /** The table's name, quoted. */
   readonly name: string;
-  /** Its columns: name, type, and whether `key` is unique. */
+  /** Its columns: name, type, and whether `key` is unique, or another one the first of an index. */
   readonly inspect: Statement;
   /** The statements that make the table what it should be; none when it is. */
   changes(shape: Shape | undefined): string[];
+  /** The statement that makes the index on `expires`. */
+  readonly index: string;
   /** Runs the script while no other process prepares a table of this name. */
   alone<T>(script: Script<T>): Script<T>;
   /** A column's name, quoted where it must be. */
   column(name: string): string;
   /** How a column is read. */
   select(name: string, shape: Shape): string;
-  /** The condition that a row has one of so many keys. */
-  matches(keys: number): string;
-  /** The same for a delete, where that would lock rows in an order of its own. */
-  locks?(keys: number): string;
+  /** The condition that a row has one of so many keys; `first` is the index of the first value. */
+  matches(keys: number, first: number): string;
+  /** The same for deletes and updates, where that would lock rows in an order of its own. */
+  locks?(keys: number, first: number): string;
   /** The placeholder of a value; `index` counts from 1 through all rows. */
   value(name: string, index: number): string;
   /** What an insert does where the key is there already. */
   overwrite(names: string[]): string;
+  /** Deletes some rows that have expired, unless another process is at it; returns how many. */
+  prune(now: number): Script<number>;
 }
 
 /**
@@ -100,10 +106,14 @@ export interface Dialect {
  * as it should be, so a user without the right to create or alter can work with it.
  */
 export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements> {
+  const changes = (shape: Shape | undefined) => {
+    const index = tools.expiring && !shape?.indexed ? [dialect.index] : [];
+    return [...dialect.changes(shape), ...index];
+  };
   const shape = yield* inspect(dialect);
-  if (shape !== undefined && dialect.changes(shape).length === 0) return statements(dialect, shape);
+  if (shape !== undefined && changes(shape).length === 0) return statements(dialect, shape);
   try {
-    return statements(dialect, yield* dialect.alone(change(dialect)));
+    return statements(dialect, yield* dialect.alone(change(dialect, changes)));
   } catch (error) {
     if (tools.transient(error)) throw error;
     const cause = { cause: error };
@@ -114,13 +124,18 @@ export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements
     if (!shape.unique) {
       throw new Error(`${old}, but needs a unique key: ${reason(error)}`, cause);
     }
-    tools.report(new Error(`${old}, so its limits stay: ${reason(error)}`, cause));
+    const what = dialect.changes(shape).length > 0
+      ? `${old}, so its limits stay`
+      : `table ${dialect.name} has no index on "expires" and cannot get one, so pruning is slow`;
+    tools.report(new Error(`${what}: ${reason(error)}`, cause));
     return statements(dialect, shape);
   }
 }
 
-/** What `prepareTable` needs to know of errors. */
+/** What `prepareTable` needs to know. */
 interface Tools {
+  /** Whether rows will expire. */
+  readonly expiring: boolean;
   transient(error: unknown): boolean;
   report(error: unknown): void;
 }
@@ -128,24 +143,35 @@ interface Tools {
 function* inspect(dialect: Dialect): Script<Shape | undefined> {
   const rows = yield dialect.inspect;
   if (rows.length === 0) return undefined;
+  const indexed = (column: string) =>
+    rows.some(([name, , indexed]) => name === column && Number(indexed) > 0);
   return {
     columns: new Map(rows.map(([name, type]) => [String(name), String(type).toLowerCase()])),
-    unique: rows.some(([, , unique]) => Number(unique) > 0),
+    unique: indexed("key"),
+    indexed: indexed("expires"),
   };
 }
 
 /** Looks again, for another process may have been first. */
-function* change(dialect: Dialect): Script<Shape> {
-  for (const statement of dialect.changes(yield* inspect(dialect))) yield statement;
+function* change(dialect: Dialect, changes: Dialect["changes"]): Script<Shape> {
+  for (const statement of changes(yield* inspect(dialect))) yield statement;
   return (yield* inspect(dialect))!;
 }
 
 /** The statements that carry sessions, and the values that they take. */
 export interface Statements {
   readonly shape: Shape;
+  /** Whether the table has a place for `expires`; an old one that could not be upgraded has none. */
+  readonly expiring: boolean;
   readonly read: (keys: number) => string;
   readonly write: (entries: number) => string;
   readonly remove: (keys: number) => string;
+  /** Takes the new time, then the keys. */
+  readonly renew: (keys: number) => string;
+  /** So many keys after a given one, in order, each as its row but without the session. */
+  readonly page: (size: number) => string;
+  /** Deletes some rows that have expired, if there are such; returns how many. */
+  prune(now: number): Script<number>;
   /** The values of an entry, in the order of its columns. */
   values(entry: Entry<string>): unknown[];
 }
@@ -154,19 +180,39 @@ function statements(dialect: Dialect, shape: Shape): Statements {
   const { name: table, column, select, matches, locks = matches, value, overwrite } = dialect;
   const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
   const selected = columns.map((name) => select(name, shape)).join(", ");
+  const listed = columns.map((name) => name === "session" ? "NULL" : select(name, shape)).join(
+    ", ",
+  );
   const names = columns.map(column).join(", ");
   const row = (_: unknown, i: number) =>
     `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
   return {
     shape,
-    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys)}`),
+    expiring: shape.columns.has("expires"),
+    *prune(now) {
+      return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
+    },
+    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys, 1)}`),
     write: once((entries) =>
       `INSERT INTO ${table} (${names}) VALUES ${Array.from({ length: entries }, row).join(", ")} ` +
       overwrite(columns.slice(1))
     ),
-    remove: once((keys) => `DELETE FROM ${table} WHERE ${locks(keys)}`),
+    remove: once((keys) => `DELETE FROM ${table} WHERE ${locks(keys, 1)}`),
+    renew: once((keys) =>
+      `UPDATE ${table} SET expires = ${value("expires", 1)} WHERE ${locks(keys, 2)}`
+    ),
+    page: once((size) =>
+      `SELECT ${listed} FROM ${table} WHERE ${column("key")} > ${value("key", 1)} ` +
+      `ORDER BY ${column("key")} LIMIT ${size}`
+    ),
     values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
   };
+}
+
+/** The page of these rows, if so many were asked for. */
+export function page(rows: Row[], size: number): Page {
+  const entries = rows.map(entry);
+  return { entries, next: rows.length < size ? undefined : entries.at(-1)!.key };
 }
 
 /** Makes each text once. */

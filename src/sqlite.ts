@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Dialect, onConflict, quoted, type Row } from "./sql.ts";
+import { type Dialect, onConflict, playSync, quoted, type Row, type Script } from "./sql.ts";
 
 /** What is used of a database of better-sqlite3 or `node:sqlite`. */
 export interface Database {
@@ -60,6 +60,11 @@ export function rows(database: Database, sql: string, values: unknown[]): Row[] 
   return [];
 }
 
+/** Runs a script in one go. */
+export function play<T>(database: Database, script: Script<T>): T {
+  return playSync(script, (sql, values) => rows(database, sql, values));
+}
+
 /** Does the work with all items or, if it fails, with none; in the caller's transaction as it is. */
 export function atomic<T>(database: Database, items: T[], work: (item: T) => unknown): void {
   // A statement is a transaction by itself.
@@ -90,8 +95,10 @@ export function dialect(table: string, database: Database): Dialect {
     name,
     inspect: [
       `SELECT c.name, c.type, EXISTS (
-        SELECT * FROM pragma_index_list(?) i WHERE i."unique" AND NOT i.partial
-          AND (SELECT group_concat(name) FROM pragma_index_info(i.name)) = 'key')
+        SELECT * FROM pragma_index_list(?) i WHERE NOT i.partial
+          AND (SELECT name FROM pragma_index_info(i.name) WHERE seqno = 0) = c.name
+          AND (c.name <> 'key'
+            OR i."unique" AND (SELECT count(*) FROM pragma_index_info(i.name)) = 1))
       FROM pragma_table_info(?) c`,
       table,
       table,
@@ -114,6 +121,16 @@ export function dialect(table: string, database: Database): Dialect {
         changes.push(`ALTER TABLE ${name} ADD COLUMN expires integer`);
       }
       return changes;
+    },
+    index: `CREATE INDEX ${quoted(`${table}-expires`, '"')} ON ${name} (expires)`,
+    *prune(now): Script<number> {
+      const rows = yield [
+        `DELETE FROM ${name} WHERE rowid IN (
+          SELECT rowid FROM ${name} WHERE expires <= ? LIMIT 500
+        ) RETURNING 1`,
+        now,
+      ];
+      return rows.length;
     },
     *alone(script) {
       if (inTransaction(database)) return yield* script;

@@ -1,13 +1,15 @@
 /**
- * The store that Telegraf sees, the same for all databases: opening and closing, retries, deadlines,
- * errors. What it does with each operation is in `queue.ts`.
+ * The store that Telegraf sees, the same for all databases: checks, codec, expiry, errors, closing.
+ * Opening and retries are in `connection.ts`, the order of operations is in `queue.ts`.
  *
  * @module
  */
 
 import { Buffer } from "node:buffer";
+import { performance } from "node:perf_hooks";
 import { clearTimeout, setTimeout } from "node:timers";
-import type { Backend, Entry, Limits, MaybePromise } from "./backend.ts";
+import type { Backend, MaybePromise } from "./backend.ts";
+import { Connection, within } from "./connection.ts";
 import {
   ClosedError,
   DecodeError,
@@ -18,7 +20,7 @@ import {
   TimeoutError,
 } from "./errors.ts";
 import { checkOptions, type Rules, type StoreOptions } from "./options.ts";
-import { type Carrier, expired, Queue } from "./queue.ts";
+import { type Content, expired } from "./queue.ts";
 
 /**
  * A store for Telegraf's `session({ store })`, of which Telegraf calls `get`, `set` and `delete`.
@@ -39,6 +41,26 @@ export interface Store<Session> extends AsyncDisposable {
   set(key: string, session: Session): Promise<void>;
   /** Deletes the session; a missing one is no error. */
   delete(key: string): Promise<void>;
+  /** Whether there is a session. */
+  has(key: string): Promise<boolean>;
+  /**
+   * The keys of all sessions, page by page, in no order; sessions that are stored or deleted
+   * meanwhile may be among them or not.
+   */
+  keys(): AsyncIterableIterator<string>;
+  /** All sessions with their keys, as `keys()`. */
+  entries(): AsyncIterableIterator<[key: string, session: Session]>;
+  /** How many sessions there are; counted one by one. */
+  size(): Promise<number>;
+  /** Deletes all sessions of this store: of its table, collection or prefix. */
+  clear(): Promise<void>;
+  /**
+   * Deletes sessions that have expired, and returns how many; 0 where the database does that by
+   * itself. A store with a `ttl` does it every `pruneInterval`.
+   */
+  prune(): Promise<number>;
+  /** Whether the database answers a read, and how long that takes. Never rejects. */
+  health(): Promise<Health>;
   /** Opens the store now instead of with its first operation; rejects with the cause. */
   ready(): Promise<void>;
   /**
@@ -47,6 +69,13 @@ export interface Store<Session> extends AsyncDisposable {
    */
   close(): Promise<void>;
 }
+
+/** What `health()` finds. */
+export type Health =
+  /** The database answered, after so many ms. */
+  | { ok: true; latency: number }
+  /** It did not: the error is what an operation would have rejected with. */
+  | { ok: false; latency: number; error: Error };
 
 /** Makes a store; with or without `new`. */
 export interface StoreFactory<Options> {
@@ -97,6 +126,9 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #backend: Backend<Encoded>;
   readonly #connection: Connection<Encoded>;
   readonly #timeout: number;
+  readonly #ttl: number | undefined;
+  readonly #pruneInterval: number;
+  readonly #onCorrupt: StoreOptions["onCorrupt"];
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
   /** The trouble that `onInitError` was told last: many operations fail for one reason. */
@@ -104,14 +136,19 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #active = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
+  #pruneTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(backend: Backend<Encoded>, options: StoreOptions) {
     this.#backend = backend;
     this.#timeout = options.timeout ?? 10_000;
+    this.#ttl = options.ttl;
+    this.#pruneInterval = options.pruneInterval ?? 3_600_000;
+    this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
     this.#connection = Connection.of(backend, this.#timeout);
     this.#connection.reporters.add(this.#report);
+    this.#connection.expiring ||= this.#ttl !== undefined;
   }
 
   get(key: string): Promise<Session | undefined> {
@@ -128,15 +165,58 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.#operate("delete", key, (name) => queue.write(name, undefined, this.#timeout));
   }
 
-  async ready(): Promise<void> {
-    this.#begin("open");
-    try {
-      await within(this.#timeout, (signal) => this.#connection.attempt(() => {}, signal));
-    } catch (error) {
-      throw this.#failure(error, { operation: "open" });
-    } finally {
-      this.#end();
+  has(key: string): Promise<boolean> {
+    return this.#operate("read", key, async (name) => await this.#content(name) !== undefined);
+  }
+
+  async *keys(): AsyncIterableIterator<string> {
+    for await (const page of this.#pages()) yield* page;
+  }
+
+  async *entries(): AsyncIterableIterator<[string, Session]> {
+    for await (const page of this.#pages()) {
+      const sessions = await Promise.all(page.map((key) => this.get(key)));
+      for (const [i, session] of sessions.entries()) {
+        if (session !== undefined) yield [page[i]!, session];
+      }
     }
+  }
+
+  async size(): Promise<number> {
+    let size = 0;
+    for await (const page of this.#pages()) size += page.length;
+    return size;
+  }
+
+  async clear(): Promise<void> {
+    await Promise.all(this.#connection.queue.writing().map((key) => this.delete(key)));
+    for await (const page of this.#pages(() => true)) {
+      await Promise.all(page.map((key) => this.delete(key)));
+    }
+  }
+
+  async prune(): Promise<number> {
+    let total = 0;
+    for (let some = -1; some !== 0; total += some) {
+      some = await this.#whole("prune", (signal) => this.#connection.prune(signal));
+    }
+    return total;
+  }
+
+  async health(): Promise<Health> {
+    const start = performance.now();
+    const latency = () => performance.now() - start;
+    try {
+      // A key like any other: that its session is missing is an answer.
+      await this.#whole("read", (signal) => this.#connection.once(["health"], signal));
+      return { ok: true, latency: latency() };
+    } catch (error) {
+      return { ok: false, latency: latency(), error: error as Error };
+    }
+  }
+
+  ready(): Promise<void> {
+    return this.#whole("open", (signal) => this.#connection.attempt(() => {}, signal));
   }
 
   close(): Promise<void> {
@@ -150,17 +230,31 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   async #get(key: string): Promise<Session | undefined> {
     const { queue, seen } = this.#connection;
     const version = queue.version(key);
-    const content = await queue.read(key, this.#timeout);
-    if (content === undefined || (content.expires ?? Infinity) <= Date.now()) return undefined;
+    const content = await this.#content(key);
+    if (content === undefined) return undefined;
+    const session = this.#decode(key, content.value);
+    if (typeof session === "object" && session !== null) {
+      seen.set(session, { ...content, key, version });
+    }
+    return session;
+  }
+
+  /** What is stored under the key and has not expired. */
+  async #content(key: string): Promise<Content<Encoded>> {
+    const content = await this.#connection.queue.read(key, this.#timeout);
+    return isAlive(content) ? content : undefined;
+  }
+
+  #decode(key: string, value: Encoded): Session | undefined {
     let session: unknown;
     try {
-      session = this.#backend.codec.decode(content.value);
+      session = this.#backend.codec.decode(value);
     } catch (cause) {
-      const why = `the stored value cannot be decoded: ${reason(cause)}`;
-      throw new DecodeError(why, { operation: "read", key, cause });
-    }
-    if (typeof session === "object" && session !== null) {
-      seen.set(session, { key, version, value: content.value });
+      if (typeof this.#onCorrupt === "function") session = this.#onCorrupt(value, key);
+      else if (this.#onCorrupt !== "discard") {
+        const why = `the stored value cannot be decoded: ${reason(cause)}`;
+        throw new DecodeError(why, { operation: "read", key, cause });
+      }
     }
     return (session ?? undefined) as Session | undefined;
   }
@@ -176,11 +270,36 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const why = `the session cannot be encoded: ${reason(cause)}`;
       throw new EncodeError(why, { operation: "write", key, cause });
     }
+    const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
     const last = seen.get(session as object);
     const unchanged = last?.key === key && last.version === queue.version(key) &&
       codec.equal(last.value, value);
-    if (unchanged) return queue.written(key, this.#timeout);
-    return queue.write(key, { value }, this.#timeout);
+    if (unchanged) {
+      // It costs at most one write per tenth of its life to keep a session that is only read.
+      const fresh = last.expires === undefined || expires === undefined
+        ? last.expires === expires
+        : Math.abs(expires - last.expires) < this.#ttl! / 10;
+      if (fresh) return queue.written(key, this.#timeout);
+      if (expires !== undefined) {
+        // Rounded up by at most 1 %, so that what is renewed at once is renewed by one statement.
+        const step = Math.ceil(this.#ttl! / 100);
+        const renewed = { value, expires: Math.ceil(expires / step) * step };
+        seen.set(session as object, { ...last, ...renewed });
+        return queue.renew(key, renewed, this.#timeout);
+      }
+    }
+    return queue.write(key, { value, expires }, this.#timeout);
+  }
+
+  /** The keys of all sessions that count. */
+  async *#pages(counts = isAlive): AsyncGenerator<string[]> {
+    let start: string | undefined;
+    do {
+      const open = (signal: AbortSignal) => this.#connection.page(start, signal);
+      const { entries, next } = await this.#whole("read", open);
+      yield entries.filter(counts).map(({ key }) => key);
+      start = next;
+    } while (start !== undefined);
   }
 
   async #operate<T>(
@@ -199,11 +318,38 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
   }
 
+  /** Does what concerns no single key, within the timeout. */
+  async #whole<T>(operation: Operation, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    this.#begin(operation);
+    try {
+      return await within(this.#timeout, work);
+    } catch (error) {
+      throw this.#failure(error, { operation });
+    } finally {
+      this.#end();
+    }
+  }
+
   #begin(operation: Operation, key?: string): void {
     if (this.#closing !== undefined) {
       throw new ClosedError("the store is closed", { operation, key });
     }
     this.#active++;
+    if (this.#pruneTimer === undefined) this.#pruneLater();
+  }
+
+  /** Prunes now and then, at random, so that many processes do not do it at once. */
+  #pruneLater(): void {
+    if (this.#ttl === undefined || this.#pruneInterval === 0) return;
+    this.#pruneTimer = setTimeout(async () => {
+      try {
+        await this.prune();
+      } catch (error) {
+        if (!(error instanceof ClosedError)) this.#report(error);
+      }
+      if (this.#closing === undefined) this.#pruneLater();
+    }, this.#pruneInterval * (0.5 + Math.random()));
+    this.#pruneTimer.unref();
   }
 
   #end(): void {
@@ -229,6 +375,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   async #close(): Promise<void> {
+    clearTimeout(this.#pruneTimer);
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     this.#connection.reporters.delete(this.#report);
     try {
@@ -239,86 +386,6 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     } catch (error) {
       throw this.#failure(error, { operation: "close" });
     }
-  }
-}
-
-/** What stores on the same data have in common: whether it is open, and the order of its keys. */
-class Connection<Encoded> implements Carrier<Encoded> {
-  // deno-lint-ignore no-explicit-any
-  static readonly #shared = new WeakMap<object, Map<string, Connection<any>>>();
-
-  /** The connection of all stores with the backend's handle and scope. */
-  static of<Encoded>(backend: Backend<Encoded>, timeout: number): Connection<Encoded> {
-    let scopes = Connection.#shared.get(backend.handle);
-    if (scopes === undefined) Connection.#shared.set(backend.handle, scopes = new Map());
-    let connection = scopes.get(backend.scope);
-    if (connection === undefined) {
-      scopes.set(backend.scope, connection = new Connection(backend, timeout));
-    }
-    return connection;
-  }
-
-  readonly queue: Queue<Encoded> = new Queue(this);
-  /** What `get` returned, as long as the caller holds it: a `set` of the same is not written. */
-  readonly seen = new WeakMap<object, { key: string; version: number; value: Encoded }>();
-  readonly reporters = new Set<(error: unknown) => void>();
-  readonly #backend: Backend<Encoded>;
-  readonly #timeout: number;
-  opened = false;
-  /** The attempt to open that is under way. */
-  opening: Promise<void> | undefined;
-  /** The last error since something succeeded. */
-  trouble: unknown;
-
-  private constructor(backend: Backend<Encoded>, timeout: number) {
-    this.#backend = backend;
-    this.#timeout = timeout;
-  }
-
-  get limits(): Limits {
-    return this.#backend.limits;
-  }
-
-  size(value: Encoded): number {
-    return this.#backend.codec.size(value);
-  }
-
-  read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]> {
-    return this.attempt(() => this.#backend.read(keys, signal), signal);
-  }
-
-  write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void> {
-    return this.attempt(() => this.#backend.write(entries, signal), signal);
-  }
-
-  remove(keys: string[], signal: AbortSignal): Promise<void> {
-    return this.attempt(() => this.#backend.remove(keys, signal), signal);
-  }
-
-  /** Opens if need be and does the work, again and again while errors are transient. */
-  async attempt<T>(work: () => MaybePromise<T>, signal: AbortSignal): Promise<T> {
-    for (let failures = 0;; failures++) {
-      try {
-        if (!this.opened) await this.#open();
-        const result = await work();
-        this.trouble = undefined;
-        return result;
-      } catch (error) {
-        if (error !== expired) this.trouble = error;
-        if (error !== expired && !this.#backend.transient(error)) throw error;
-        await pause(failures, signal);
-        if (signal.aborted) throw error;
-      }
-    }
-  }
-
-  /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
-  #open(): Promise<void> {
-    const report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
-    return this.opening ??= within(this.#timeout, async (signal) => {
-      await this.#backend.open({ signal, report });
-      if (!signal.aborted) this.opened = true;
-    }).finally(() => this.opening = undefined);
   }
 }
 
@@ -339,6 +406,11 @@ function rereadable<T>(read: () => Promise<T>): Promise<T> {
   return promise;
 }
 
+/** Whether there is content that has not expired. */
+function isAlive(content: { readonly expires?: number } | undefined): boolean {
+  return content !== undefined && (content.expires ?? Infinity) > Date.now();
+}
+
 /** Checks a key, before any I/O. Numbers are taken as their text. */
 function checkKey(key: unknown): string {
   if (typeof key === "number" || typeof key === "bigint") key = String(key);
@@ -355,41 +427,6 @@ function checkKey(key: unknown): string {
     throw new RangeError("A session key must be valid Unicode without NUL");
   }
   return key;
-}
-
-/** Rejects with `expired` if the work takes longer than `timeout` ms. */
-async function within<T>(
-  timeout: number,
-  work: (signal: AbortSignal) => MaybePromise<T>,
-): Promise<T> {
-  const controller = new AbortController();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      controller.abort();
-      reject(expired);
-    }, timeout);
-  });
-  try {
-    return await Promise.race([work(controller.signal), late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** Waits before the next attempt: from 10 ms, doubled each time up to 500, ± 50 %. */
-function pause(failures: number, signal: AbortSignal): Promise<void> {
-  const delay = Math.min(500, 10 * 2 ** failures) * (0.5 + Math.random());
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const end = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, delay);
-    signal.addEventListener("abort", end);
-  });
 }
 
 /** A callback of the caller that cannot do harm: what it throws or rejects with is dropped. */

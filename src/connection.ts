@@ -1,0 +1,145 @@
+/**
+ * What stores on the same data share: opening the database once, and trying again what failed for
+ * the moment. The queue's batches go through it.
+ *
+ * @module
+ */
+
+import { clearTimeout, setTimeout } from "node:timers";
+import type { Backend, Entry, Limits, MaybePromise, Page } from "./backend.ts";
+import { type Carrier, expired, Queue } from "./queue.ts";
+
+/** What stores on the same data have in common: whether it is open, and the order of its keys. */
+export class Connection<Encoded> implements Carrier<Encoded> {
+  // deno-lint-ignore no-explicit-any
+  static readonly #shared = new WeakMap<object, Map<string, Connection<any>>>();
+
+  /** The connection of all stores with the backend's handle and scope. */
+  static of<Encoded>(backend: Backend<Encoded>, timeout: number): Connection<Encoded> {
+    let scopes = Connection.#shared.get(backend.handle);
+    if (scopes === undefined) Connection.#shared.set(backend.handle, scopes = new Map());
+    let connection = scopes.get(backend.scope);
+    if (connection === undefined) {
+      scopes.set(backend.scope, connection = new Connection(backend, timeout));
+    }
+    return connection;
+  }
+
+  readonly queue: Queue<Encoded> = new Queue(this);
+  /** What `get` returned, as long as the caller holds it: a `set` of the same is not written. */
+  readonly seen = new WeakMap<object, Entry<Encoded> & { readonly version: number }>();
+  readonly reporters = new Set<(error: unknown) => void>();
+  readonly #backend: Backend<Encoded>;
+  readonly #timeout: number;
+  opened = false;
+  /** Whether a store has a `ttl`. */
+  expiring = false;
+  /** The attempt to open that is under way. */
+  opening: Promise<void> | undefined;
+  /** The last error since something succeeded. */
+  trouble: unknown;
+
+  private constructor(backend: Backend<Encoded>, timeout: number) {
+    this.#backend = backend;
+    this.#timeout = timeout;
+  }
+
+  get limits(): Limits {
+    return this.#backend.limits;
+  }
+
+  size(value: Encoded): number {
+    return this.#backend.codec.size(value);
+  }
+
+  read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]> {
+    return this.attempt(() => this.#backend.read(keys, signal), signal);
+  }
+
+  write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void> {
+    return this.attempt(() => this.#backend.write(entries, signal), signal);
+  }
+
+  renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
+    return this.attempt(() => this.#backend.renew(keys, expires, signal), signal);
+  }
+
+  page(start: string | undefined, signal: AbortSignal): Promise<Page> {
+    return this.attempt(() => this.#backend.page(start, 128, signal), signal);
+  }
+
+  prune(signal: AbortSignal): Promise<number> {
+    return this.attempt(() => this.#backend.prune?.(Date.now(), signal) ?? 0, signal);
+  }
+
+  /** A read without retries. */
+  async once(keys: string[], signal: AbortSignal): Promise<void> {
+    if (!this.opened) await this.#open();
+    await this.#backend.read(keys, signal);
+  }
+
+  remove(keys: string[], signal: AbortSignal): Promise<void> {
+    return this.attempt(() => this.#backend.remove(keys, signal), signal);
+  }
+
+  /** Opens if need be and does the work, again and again while errors are transient. */
+  async attempt<T>(work: () => MaybePromise<T>, signal: AbortSignal): Promise<T> {
+    for (let failures = 0;; failures++) {
+      try {
+        if (!this.opened) await this.#open();
+        const result = await work();
+        this.trouble = undefined;
+        return result;
+      } catch (error) {
+        if (error !== expired) this.trouble = error;
+        if (error !== expired && !this.#backend.transient(error)) throw error;
+        await pause(failures, signal);
+        if (signal.aborted) throw error;
+      }
+    }
+  }
+
+  /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
+  #open(): Promise<void> {
+    const report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
+    return this.opening ??= within(this.#timeout, async (signal) => {
+      await this.#backend.open({ signal, report, expiring: this.expiring });
+      if (!signal.aborted) this.opened = true;
+    }).finally(() => this.opening = undefined);
+  }
+}
+
+/** Rejects with `expired` if the work takes longer than `timeout` ms. */
+export async function within<T>(
+  timeout: number,
+  work: (signal: AbortSignal) => MaybePromise<T>,
+): Promise<T> {
+  const controller = new AbortController();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      controller.abort();
+      reject(expired);
+    }, timeout);
+  });
+  try {
+    return await Promise.race([work(controller.signal), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Waits before the next attempt: from 10 ms, doubled each time up to 500, ± 50 %. */
+function pause(failures: number, signal: AbortSignal): Promise<void> {
+  const delay = Math.min(500, 10 * 2 ** failures) * (0.5 + Math.random());
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, delay);
+    signal.addEventListener("abort", end);
+  });
+}

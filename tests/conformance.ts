@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
 import type { Store, StoreOptions } from "../mod.ts";
 import { place } from "./servers.ts";
 
@@ -21,6 +22,8 @@ export interface Harness {
   readonly dates: "text" | "date";
   /** Stores what is no session under the key, past the store; absent where nothing is undecodable. */
   corrupt?(place: string, key: string): Promise<void>;
+  /** Whether expired sessions are deleted by `prune()`, and not by the database. */
+  readonly prunes: boolean;
   /** Field names that the server of this run refuses, with the reason. */
   readonly refused?: { readonly names: RegExp; readonly reason: string };
 }
@@ -99,6 +102,13 @@ const values: Record<string, unknown> = {
 function sized(bytes: number): { text: string; seed: number } {
   const seed = Math.random();
   return { text: `${seed} "quoted" é `.repeat(bytes / 30).slice(0, bytes), seed };
+}
+
+/** All that an iterable gives. */
+async function fromAsync<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of items) all.push(item);
+  return all;
 }
 
 /** Runs the suite. */
@@ -303,7 +313,7 @@ export function conformance(harness: Harness): void {
       const writes: Promise<void>[] = [];
       for (let i = 0; i < 200; i++) {
         writes.push(store.set("k", { i }));
-        if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+        if (i % 20 === 0) await wait(1);
         assert.deepEqual(await store.get("k"), { i });
       }
       await Promise.all(writes);
@@ -436,6 +446,134 @@ export function conformance(harness: Harness): void {
       );
     }
 
+    if (harness.corrupt !== undefined) {
+      const { corrupt } = harness;
+      test("onCorrupt decides what becomes of what cannot be decoded", async (store, where) => {
+        await store.ready();
+        await corrupt(where, "bad");
+        await using discarding = harness.store(where, { onCorrupt: "discard" });
+        assert.equal(await discarding.get("bad"), undefined);
+        const told: unknown[] = [];
+        await using mending = harness.store(where, {
+          onCorrupt: (value, key) => (told.push(value, key), { mended: true }),
+        });
+        assert.deepEqual(await mending.get("bad"), { mended: true });
+        assert.equal(typeof told[0], "string");
+        assert.equal(told[1], "bad");
+        await mending.set("bad", await mending.get("bad"));
+        await using other = harness.store(where);
+        assert.deepEqual(await other.get("bad"), { mended: true });
+      });
+    }
+
+    test("has() tells whether there is a session", async (store) => {
+      await store.set("k", { a: 1 });
+      assert.equal(await store.has("k"), true);
+      assert.equal(await store.has("other"), false);
+      await store.delete("k");
+      assert.equal(await store.has("k"), false);
+    });
+
+    test(
+      "keys(), entries(), size() and clear() are about the store's own sessions",
+      async (store, where) => {
+        const neighbours = [
+          `${where}2`,
+          `${where}%`,
+          where.slice(0, -1) + "*",
+          where.slice(0, -1) + "_",
+        ];
+        const others = neighbours.map((name) => harness.store(name));
+        try {
+          await Promise.all(others.map((other) => other.set("theirs", { a: 1 })));
+          assert.equal(await store.size(), 0);
+          await store.clear();
+          const keys = [...Array.from({ length: 700 }, (_, i) => `chat:${i}`), ...awkwardKeys]
+            .sort();
+          await Promise.all(keys.map((key) => store.set(key, { key })));
+          assert.deepEqual((await fromAsync(store.keys())).sort(), keys);
+          const entries = await fromAsync(store.entries());
+          assert.deepEqual(entries.map(([key]) => key).sort(), keys);
+          assert.ok(entries.every(([key, session]) => session.key === key));
+          assert.equal(await store.size(), keys.length);
+          void store.set("pending", { a: 1 });
+          await store.clear();
+          assert.equal(await store.size(), 0);
+          assert.equal(await store.get("pending"), undefined);
+          for (const other of others) assert.deepEqual(await fromAsync(other.keys()), ["theirs"]);
+        } finally {
+          await Promise.all(others.map((other) => other.close()));
+          await Promise.all(neighbours.map((name) => harness.drop(name)));
+        }
+      },
+    );
+
+    test("a session expires after its ttl, unless an update reads it", async (_store, where) => {
+      await using store = harness.store(where, { ttl: 3000 });
+      await using forever = harness.store(where);
+      await Promise.all([store.set("left", { a: 1 }), store.set("read", { a: 1 })]);
+      await forever.set("forever", { a: 1 });
+      await wait(1500);
+      await store.set("read", await store.get("read"));
+      assert.deepEqual(await store.get("left"), { a: 1 });
+      await wait(1900);
+      for (const some of [store, forever]) {
+        assert.equal(await some.get("left"), undefined);
+        assert.equal(await some.has("left"), false);
+        assert.deepEqual(await some.get("read"), { a: 1 });
+        assert.deepEqual((await fromAsync(some.keys())).sort(), ["forever", "read"]);
+        assert.equal((await fromAsync(some.entries())).length, 2);
+        assert.equal(await some.size(), 2);
+      }
+      await store.set("left", { a: 2 });
+      assert.deepEqual(await store.get("left"), { a: 2 });
+    });
+
+    test("a session that a store without ttl stores lives for ever", async (_store, where) => {
+      await using store = harness.store(where, { ttl: 400 });
+      await using forever = harness.store(where);
+      await store.set("k", { a: 1 });
+      await forever.set("k", { a: 2 });
+      await wait(500);
+      assert.deepEqual(await store.get("k"), { a: 2 });
+    });
+
+    test("prune() deletes what has expired, and nothing else", async (_store, where) => {
+      await using store = harness.store(where, { ttl: 1, pruneInterval: 0 });
+      await using forever = harness.store(where);
+      const keys = Array.from({ length: 1200 }, (_, i) => `chat:${i}`);
+      await Promise.all(keys.map((key) => store.set(key, { key })));
+      await forever.set("forever", { a: 1 });
+      await wait(20);
+      assert.equal(await store.prune(), harness.prunes ? keys.length : 0);
+      assert.equal(await store.prune(), 0);
+      assert.deepEqual(await fromAsync(forever.keys()), ["forever"]);
+    });
+
+    if (harness.prunes) {
+      test("expired sessions are pruned every pruneInterval", async (_store, where) => {
+        await using store = harness.store(where, { ttl: 1, pruneInterval: 20 });
+        await using other = harness.store(where, { pruneInterval: 0 });
+        await Promise.all(["a", "b", "c"].map((key) => store.set(key, { a: 1 })));
+        await store.close();
+        await using again = harness.store(where, { ttl: 1, pruneInterval: 20 });
+        await again.get("a");
+        for (let i = 0; i < 200 && await other.prune() > 0; i++) await wait(5);
+        await wait(100);
+        assert.equal(await other.prune(), 0);
+      });
+    }
+
+    test("health() tells how long an answer takes", async (store) => {
+      const health = await store.health();
+      assert.ok(health.ok);
+      assert.ok(health.latency >= 0 && health.latency < 10_000);
+      await store.close();
+      const closed = await store.health();
+      assert.ok(!closed.ok);
+      assert.equal(closed.error.name, "ClosedError");
+    });
+
     test("close() waits for what is under way", async (store, where) => {
       const writes = Array.from({ length: 50 }, (_, i) => store.set(`chat:${i}`, { i }));
       const read = store.get("chat:0");
@@ -473,6 +611,9 @@ export function conformance(harness: Harness): void {
       for (const timeout of [0, -1, NaN, 1.5, Infinity, 2 ** 31]) {
         assert.throws(bad({ timeout }), RangeError);
       }
+      for (const ttl of [0, -1, NaN, Infinity, 1e13]) assert.throws(bad({ ttl }), RangeError);
+      assert.throws(bad({ pruneInterval: -1 }), RangeError);
+      assert.throws(bad({ onCorrupt: "ignore" }), RangeError);
       assert.throws(bad({ onError: 5 }), TypeError);
       return Promise.resolve();
     });

@@ -17,6 +17,7 @@ function sessions(where: string): Map<string, Entry<string>> {
 const harness: Harness = {
   name: "Memory",
   dates: "text",
+  prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
     return createStore(memoryBackend(sessions(where)), options);

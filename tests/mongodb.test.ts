@@ -33,6 +33,7 @@ async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> 
 const harness: Harness = {
   name: "MongoDB",
   dates: "date",
+  prunes: process.env.TEST_MONGODB_KIND === "ferretdb",
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),

@@ -95,6 +95,7 @@ conformance({
   store: (table, options) => Postgres({ url, table, ...options }),
   drop,
   dates: "text",
+  prunes: true,
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (key, session) VALUES ($1, '{"a"')`, [key]);
   },

@@ -79,6 +79,7 @@ conformance({
   store: (name, options) => SQLite({ filename: file(name), ...options }),
   drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
   dates: "text",
+  prunes: true,
   corrupt(name, key) {
     execute(file(name), `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`);
     return Promise.resolve();

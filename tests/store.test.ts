@@ -50,6 +50,11 @@ class Script {
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
       write: (entries, signal) =>
         step("write", keysOf(entries), signal).then(() => memory.write(entries, signal)),
+      renew: (keys, expires, signal) =>
+        step("renew", keys, signal).then(() => memory.renew(keys, expires, signal)),
+      prune: (now, signal) => step("prune", [], signal).then(() => memory.prune!(now, signal)),
+      page: (start, size, signal) =>
+        step("page", start ? [start] : [], signal).then(() => memory.page(start, size, signal)),
       remove: (keys, signal) =>
         step("remove", keys, signal).then(() => memory.remove(keys, signal)),
       close: () => step("close", []),
@@ -230,6 +235,7 @@ describe("the order of one key", () => {
       size: backend.codec.size,
       read: async (keys, signal) => await backend.read(keys, signal),
       write: async (entries, signal) => await backend.write(entries, signal),
+      renew: async (keys, expires, signal) => await backend.renew(keys, expires, signal),
       remove: async (keys, signal) => await backend.remove(keys, signal),
     });
     const keys = Array.from({ length: 500 }, (_, i) => `k${i}`);
@@ -286,6 +292,95 @@ describe("an unchanged session", () => {
     await assert.rejects(again); // never before its data is durable
     await store.set("k", session); // the failed write does not count as stored
     assert.equal(script.sessions.get("k")?.value, '{"a":1}');
+  });
+});
+
+describe("ttl", () => {
+  const ttl = 60_000;
+
+  /** Lets an entry have but so much of its life left. */
+  function age(script: Script, key: string, left: number): void {
+    const entry = script.sessions.get(key)!;
+    script.sessions.set(key, { ...entry, expires: Date.now() + left });
+  }
+
+  it("is given to what is written", async () => {
+    const script = new Script();
+    await using store = script.store({ ttl });
+    const before = Date.now();
+    await store.set("k", { a: 1 });
+    const { expires } = script.sessions.get("k")!;
+    assert.ok(expires! >= before + ttl && expires! <= Date.now() + ttl);
+  });
+
+  it("of an unchanged session is renewed once a tenth of it has gone, without its value", async () => {
+    const script = new Script();
+    await using store = script.store({ ttl });
+    await Promise.all(["young", "old"].map((key) => store.set(key, { a: 1 })));
+    age(script, "young", ttl * 0.95);
+    age(script, "old", ttl * 0.85);
+    const sessions = await Promise.all(["young", "old"].map((key) => store.get(key)));
+    script.sessions.set("old", { ...script.sessions.get("old")!, value: '{"a":2}' });
+    await Promise.all(["young", "old"].map((key, i) => store.set(key, sessions[i])));
+    await store.set("old", sessions[1]);
+    assert.deepEqual(script.calls.slice(2), ["read young old", "renew old"]);
+    const { value, expires } = script.sessions.get("old")!;
+    assert.equal(value, '{"a":2}'); // what another process wrote meanwhile
+    assert.ok(expires! >= Date.now() + ttl * 0.99);
+  });
+
+  it("of sessions that are renewed at once is renewed in one call", async () => {
+    const script = new Script();
+    await using store = script.store({ ttl });
+    const keys = ["a", "b", "c"];
+    await Promise.all(keys.map((key) => store.set(key, { a: 1 })));
+    for (const key of keys) age(script, key, ttl / 2);
+    const sessions = await Promise.all(keys.map((key) => store.get(key)));
+    await Promise.all(keys.map((key, i) => store.set(key, sessions[i])));
+    const renewals = script.calls.filter((call) => call.startsWith("renew"));
+    assert.ok(renewals.length <= 2, renewals.join()); // two where the clock passes a step
+  });
+
+  it("that is renewed while the session is being written changes nothing but the time", async () => {
+    const script = new Script();
+    await using store = script.store({ ttl: 10 });
+    await store.ready();
+    script.before = () => wait(30);
+    const first = store.set("k", { a: 1 });
+    await wait(1);
+    const second = store.set("k", { a: 2 });
+    const session = await store.get("k");
+    await wait(5);
+    await store.set("k", session);
+    await Promise.all([first, second]);
+    assert.equal(script.sessions.get("k")?.value, '{"a":2}');
+  });
+
+  it("is given to and taken from unchanged sessions that were stored otherwise", async () => {
+    const script = new Script();
+    await using store = script.store({ ttl });
+    await using forever = createStore<unknown, string>({ ...script.backend });
+    await forever.set("k", { a: 1 });
+    await store.set("k", await store.get("k"));
+    assert.ok(script.sessions.get("k")?.expires! > Date.now());
+    await forever.set("k", await forever.get("k"));
+    assert.equal(script.sessions.get("k")?.expires, undefined);
+  });
+
+  it("prunes with an unreferenced timer, reports what fails, and stops at close()", async () => {
+    const script = new Script();
+    const told: unknown[] = [];
+    const store = script.store({ ttl, pruneInterval: 10, onError: (error) => told.push(error) });
+    script.before = (call) => {
+      if (call === "prune") throw new Error("no");
+    };
+    await store.get("k");
+    while (told.length < 2) await wait(5);
+    assert.match(String(told[0]), /Cannot prune the store: no/);
+    await store.close();
+    const { length } = script.calls;
+    await wait(30);
+    assert.equal(script.calls.length, length);
   });
 });
 

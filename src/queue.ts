@@ -62,6 +62,7 @@ export class Queue<Encoded> {
   readonly #versions = new Uint32Array(4096);
   #timer: ReturnType<typeof setTimeout> | undefined;
   #due = Infinity;
+  #idle = true;
 
   constructor(carrier: Carrier<Encoded>) {
     this.#carrier = carrier;
@@ -176,8 +177,12 @@ export class Queue<Encoded> {
     });
   }
 
-  /** One timer for all who wait, set only while somebody does. */
+  /** One timer for all who wait; it keeps the process alive only while somebody does. */
   #expireAt(deadline: number): void {
+    if (this.#idle) {
+      this.#idle = false;
+      this.#timer?.ref();
+    }
     if (deadline >= this.#due) return;
     this.#due = deadline;
     clearTimeout(this.#timer);
@@ -186,6 +191,7 @@ export class Queue<Encoded> {
 
   #expire(): void {
     this.#due = Infinity;
+    this.#timer = undefined;
     const now = Date.now();
     const next = Math.min(this.#reads.expire(now), this.#writes.expire(now));
     this.#ended();
@@ -195,8 +201,9 @@ export class Queue<Encoded> {
   #ended(): void {
     this.#writes.schedule(); // those that waited for a read
     if (this.size > 0) return;
-    clearTimeout(this.#timer);
-    this.#due = Infinity;
+    // Left to run out: to set and clear one for each operation costs more.
+    this.#idle = true;
+    this.#timer?.unref();
   }
 }
 
@@ -220,8 +227,10 @@ class Lane<T, J extends Job<T>> {
   readonly #options: LaneOptions<T, J>;
   readonly #running = new Map<string, J>();
   #scheduled = false;
-  /** Gives up the batch under way; set as long as there is one. */
-  #abandon: (() => void) | undefined;
+  /** The batch under way. */
+  #batch: J[] | undefined;
+  /** Of all batches until one is given up. */
+  #controller = new AbortController();
 
   constructor(options: LaneOptions<T, J>) {
     this.#options = options;
@@ -247,7 +256,7 @@ class Lane<T, J extends Job<T>> {
   }
 
   schedule(): void {
-    if (this.#scheduled || this.#abandon !== undefined || this.waiting.size === 0) return;
+    if (this.#scheduled || this.#batch !== undefined || this.waiting.size === 0) return;
     this.#scheduled = true;
     // After the microtasks: updates that took a few more awaits to get here join the batch.
     nextTick(() => this.#flush());
@@ -271,7 +280,7 @@ class Lane<T, J extends Job<T>> {
       if (job.waiters.length > 0) waited ||= this.#running.get(job.key) === job;
       else if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
     }
-    if (!waited) this.#abandon?.();
+    if (!waited && this.#batch !== undefined) this.#abandon();
     return next;
   }
 
@@ -279,16 +288,21 @@ class Lane<T, J extends Job<T>> {
     this.#scheduled = false;
     const jobs = this.#take();
     if (jobs.length === 0) return;
-    const controller = new AbortController();
-    const abandoned = new Promise<void>((resolve) => {
-      this.#abandon = () => {
-        this.#running.clear();
-        controller.abort();
-        resolve();
-      };
-    });
-    await Promise.race([this.#run(jobs, controller.signal), abandoned]);
-    this.#abandon = undefined;
+    this.#batch = jobs;
+    await this.#run(jobs, this.#controller.signal);
+    if (this.#batch === jobs) this.#end();
+  }
+
+  /** What still comes of the batch comes too late for everybody. */
+  #abandon(): void {
+    this.#running.clear();
+    this.#controller.abort();
+    this.#controller = new AbortController();
+    this.#end();
+  }
+
+  #end(): void {
+    this.#batch = undefined;
     this.schedule();
     this.#options.ended();
   }

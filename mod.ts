@@ -31,7 +31,7 @@ export {
   TooLargeError,
 } from "./src/errors.ts";
 export type { StoreOptions } from "./src/options.ts";
-export type { Store, StoreFactory } from "./src/store.ts";
+export type { Health, Store, StoreFactory } from "./src/store.ts";
 
 /**
  * A store in memory, for tests and for trying things out: what it holds is gone with the process.

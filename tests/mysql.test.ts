@@ -162,6 +162,13 @@ describe("MySQL tables", () => {
       assert.deepEqual(await store.get("1:1"), { count: 2 });
       await store.set("1:1", { count: 3 });
       assert.deepEqual(await old.get("1:1"), { count: 3 });
+      const count = await store.size();
+      await using expiring = MySQL({ url: database.url, ttl: 1 });
+      await expiring.set("1:1", { count: 4 });
+      await wait(5);
+      assert.equal(await store.get("1:1"), undefined);
+      assert.equal(await expiring.prune(), 1);
+      assert.equal(await store.size(), count - 1);
       pool.end();
       assert.deepEqual(errors, []);
     });

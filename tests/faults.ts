@@ -11,6 +11,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
 import { type Backend, startServers } from "../scripts/servers.ts";
 import type { Store, StoreOptions } from "../mod.ts";
+import { cert } from "./certificate.ts";
 import { model } from "./model.ts";
 import { type Fault, faults as allFaults, Proxy } from "./proxy.ts";
 import { place } from "./servers.ts";
@@ -20,6 +21,7 @@ import { Worker, type WorkerError } from "./worker.ts";
 /** A server that tests may break. */
 export interface FaultServer {
   readonly url: string;
+  readonly pid?: number | undefined;
   /** Sends a signal to all its processes; absent where they are out of reach. */
   readonly signal?: (signal: NodeJS.Signals) => void;
   /** Kills it at once. */
@@ -59,8 +61,16 @@ export interface FaultHarness extends ProcessHarness {
     options: { place: string; timeout: number },
     // deno-lint-ignore no-explicit-any
   ): Promise<{ store: Store<any>; release(): Promise<unknown>; close(): Promise<unknown> }>;
+  /** A way to the server with TLS and a certificate that nobody knows. */
+  secure(server: FaultServer): Promise<Secured | undefined>;
   /** Whether the server keeps what it has acknowledged when it is killed. */
   readonly durable: boolean;
+}
+
+/** A server with TLS. */
+export interface Secured extends AsyncDisposable {
+  /** Options of a store on it, with those for TLS handed to the driver. */
+  options(place: string, tls: { ca?: string; rejectUnauthorized?: boolean }): object;
 }
 
 /** Options with which a bot cannot work. */
@@ -81,6 +91,9 @@ export async function ownServer(backend: Backend): Promise<FaultServer> {
   let up = true;
   return {
     url: server.url,
+    get pid() {
+      return server.pid;
+    },
     signal: server.pid === undefined ? undefined : (signal) => {
       for (const pid of family(server.pid!)) process.kill(pid, signal);
     },
@@ -432,6 +445,21 @@ export function faults(harness: FaultHarness): void {
   }
 
   processes(harness, () => server.url);
+
+  it(`${name} checks the server's certificate, and hands TLS options to the driver`, async (context) => {
+    await using secured = await harness.secure(server);
+    if (secured === undefined) return context.skip("the server cannot be given a certificate");
+    const where = place();
+    const store = (tls: { ca?: string; rejectUnauthorized?: boolean }) =>
+      harness.store({ ...secured.options(where, tls), timeout: 6_000 });
+    await using strict = store({});
+    const message = /certificate|self.signed|UnknownIssuer/i;
+    await assert.rejects(strict.set("k", { a: 1 }), { name: "StoreError", message });
+    await using knowing = store({ ca: cert });
+    await knowing.set("k", { a: 1 });
+    await using careless = store({ rejectUnauthorized: false });
+    assert.deepEqual(await careless.get("k"), { a: 1 });
+  });
 
   /** Lets stores by way of proxies be used at random. */
   function useAtRandom(): Promise<void> {

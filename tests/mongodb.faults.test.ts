@@ -4,6 +4,7 @@ import { Buffer } from "node:buffer";
 import process from "node:process";
 import { BSON, MongoClient } from "mongodb";
 import { Mongo } from "../mongodb.ts";
+import { withTLS } from "./certificate.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "./faults.ts";
 import { Proxy } from "./proxy.ts";
 import { serverUrl } from "./servers.ts";
@@ -89,6 +90,15 @@ const harness: FaultHarness = {
         await client.close();
         await proxy[Symbol.asyncDispose]();
       },
+    };
+  },
+  async secure({ url }) {
+    const secured = await withTLS(url);
+    const at = urlWith(url, { host: secured.host, search: "tls=true" });
+    return {
+      ...secured,
+      options: (collection, tls) => ({ url: at, collection, config: tls }),
+      [Symbol.asyncDispose]: () => secured[Symbol.asyncDispose](),
     };
   },
 };

@@ -1,9 +1,18 @@
 /** What MySQL and MariaDB survive. */
 
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { it } from "node:test";
 import { createConnection, createPool } from "mysql2/promise";
 import { MySQL } from "../mysql.ts";
+import { cert, key } from "./certificate.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "./faults.ts";
-import { serverUrl } from "./servers.ts";
+import { place, serverUrl } from "./servers.ts";
+import { until } from "./topology.ts";
 
 /** Works past the store. */
 async function rows(uri: string, sql: string, ...values: unknown[]): Promise<unknown[][]> {
@@ -82,6 +91,90 @@ const harness: FaultHarness = {
       close: () => pool.end(),
     };
   },
+  /** Its clients ask for TLS in the middle of a handshake: the server itself has it for a while. */
+  async secure(server) {
+    if (server.pid === undefined) return undefined;
+    const folder = mkdtempSync(join(tmpdir(), "telegraf-session-tls-"));
+    writeFileSync(join(folder, "key.pem"), key);
+    writeFileSync(join(folder, "cert.pem"), cert);
+    const line = execFileSync("ps", ["-o", "args=", "-p", `${server.pid}`], { encoding: "utf8" });
+    const [command, ...args] = line.trim().split(" ");
+    await server.kill();
+    const own = [`--ssl-cert=${join(folder, "cert.pem")}`, `--ssl-key=${join(folder, "key.pem")}`];
+    const child = spawn(command!, [...args, ...own], { stdio: "ignore" });
+    await until(async () => (await rows(server.url, "SELECT 1")).length === 1, 60_000);
+    return {
+      options: (table, ssl) => ({ url: server.url, table, config: { ssl } }),
+      async [Symbol.asyncDispose]() {
+        child.kill("SIGKILL");
+        await once(child, "exit");
+        await server.start();
+        rmSync(folder, { recursive: true });
+      },
+    };
+  },
 };
 
 faults(harness);
+
+it("MySQL never shows a deadlock, though it is the victim of one", async () => {
+  const url = serverUrl("mysql");
+  const table = place();
+  const [a, b] = [0, 1].map(() => createConnection({ uri: url, rowsAsArray: true }));
+  const [other, watcher] = [await a!, await b!];
+  const deadlocks = async () => {
+    const [[[, count] = []]] = await watcher.query(
+      "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'",
+    ) as unknown as [[string, string][]];
+    if (count !== undefined) return Number(count);
+    // MySQL
+    const [[[metric]]] = await watcher.query(
+      "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'",
+    ) as unknown as [[[number]]];
+    return Number(metric);
+  };
+  await using store = MySQL({ url, table, timeout: 60_000 });
+  try {
+    await Promise.all(["a", "b"].map((key) => store.set(key, 0)));
+    await Promise.all(Array.from({ length: 100 }, (_, i) => store.set(`more-${i}`, 0)));
+    const before = await deadlocks();
+    const set = (key: string) =>
+      other.query(`UPDATE \`${table}\` SET session = '9' WHERE \`key\` = ?`, [key]);
+    await other.query("BEGIN");
+    // Who has changed most is no victim.
+    await other.query(`UPDATE \`${table}\` SET session = '9' WHERE \`key\` LIKE 'more-%'`);
+    await set("b");
+    const writes = Promise.all(["a", "b"].map((key) => store.set(key, 1)));
+    await until(async () => {
+      const [[[waiting]]] = await watcher.query(
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE time > 0 AND info LIKE ?",
+        [`INSERT INTO%${table}%`],
+      ) as unknown as [[[number]]];
+      return Number(waiting) > 0;
+    });
+    await set("a");
+    await until(async () => await deadlocks() > before);
+    await other.query("COMMIT");
+    await writes;
+    assert.deepEqual([await store.get("a"), await store.get("b")], [1, 1]);
+    assert.equal(await store.get("more-0"), 9);
+  } finally {
+    other.destroy(); // before anything that waits for its locks
+    watcher.destroy();
+    await rows(url, `DROP TABLE \`${table}\``);
+  }
+});
+
+it("MySQL tells at once what the table does not allow", async () => {
+  const url = serverUrl("mysql");
+  const table = place();
+  await using store = MySQL({ url, table });
+  await store.set("k", { a: 1 });
+  await rows(url, `ALTER TABLE \`${table}\` ADD CHECK (session NOT LIKE '%bad%')`);
+  try {
+    await assert.rejects(store.set("k", "bad"), { name: "StoreError", message: /constraint/i });
+    assert.deepEqual(await store.get("k"), { a: 1 });
+  } finally {
+    await rows(url, `DROP TABLE \`${table}\``);
+  }
+});

@@ -1,9 +1,13 @@
 /** What PostgreSQL survives. */
 
+import assert from "node:assert/strict";
+import { it } from "node:test";
 import pg from "pg";
 import { Postgres } from "../pg.ts";
+import { withTLS } from "./certificate.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "./faults.ts";
-import { serverUrl } from "./servers.ts";
+import { place, serverUrl } from "./servers.ts";
+import { until } from "./topology.ts";
 
 /** Works past the store. */
 async function rows(url: string, text: string, ...values: unknown[]): Promise<unknown[][]> {
@@ -73,6 +77,67 @@ const harness: FaultHarness = {
       close: () => pool.end(),
     };
   },
+  async secure({ url }) {
+    const secured = await withTLS(url, true);
+    const at = urlWith(url, { host: secured.host });
+    return {
+      ...secured,
+      options: (table, ssl) => ({ url: at, table, config: { ssl } }),
+      [Symbol.asyncDispose]: () => secured[Symbol.asyncDispose](),
+    };
+  },
 };
 
 faults(harness);
+
+it("PostgreSQL never shows a deadlock, though it is the victim of one", async () => {
+  const url = serverUrl("postgres");
+  const table = place();
+  const config = { application_name: table };
+  await using store = Postgres({ url, table, config, timeout: 60_000 });
+  await Promise.all(["a", "b"].map((key) => store.set(key, 0)));
+  const other = new pg.Client({ connectionString: url });
+  await other.connect();
+  try {
+    const deadlocks = async () =>
+      Number((await rows(url, "SELECT sum(deadlocks) FROM pg_stat_database"))[0]![0]);
+    const before = await deadlocks();
+    const set = (key: string) =>
+      other.query(`UPDATE "${table}" SET session = '9' WHERE key = $1`, [key]);
+    // Whose patience is shorter is the victim.
+    await other.query("SET deadlock_timeout = '60s'");
+    await other.query("BEGIN");
+    await set("b");
+    const writes = Promise.all(["a", "b"].map((key) => store.set(key, 1)));
+    await until(async () => {
+      const waiting = await rows(
+        url,
+        "SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'",
+        table,
+      );
+      return waiting.length > 0;
+    });
+    await set("a");
+    await other.query("COMMIT");
+    await until(async () => await deadlocks() > before);
+    await writes;
+    assert.deepEqual([await store.get("a"), await store.get("b")], [1, 1]);
+  } finally {
+    await other.end();
+    await rows(url, `DROP TABLE "${table}"`);
+  }
+});
+
+it("PostgreSQL tells at once what the table does not allow", async () => {
+  const url = serverUrl("postgres");
+  const table = place();
+  await using store = Postgres({ url, table });
+  await store.set("k", { a: 1 });
+  await rows(url, `ALTER TABLE "${table}" ADD CHECK (session NOT LIKE '%bad%')`);
+  try {
+    await assert.rejects(store.set("k", "bad"), { name: "StoreError", message: /constraint/ });
+    assert.deepEqual(await store.get("k"), { a: 1 });
+  } finally {
+    await rows(url, `DROP TABLE "${table}"`);
+  }
+});

@@ -3,6 +3,7 @@
 import process from "node:process";
 import { createClient } from "redis";
 import { Redis } from "../redis.ts";
+import { withTLS } from "./certificate.ts";
 import { type FaultHarness, faults, patiently, urlWith } from "./faults.ts";
 import { serverUrl } from "./servers.ts";
 import { command, Servers } from "./topology.ts";
@@ -86,6 +87,15 @@ const harness: FaultHarness = {
         await waiting;
       },
       close: () => Promise.resolve(client.destroy()),
+    };
+  },
+  async secure({ url }) {
+    const secured = await withTLS(url);
+    const at = urlWith(url, { host: secured.host }).replace("redis:", "rediss:");
+    return {
+      ...secured,
+      options: (where, socket) => ({ url: at, prefix: `${where}:`, config: { socket } }),
+      [Symbol.asyncDispose]: () => secured[Symbol.asyncDispose](),
     };
   },
 };

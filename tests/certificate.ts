@@ -1,0 +1,77 @@
+/** TLS with a certificate for localhost and 127.0.0.1 that nobody has signed but itself. */
+
+import { once } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { createServer as createTLSServer } from "node:tls";
+
+export const key = `
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgEod3ZHTnFQOpgoF8
+XwDr3nNtSU7tgweBJbRDAF8JkCKhRANCAARyputQPwL4YCFAPYEJ9gZFy6lrm6pm
+NJO+bPMlbhY6ICv+EXMw5d0idi2ZuW2snMTuzdlBDu37AtkGfDhZ1KV1
+-----END PRIVATE KEY-----
+`.trim();
+
+export const cert = `
+-----BEGIN CERTIFICATE-----
+MIIBmjCCAUGgAwIBAgIUG5NDAyGlzTfjdArsd5L2zIuY06YwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNDA5MjIwOFoYDzIxMjYxMDMx
+MDkyMjA4WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAARyputQPwL4YCFAPYEJ9gZFy6lrm6pmNJO+bPMlbhY6ICv+EXMw5d0i
+di2ZuW2snMTuzdlBDu37AtkGfDhZ1KV1o28wbTAdBgNVHQ4EFgQUKQdqDpt6dX0W
+jWT2JXiTRl1jCuwwHwYDVR0jBBgwFoAUKQdqDpt6dX0WjWT2JXiTRl1jCuwwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDRwAwRAIgApCQn+K1QJIdLJFEvQmnN9RaeuqJUlj2++zsiF2VOWMCIEBA
+MD0pDFgI9U0VoA6wbTgrC4Fat4bffOMthAxcNrZQ
+-----END CERTIFICATE-----
+`.trim();
+
+/**
+ * Gives a server TLS with this certificate.
+ *
+ * @param url the server, which has none itself.
+ * @param asked whether clients speak without TLS first and ask for it, as those of PostgreSQL do.
+ */
+export async function withTLS(
+  url: string,
+  asked = false,
+): Promise<{ host: string } & AsyncDisposable> {
+  const { hostname, port } = new URL(url);
+  const sockets = new Set<Socket>();
+  const join = (near: Socket, far: Socket) => {
+    for (const socket of [near, far]) {
+      sockets.add(socket);
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        sockets.delete(socket);
+        near.destroy();
+        far.destroy();
+      });
+    }
+    near.pipe(far).pipe(near);
+  };
+  const secure = createTLSServer(
+    { key, cert },
+    (near) => join(near, connect(Number(port), hostname)),
+  );
+  secure.on("tlsClientError", () => {});
+  const open = createServer((near) =>
+    near.on("error", () => {}).once("data", () => {
+      near.write("S"); // yes
+      join(near, connect(portOf(secure), "127.0.0.1"));
+    })
+  );
+  const servers = asked ? [secure, open] : [secure];
+  for (const server of servers) await once(server.listen(0, "127.0.0.1"), "listening");
+  return {
+    host: `127.0.0.1:${portOf(servers.at(-1)!)}`,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+    },
+  };
+}
+
+function portOf(server: Server): number {
+  return (server.address() as { port: number }).port;
+}

@@ -21,8 +21,8 @@ interface Bot {
 /** What `onError` and `onInitError` got. */
 const reported: unknown[] = [];
 const bots = new Map<string, Bot>();
-const [module, factory] = process.argv.slice(2) as [string, string];
-const loading = import(fileURLToPath(entry(module, import.meta.url)));
+const [path, factory] = process.argv.slice(2) as [string, string];
+const loading = import(fileURLToPath(entry(path, import.meta.url)));
 
 /** All of an error that a log could show. */
 const dump = (error: unknown) => inspect(error, { depth: 9, showHidden: true, breakLength: 120 });

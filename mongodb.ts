@@ -76,25 +76,30 @@ export const Mongo: StoreFactory<MongoOptions> = storeFactory({
 function backend(options: MongoOptions): Backend<unknown> {
   const { client: existing, database, collection: name = "telegraf-sessions" } = options;
   if (existing !== undefined) mongo.checkClient(existing);
-  const own = existing === undefined ? create(options) : undefined;
-  const client = existing ?? own!;
-  const collection = mongo.collection(client, database, name);
+  const own = existing === undefined ? new mongo.Own(() => create(options)) : undefined;
+  const handle = existing ?? own!.client;
+  const { namespace } = mongo.collection(handle, database, name);
+  const run = mongo.runner(() => mongo.collection(existing ?? own!.client, database, name), own);
   let pruned = false; // by the server
   const projection = { _id: 0, key: 1, session: 1, expires: 1 };
   return {
-    handle: client,
-    scope: collection.namespace,
+    handle,
+    scope: namespace,
     codec: document,
     limits: { keys: 64, bytes: 1_000_000 },
     async open({ report, expiring }) {
-      pruned = await mongo.open(client, collection, report, expiring);
-      if (own !== undefined) mongo.watch(own, report);
+      pruned = await run((collection) =>
+        mongo.open(existing ?? own!.client, collection, report, expiring)
+      );
+      own?.watch(report);
     },
     async read(keys, signal) {
       const options = { projection, signal };
-      const found = keys.length === 1
-        ? [await collection.findOne({ key: keys[0] }, options)]
-        : await collection.find({ key: { $in: keys } }, options).toArray();
+      const found = await run(async (collection) =>
+        keys.length === 1
+          ? [await collection.findOne({ key: keys[0] }, options)]
+          : await collection.find({ key: { $in: keys } }, options).toArray()
+      );
       // Without the index a key may have several documents: the first is the one that is written.
       return found.reverse().flatMap((it) =>
         it === null ? [] : { key: it.key, value: it.session, expires: it.expires?.getTime() }
@@ -102,24 +107,24 @@ function backend(options: MongoOptions): Backend<unknown> {
     },
     async write(entries, signal) {
       const upserts = entries.map(mongo.upsert);
-      const [first] = upserts;
-      if (upserts.length === 1) {
-        await collection.updateOne(first!.filter, first!.update, { upsert: true, signal });
-      } else {
-        const operations = upserts.map((updateOne) => ({ updateOne }));
-        await collection.bulkWrite(operations, { ordered: false, signal });
-      }
+      const [{ filter, update }] = upserts as [mongo.Upsert];
+      const operations = upserts.map((updateOne) => ({ updateOne }));
+      await run((collection) =>
+        upserts.length === 1
+          ? collection.updateOne(filter, update, { upsert: true, signal })
+          : collection.bulkWrite(operations, { ordered: false, signal })
+      );
     },
     async renew(keys, expires, signal) {
       const update = { $set: { expires: new Date(expires) } };
-      await collection.updateMany({ key: { $in: keys } }, update, { signal });
+      await run((collection) => collection.updateMany({ key: { $in: keys } }, update, { signal }));
     },
     async remove(keys, signal) {
-      await collection.deleteMany({ key: { $in: keys } }, { signal });
+      await run((collection) => collection.deleteMany({ key: { $in: keys } }, { signal }));
     },
-    page: (start, size, signal) => mongo.page(collection, start, size, signal),
-    prune: (now, signal) => pruned ? 0 : mongo.prune(collection, now, signal),
-    close: () => own?.close(),
+    page: (start, size, signal) => run((collection) => mongo.page(collection, start, size, signal)),
+    prune: (now, signal) => pruned ? 0 : run((collection) => mongo.prune(collection, now, signal)),
+    close: () => own?.client.close(),
     transient: mongo.transient,
   };
 }

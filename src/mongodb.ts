@@ -105,15 +105,64 @@ interface ServerDescription {
   readonly error: Error | null;
 }
 
-/** Reports when a client of ours loses a server. */
-export function watch(client: EventEmitter, report: (error: unknown) => void): void {
-  const event = "serverDescriptionChanged";
-  if (client.listenerCount(event) > 0) return; // it is opened again
+/** What is used of a client of ours. */
+interface OwnClient extends Client, EventEmitter {
+  close(): Promise<void>;
+}
+
+/** The client of ours, which is replaced when it finds no server. */
+export class Own {
+  readonly #create: () => OwnClient;
+  #report: ((error: unknown) => void) | undefined;
+  client: OwnClient;
+
+  constructor(create: () => OwnClient) {
+    this.#create = create;
+    this.client = create();
+  }
+
+  /** Reports when it loses a server. */
+  watch(report: (error: unknown) => void): void {
+    if (this.#report === undefined) listen(this.client, report);
+    this.#report = report;
+  }
+
+  /**
+   * The driver's monitor waits for ever for an answer where it wrote to a connection that was just
+   * about to close, as all of them are when a server ends; then only another client finds it.
+   */
+  replace(client: OwnClient): void {
+    if (this.client !== client) return;
+    this.client = this.#create();
+    if (this.#report !== undefined) listen(this.client, this.#report);
+    client.removeAllListeners("serverDescriptionChanged");
+    client.close().catch(() => {});
+  }
+}
+
+function listen(client: EventEmitter, report: (error: unknown) => void): void {
   client.on("error", report);
-  client.on(event, (change: Record<string, ServerDescription>) => {
+  client.on("serverDescriptionChanged", (change: Record<string, ServerDescription>) => {
     const { previousDescription: before, newDescription: after } = change;
     if (after!.error && before!.type !== "Unknown") report(after!.error);
   });
+}
+
+/** Lets work be done with the collection, by another client of ours where one has found no server. */
+export function runner(
+  collection: () => Collection,
+  own: Own | undefined,
+): <T>(work: (collection: Collection) => Promise<T>) => Promise<T> {
+  return async (work) => {
+    const client = own?.client;
+    try {
+      return await work(collection());
+    } catch (error) {
+      const lost = (error as Error).name === "MongoServerSelectionError";
+      if (lost && client !== undefined) own!.replace(client);
+      throw error;
+    }
+  };
 }
 
 /**
@@ -244,8 +293,15 @@ async function removeDuplicates(collection: Collection): Promise<void> {
   }
 }
 
+/** An upsert, as `bulkWrite` takes it. */
+export interface Upsert {
+  readonly filter: object;
+  readonly update: object;
+  readonly upsert: true;
+}
+
 /** An upsert of the entry. */
-export function upsert(entry: Entry<unknown>): { filter: object; update: object; upsert: true } {
+export function upsert(entry: Entry<unknown>): Upsert {
   const { key, value: session, expires } = entry;
   const size = document.size({ key, session }) + 35; // `_id` and `expires`
   if (size > largest) {
@@ -286,6 +342,7 @@ const passingNames = new Set([
   // What else was asked of a client that could not connect; a closed client says something else.
   "MongoTopologyClosedError",
   "MongoPoolClosedError",
+  "MongoClientClosedError",
 ]);
 
 /** Connection, failover and write conflict; 11000 is what upserts of one key at once may end with. */

@@ -202,7 +202,7 @@ async function checkBundle(project: string, format: "esm" | "cjs", external: str
 
 async function main(): Promise<void> {
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
-  console.log(`npm/ by ${maker}`);
+  console.log(`npm/package.json: ${maker}`);
   const pack = ["pack", "--json", "--loglevel=error", "--pack-destination", folder];
   const [tarball] = JSON.parse(await run("npm", "npm", ...pack)) as [Tarball];
   const file = join(folder, tarball.filename);

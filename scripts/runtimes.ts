@@ -51,7 +51,7 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
         (report) => [
           bun,
           "test",
-          "--timeout=600000", // as the others, which have none
+          "--timeout=120000", // not the 5 s that it would give a test
           "--reporter=junit",
           `--reporter-outfile=${report}`,
         ],

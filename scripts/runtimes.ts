@@ -73,7 +73,7 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
         ].join(", "),
         command: (report) => nodeTest(node, report),
         files: (files) =>
-          files.filter((file) => fs.existsSync(file) && isAboutPackage(file))
+          files.filter(isAboutPackage)
             .map((file) => join(tests, basename(file).replace(/\.ts$/, ".js"))),
         remove: () => fs.rmSync(folder, { recursive: true }),
       };
@@ -91,7 +91,7 @@ function nodeTest(node: string, report: string): string[] {
   return [
     node,
     "--test",
-    "--test-timeout=600000", // for files too, which do not end by themselves when a test leaves a connection
+    "--test-timeout=600000", // of files too: what a failed test leaves open keeps them from ending
     "--test-reporter=spec",
     "--test-reporter-destination=stdout",
     "--test-reporter=junit",

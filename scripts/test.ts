@@ -69,9 +69,12 @@ async function main(): Promise<number> {
 
 /** Runs the test files on a runtime. */
 async function run(runtime: Runtime, testFiles: string[], servers: Servers): Promise<Test[]> {
+  const files = runtime.files(testFiles);
+  if (files.length === 0) {
+    return [{ path: testFiles, outcome: "failed", reason: "does not test the npm package" }];
+  }
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-report-"));
   const report = join(folder, "junit.xml");
-  const files = runtime.files(testFiles);
   const [program, ...args] = runtime.command(report);
   const child = spawn(program!, [...args, ...files], {
     stdio: ["ignore", "pipe", "inherit"],

@@ -160,8 +160,10 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
     transpile(["scripts/servers.ts"], join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
     await linkPackages(scope, join(folder, "node_modules"), node, drivers);
-    // What the tests themselves use is always the newest.
-    await linkPackages(scope, join(folder, folders[kind], "tests/node_modules"), node, []);
+    // What the tests themselves use is the newest, but for SQLite: two copies of it in one process
+    // break each other's locks.
+    const own = drivers.filter((driver) => driver.startsWith("better-sqlite3@"));
+    await linkPackages(scope, join(folder, folders[kind], "tests/node_modules"), node, own);
   } catch (error) {
     fs.rmSync(folder, { recursive: true });
     throw error;

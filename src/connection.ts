@@ -26,8 +26,6 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   }
 
   readonly queue: Queue<Encoded> = new Queue(this);
-  /** What `get` returned, as long as the caller holds it: a `set` of the same is not written. */
-  readonly seen = new WeakMap<object, Entry<Encoded> & { readonly version: number }>();
   readonly reporters = new Set<(error: unknown) => void>();
   readonly #backend: Backend<Encoded>;
   readonly #timeout: number;

@@ -10,16 +10,15 @@ import type { Dialect, Lender, Row, Script } from "./sql.ts";
 
 /** What is used of a pool of `pg`. */
 export interface Pool {
-  connect(): Promise<Client>;
+  connect(callback: (error: unknown, client: Client) => void): void;
   on(event: "error", listener: (error: unknown) => void): unknown;
   end(): Promise<void>;
 }
 
 /** What is used of a client of `pg`. */
 export interface Client {
-  query(query: object): Promise<{ rows: Row[] }>;
-  on(event: "error", listener: () => void): this;
-  off(event: "error", listener: () => void): this;
+  query(query: object, callback: (error: unknown, result: { rows: Row[] }) => void): void;
+  on(event: "error", listener: () => void): unknown;
   release(destroy: boolean): void;
 }
 
@@ -42,10 +41,20 @@ export function checked(pool: PgPool): Pool {
 /** Lends the clients of a pool. */
 export function lender(pool: Pool): Lender<Client> {
   return {
-    acquire: async () => (await pool.connect()).on("error", ignore),
-    release: (client, error) => client.off("error", ignore).release(error !== undefined),
+    acquire: () =>
+      new Promise((resolve, reject) =>
+        pool.connect((error, client) => {
+          if (error) return reject(error);
+          if (!heard.has(client)) heard.add(client.on("error", ignore) as Client);
+          resolve(client);
+        })
+      ),
+    release: (client, error) => client.release(error !== undefined),
   };
 }
+
+/** Clients that have been lent. While they are, the pool does not listen to their errors. */
+const heard = new WeakSet<Client>();
 
 /** When a connection is lost under a query, the client says so and the query fails. */
 function ignore(): void {}
@@ -53,7 +62,7 @@ function ignore(): void {}
 const names = new Map<string, string>();
 
 /** Runs a statement; a prepared one is parsed once per connection. */
-export async function rows(
+export function rows(
   client: Client,
   text: string,
   values: unknown[],
@@ -65,14 +74,15 @@ export async function rows(
     name = "telegraf-session-" + createHash("sha256").update(text).digest("base64url");
     names.set(text, name);
   }
-  try {
-    return (await client.query({ name, text, values, rowMode: "array" })).rows;
-  } catch (cause) {
-    const { code, message } = cause as Error & { code?: string };
-    if (!prepared || (code !== "26000" && code !== "42P05")) throw cause;
-    const hint = 'behind a pooler that shares connections set the option "prepare" to false';
-    throw new Error(`${message}; ${hint}`, { cause });
-  }
+  return new Promise((resolve, reject) =>
+    client.query({ name, text, values, rowMode: "array" }, (cause, result) => {
+      if (!cause) return resolve(result.rows);
+      const { code, message } = cause as Error & { code?: string };
+      if (!prepared || (code !== "26000" && code !== "42P05")) return reject(cause);
+      const hint = 'behind a pooler that shares connections set the option "prepare" to false';
+      reject(new Error(`${message}; ${hint}`, { cause }));
+    })
+  );
 }
 
 /** The table is looked for as in any query: in the schema, or along the search path. */

@@ -36,10 +36,12 @@ export interface Carrier<Encoded> {
 /** What a caller whose time is up is rejected with. */
 export const expired = Symbol("expired");
 
-interface Waiter<T> {
+/** Who waits for an operation: one of the two is called, once. */
+export interface Waiter<T> {
+  /** Until when, in ms since the epoch; then `reject` is called with `expired`. */
   readonly deadline: number;
-  readonly resolve: (result: T) => void;
-  readonly reject: (error: unknown) => void;
+  resolve(result: T): void;
+  reject(error: unknown): void;
 }
 
 /** A read or write of one key, and all who wait for it. */
@@ -84,39 +86,39 @@ export class Queue<Encoded> {
   }
 
   /** What is stored under the key; all who ask while a read is under way share it. */
-  read(key: string, timeout: number): Promise<Content<Encoded>> {
+  read(key: string, waiter: Waiter<Content<Encoded>>): void {
     const write = this.#writes.get(key);
-    if (write !== undefined) return Promise.resolve(write.content);
-    const read = this.#reads.get(key) ?? this.#reads.add({ key, waiters: [] });
-    return this.#wait(read, timeout);
+    if (write !== undefined) return waiter.resolve(write.content);
+    this.#wait(this.#reads.get(key) ?? this.#reads.add({ key, waiters: [] }), waiter);
   }
 
   /** Stores the content, or deletes; resolves when the database has done so. */
-  write(key: string, content: Content<Encoded>, timeout: number): Promise<void> {
+  write(key: string, content: Content<Encoded>, waiter: Waiter<void>): void {
     this.#touch(key);
     const write = this.#writes.waiting.get(key) ??
       this.#writes.add({ key, waiters: [], content });
     write.content = content;
     write.renewal = false;
-    return this.#wait(write, timeout);
+    this.#wait(write, waiter);
   }
 
   /** Lets what is stored live longer, and leaves its value to whoever changes it meanwhile. */
   renew(
     key: string,
     content: Required<Omit<Entry<Encoded>, "key">>,
-    timeout: number,
-  ): Promise<void> {
+    waiter: Waiter<void>,
+  ): void {
     const write = this.#writes.waiting.get(key) ??
       this.#writes.add({ key, waiters: [], content, renewal: true });
     if (write.content !== undefined) write.content = { ...write.content, expires: content.expires };
-    return this.#wait(write, timeout);
+    this.#wait(write, waiter);
   }
 
   /** Resolves when the last write of the key has reached the database: at once, if none pends. */
-  written(key: string, timeout: number): Promise<void> {
+  written(key: string, waiter: Waiter<void>): void {
     const write = this.#writes.get(key);
-    return write === undefined ? Promise.resolve() : this.#wait(write, timeout);
+    if (write === undefined) waiter.resolve();
+    else this.#wait(write, waiter);
   }
 
   /** A number that every write of the key changes (and, rarely, a write of another key). */
@@ -149,6 +151,7 @@ export class Queue<Encoded> {
     signal: AbortSignal,
   ): Promise<Content<Encoded>[]> {
     const entries = await this.#carrier.read(jobs.map((job) => job.key), signal);
+    if (jobs.length === 1) return [entries[0]];
     const found = new Map(entries.map((entry) => [entry.key, entry]));
     return jobs.map((job) => found.get(job.key));
   }
@@ -169,12 +172,9 @@ export class Queue<Encoded> {
     return [];
   }
 
-  #wait<T>(job: Job<T>, timeout: number): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const deadline = Date.now() + timeout;
-      job.waiters.push({ deadline, resolve, reject });
-      this.#expireAt(deadline);
-    });
+  #wait<T>(job: Job<T>, waiter: Waiter<T>): void {
+    job.waiters.push(waiter);
+    this.#expireAt(waiter.deadline);
   }
 
   /** One timer for all who wait; it keeps the process alive only while somebody does. */
@@ -223,9 +223,9 @@ interface LaneOptions<T, J extends Job<T>> {
 
 /** Jobs of one kind: at most one per key waits and one is carried out, in one batch at a time. */
 class Lane<T, J extends Job<T>> {
-  readonly waiting = new Map<string, J>();
+  waiting = new Map<string, J>();
   readonly #options: LaneOptions<T, J>;
-  readonly #running = new Map<string, J>();
+  #running = new Map<string, J>();
   #scheduled = false;
   /** The batch under way. */
   #batch: J[] | undefined;
@@ -316,8 +316,15 @@ class Lane<T, J extends Job<T>> {
       bytes += size?.(job) ?? 0;
       if (jobs.length > 0 && (jobs.length >= limits.keys || bytes > limits.bytes)) break;
       jobs.push(job);
-      this.waiting.delete(key);
-      this.#running.set(key, job);
+    }
+    // A map that goes on grows and shrinks by new tables, to each of which the one before refers:
+    // garbage would keep garbage until the next full collection, which costs more than all else.
+    if (jobs.length === this.waiting.size) {
+      this.#running = this.waiting;
+      this.waiting = new Map();
+    } else {
+      this.#running = new Map(jobs.map((job) => [job.key, job]));
+      for (const { key } of jobs) this.waiting.delete(key);
     }
     return jobs;
   }
@@ -327,7 +334,7 @@ class Lane<T, J extends Job<T>> {
     try {
       const results = await this.#options.carry(jobs, signal);
       jobs.forEach((job, i) => {
-        for (const { resolve } of this.#settle(job)) resolve(results[i]!);
+        for (const waiter of this.#settle(job)) waiter.resolve(results[i]!);
       });
     } catch (error) {
       if (jobs.length > 1 && this.#options.carrier.opened && !signal.aborted) {
@@ -335,7 +342,7 @@ class Lane<T, J extends Job<T>> {
         return;
       }
       for (const job of jobs) {
-        for (const { reject } of this.#settle(job)) reject(error);
+        for (const waiter of this.#settle(job)) waiter.reject(error);
         this.#options.rejected?.(job.key);
       }
     }

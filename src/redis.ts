@@ -4,6 +4,7 @@
  * @module
  */
 
+import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -124,13 +125,13 @@ export async function hold<T>(
   signal: AbortSignal,
   send: () => Promise<T>,
 ): Promise<T> {
-  const client = own?.client;
-  const giveUp = () => own?.client === client && replace(own);
-  signal.addEventListener("abort", giveUp);
+  if (own === undefined) return await send();
+  const { client } = own;
+  onAbort(signal, () => own.client === client && replace(own));
   try {
     return await send();
   } finally {
-    signal.removeEventListener("abort", giveUp);
+    onAbort(signal, undefined);
   }
 }
 
@@ -231,9 +232,11 @@ export function entries(
   values: unknown[],
   lives: (number | undefined)[],
 ): Entry<string>[] {
-  return keys.flatMap((key, i) =>
-    values[i] == null ? [] : { key, value: String(values[i]), expires: lives[i] }
-  );
+  const entries: Entry<string>[] = [];
+  for (const [i, key] of keys.entries()) {
+    if (values[i] != null) entries.push({ key, value: String(values[i]), expires: lives[i] });
+  }
+  return entries;
 }
 
 /** Some of the keys with the prefix, and where the next page begins: at a cursor of a node. */

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { reason } from "./errors.ts";
 
@@ -266,18 +267,18 @@ export async function hold<Connection, T>(
   work: (connection: Connection) => Promise<T>,
 ): Promise<T> {
   const connection = await pool.acquire();
-  let abort!: () => void;
-  const aborted = new Promise<never>((_, reject) => abort = () => reject(signal.reason));
-  signal.addEventListener("abort", abort);
   let result: T;
   try {
     signal.throwIfAborted();
-    result = await Promise.race([aborted, work(connection)]);
+    result = await new Promise<T>((resolve, reject) => {
+      onAbort(signal, () => reject(signal.reason));
+      work(connection).then(resolve, reject);
+    });
   } catch (error) {
     pool.release(connection, error);
     throw error;
   } finally {
-    signal.removeEventListener("abort", abort);
+    onAbort(signal, undefined);
   }
   pool.release(connection);
   return result;

@@ -20,7 +20,8 @@ import {
   TimeoutError,
 } from "./errors.ts";
 import { checkOptions, type Rules, type StoreOptions } from "./options.ts";
-import { type Content, expired } from "./queue.ts";
+import { originOf, setOrigin } from "./origin.ts";
+import { type Content, expired, type Waiter } from "./queue.ts";
 
 /**
  * A store for Telegraf's `session({ store })`, of which Telegraf calls `get`, `set` and `delete`.
@@ -152,21 +153,27 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   get(key: string): Promise<Session | undefined> {
-    return rereadable(() => this.#operate("read", key, (name) => this.#get(name)));
+    return rereadable(() => this.#get(key));
   }
 
   set(key: string, session: Session): Promise<void> {
     if (session === undefined || session === null) return this.delete(key);
-    return this.#operate("write", key, (name) => this.#set(name, session));
+    return this.#operate<void>("write", key, (name, waiter) => this.#set(name, session, waiter));
   }
 
   delete(key: string): Promise<void> {
     const { queue } = this.#connection;
-    return this.#operate("delete", key, (name) => queue.write(name, undefined, this.#timeout));
+    return this.#operate<void>(
+      "delete",
+      key,
+      (name, waiter) => queue.write(name, undefined, waiter),
+    );
   }
 
   has(key: string): Promise<boolean> {
-    return this.#operate("read", key, async (name) => await this.#content(name) !== undefined);
+    const { queue } = this.#connection;
+    const read = (name: string, waiter: Waiter<Content<Encoded>>) => queue.read(name, waiter);
+    return this.#operate("read", key, read, isAlive);
   }
 
   async *keys(): AsyncIterableIterator<string> {
@@ -227,22 +234,20 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.close();
   }
 
-  async #get(key: string): Promise<Session | undefined> {
-    const { queue, seen } = this.#connection;
-    const version = queue.version(key);
-    const content = await this.#content(key);
-    if (content === undefined) return undefined;
-    const session = this.#decode(key, content.value);
-    if (typeof session === "object" && session !== null) {
-      seen.set(session, { ...content, key, version });
-    }
-    return session;
-  }
-
-  /** What is stored under the key and has not expired. */
-  async #content(key: string): Promise<Content<Encoded>> {
-    const content = await this.#connection.queue.read(key, this.#timeout);
-    return isAlive(content) ? content : undefined;
+  #get(key: string): Promise<Session | undefined> {
+    const connection = this.#connection;
+    let version: number;
+    const read = (name: string, waiter: Waiter<Content<Encoded>>) => {
+      version = connection.queue.version(name);
+      connection.queue.read(name, waiter);
+    };
+    return this.#operate("read", key, read, (content, name) => {
+      if (content === undefined || !isAlive(content)) return undefined;
+      const { value, expires } = content;
+      const session = this.#decode(name, value);
+      setOrigin(session, { connection, key: name, value, expires, version });
+      return session;
+    });
   }
 
   #decode(key: string, value: Encoded): Session | undefined {
@@ -260,9 +265,9 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   /** Encodes before anything else, so that later changes of the session do not get in. */
-  #set(key: string, session: Session): Promise<void> {
+  #set(key: string, session: Session, waiter: Waiter<void>): void {
     const { codec } = this.#backend;
-    const { queue, seen } = this.#connection;
+    const { queue } = this.#connection;
     let value: Encoded;
     try {
       value = codec.encode(session);
@@ -271,7 +276,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       throw new EncodeError(why, { operation: "write", key, cause });
     }
     const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
-    const last = seen.get(session as object);
+    const last = originOf<Encoded>(session, this.#connection);
     const unchanged = last?.key === key && last.version === queue.version(key) &&
       codec.equal(last.value, value);
     if (unchanged) {
@@ -279,16 +284,16 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const fresh = last.expires === undefined || expires === undefined
         ? last.expires === expires
         : Math.abs(expires - last.expires) < this.#ttl! / 10;
-      if (fresh) return queue.written(key, this.#timeout);
+      if (fresh) return queue.written(key, waiter);
       if (expires !== undefined) {
         // Rounded up by at most 1 %, so that what is renewed at once is renewed by one statement.
         const step = Math.ceil(this.#ttl! / 100);
         const renewed = { value, expires: Math.ceil(expires / step) * step };
-        seen.set(session as object, { ...last, ...renewed });
-        return queue.renew(key, renewed, this.#timeout);
+        setOrigin(session, { ...last, ...renewed });
+        return queue.renew(key, renewed, waiter);
       }
     }
-    return queue.write(key, { value, expires }, this.#timeout);
+    queue.write(key, { value, expires }, waiter);
   }
 
   /** The keys of all sessions that count. */
@@ -302,20 +307,38 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     } while (start !== undefined);
   }
 
-  async #operate<T>(
+  /**
+   * Does the work for a key, and makes of its result what the caller gets. One promise is all that
+   * an operation costs, for most of what it takes is that.
+   */
+  #operate<Result, T = Result>(
     operation: Operation,
     key: string,
-    work: (key: string) => MaybePromise<T>,
+    work: (key: string, waiter: Waiter<Result>) => void,
+    finish?: (result: Result, key: string) => T,
   ): Promise<T> {
-    const name = checkKey(key);
-    this.#begin(operation, name);
-    try {
-      return await work(name);
-    } catch (error) {
-      throw this.#failure(error, { operation, key: name });
-    } finally {
-      this.#end();
-    }
+    return new Promise((resolve, reject) => {
+      const name = checkKey(key);
+      this.#begin(operation, name);
+      const fail = (error: unknown) => {
+        reject(this.#failure(error, { operation, key: name }));
+        this.#end();
+      };
+      const succeed = (result: Result) => {
+        try {
+          resolve(finish === undefined ? result as unknown as T : finish(result, name));
+          this.#end();
+        } catch (error) {
+          fail(error);
+        }
+      };
+      try {
+        const deadline = Date.now() + this.#timeout;
+        work(name, { deadline, resolve: succeed, reject: fail });
+      } catch (error) {
+        fail(error);
+      }
+    });
   }
 
   /** Does what concerns no single key, within the timeout. */
@@ -408,7 +431,7 @@ function rereadable<T>(read: () => Promise<T>): Promise<T> {
 
 /** Whether there is content that has not expired. */
 function isAlive(content: { readonly expires?: number } | undefined): boolean {
-  return content !== undefined && (content.expires ?? Infinity) > Date.now();
+  return content !== undefined && (content.expires === undefined || content.expires > Date.now());
 }
 
 /** Checks a key, before any I/O. Numbers are taken as their text. */

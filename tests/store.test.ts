@@ -8,7 +8,7 @@ import type { Backend, Entry } from "../src/backend.ts";
 import { memoryBackend } from "../src/memory.ts";
 import { reason, redact } from "../src/errors.ts";
 import type { StoreOptions } from "../src/options.ts";
-import { Queue } from "../src/queue.ts";
+import { type Content, Queue, type Waiter } from "../src/queue.ts";
 import { createStore, type Store } from "../src/store.ts";
 import { run } from "./child.ts";
 
@@ -239,8 +239,15 @@ describe("the order of one key", () => {
       remove: async (keys, signal) => await backend.remove(keys, signal),
     });
     const keys = Array.from({ length: 500 }, (_, i) => `k${i}`);
-    await Promise.all(keys.map((key) => queue.write(key, { value: key }, 1000)));
-    const reads = Promise.all(keys.map((key) => queue.read(key, 1000)));
+    const deadline = Date.now() + 60_000;
+    const all = <T>(ask: (key: string, waiter: Waiter<T>) => void) =>
+      Promise.all(
+        keys.map((key) =>
+          new Promise<T>((resolve, reject) => ask(key, { deadline, resolve, reject }))
+        ),
+      );
+    await all<void>((key, waiter) => queue.write(key, { value: key }, waiter));
+    const reads = all<Content<string>>((key, waiter) => queue.read(key, waiter));
     assert.equal(queue.size, 500);
     await reads;
     assert.equal(queue.size, 0);
@@ -267,6 +274,38 @@ describe("an unchanged session", () => {
     await store.set("k", { a: 1 });
     await store.set("copy", await store.get("k"));
     assert.equal(script.sessions.get("copy")?.value, '{"a":1}');
+  });
+
+  it("is written to another database", async () => {
+    const [from, to] = [new Script(), new Script()];
+    await using source = from.store();
+    await using target = to.store();
+    await source.set("k", { a: 1 });
+    await target.set("k", { a: 2 });
+    await target.get("k");
+    await target.set("k", await source.get("k"));
+    assert.equal(to.sessions.get("k")?.value, '{"a":1}');
+  });
+
+  it("is known, though nothing of that shows", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.set("k", { a: 1 });
+    const session = await store.get("k");
+    assert.deepEqual(Reflect.ownKeys(session), ["a"]);
+    await store.set("k", { ...session });
+    await store.set("k", structuredClone(session));
+    assert.deepEqual(script.calls, ["open", "write k", "read k", "write k", "write k"]);
+  });
+
+  it("may be frozen by onCorrupt", async () => {
+    const script = new Script();
+    await using store = script.store({ onCorrupt: () => Object.freeze({ a: 1 }) });
+    script.sessions.set("k", { key: "k", value: "{" });
+    const session = await store.get("k");
+    assert.deepEqual(session, { a: 1 });
+    await store.set("k", session);
+    assert.equal(script.sessions.get("k")?.value, '{"a":1}');
   });
 
   it("is written when its key was written or deleted since get()", async () => {

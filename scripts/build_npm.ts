@@ -18,10 +18,10 @@ import deno from "../deno.json" with { type: "json" };
 
 /** What users install beside the package, in versions whose oldest and newest are tested. */
 const drivers: Record<string, string> = {
-  "better-sqlite3": "^11.0.0 || ^12.0.0 || ^13.0.0",
+  "better-sqlite3": "^9.3.0 || ^10.0.0 || ^11.0.0 || ^12.0.0 || ^13.0.0",
   "mongodb": "^5.0.0 || ^6.0.0 || ^7.0.0",
   "mysql2": "^3.9.0",
-  "pg": "^8.0.0",
+  "pg": "^8.11.3",
   "redis": "^4.6.12 || ^5.0.0 || ^6.0.0",
 };
 const peers: Record<string, string> = { ...drivers, telegraf: "^4.12.0" };

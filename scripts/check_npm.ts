@@ -8,10 +8,12 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import process from "node:process";
 import { text } from "node:stream/consumers";
 import ts from "typescript";
+import { findNode } from "./runtimes.ts";
+import { startServers } from "./servers.ts";
 
 const tools = ["publint@0.3", "@arethetypeswrong/cli@0.18", "esbuild@0.28", "@types/node@22"];
 
@@ -59,8 +61,14 @@ async function check(title: string, body: () => unknown): Promise<void> {
 }
 
 /** Runs a command to its end and returns what it printed. */
-async function run(cwd: string, command: string, ...args: string[]): Promise<string> {
-  const child = spawn(command, args, { cwd, stdio: ["ignore", "pipe", "pipe"], timeout: 300_000 });
+async function run(
+  cwd: string,
+  command: string,
+  args: string[],
+  env = process.env,
+): Promise<string> {
+  const stdio = ["ignore", "pipe", "pipe"] as ["ignore", "pipe", "pipe"];
+  const child = spawn(command, args, { cwd, env, stdio, timeout: 300_000 });
   const [output, errors, code] = await Promise.all([
     text(child.stdout),
     text(child.stderr),
@@ -70,13 +78,14 @@ async function run(cwd: string, command: string, ...args: string[]): Promise<str
   throw new Error(`${command} ${args.join(" ")} ended with ${code}\n${output}\n${errors}`);
 }
 
+const quiet = ["--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"];
+
 /** Makes a project in which packages are installed. */
 function install(name: string, ...packages: string[]): Promise<string> {
   const project = join(folder, name);
   fs.mkdirSync(project);
   fs.writeFileSync(join(project, "package.json"), '{ "private": true }');
-  const flags = ["--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"];
-  return run(project, "npm", "install", ...flags, ...packages);
+  return run(project, "npm", ["install", ...quiet, ...packages]);
 }
 
 /** Every source is in it as ES module and as CommonJS, with declarations, and little else is. */
@@ -141,13 +150,13 @@ function programs(name: string, { factory, options }: Entry): Record<string, str
 
 /** Runs a program and expects it to end by itself, with this output. */
 async function expectOutput(project: string, program: string, expected = "function function") {
-  const output = await run(project, "node", program);
+  const output = await run(project, "node", [program]);
   if (output.trim() !== expected) throw new Error(`${program} printed ${output}`);
 }
 
 /** The driver is not installed: Node.js itself says which package it misses. */
 async function checkMissingDriver(project: string, program: string, driver: string) {
-  const { message } = await run(project, "node", program).then(
+  const { message } = await run(project, "node", [program]).then(
     () => new Error("it is not missed"),
     (error) => error as Error,
   );
@@ -157,7 +166,7 @@ async function checkMissingDriver(project: string, program: string, driver: stri
 
 /** better-sqlite3 is the one that can be opened without a server. */
 async function checkSQLite(project: string, program: string) {
-  const version = await run(project, "node", "--print", "process.versions.node");
+  const version = await run(project, "node", ["--print", "process.versions.node"]);
   const message = "better-sqlite3 13 needs Node.js 22 or newer";
   try {
     await expectOutput(project, program, "stored");
@@ -189,7 +198,8 @@ function checkTypes(files: string[], module: string, moduleResolution: string): 
 /** Bundles a program and runs the bundle where no package is installed but what is external. */
 async function checkBundle(project: string, format: "esm" | "cjs", external: string[]) {
   const bundle = format === "esm" ? "bundle.mjs" : "bundle.cjs";
-  await run(project, tool("esbuild"), "use.mjs", ...[
+  await run(project, tool("esbuild"), [
+    "use.mjs",
     "--bundle",
     "--platform=node",
     "--target=node20",
@@ -200,11 +210,80 @@ async function checkBundle(project: string, format: "esm" | "cjs", external: str
   await expectOutput(project, bundle);
 }
 
+/** What the author of a bot for `@telegraf/session` 2.0.0-beta.7 had installed. */
+const upstream: Record<string, string[]> = {
+  redis: ["redis@4.6.12"],
+  mongodb: ["mongodb@6.3.0"],
+  sqlite: ["kysely@0.27.2", "better-sqlite3@13", "@types/better-sqlite3"],
+  pg: ["kysely@0.27.2", "pg@8.11.3", "@types/pg"],
+  mysql: ["kysely@0.27.2", "mysql2@3.9.0"],
+};
+
+/**
+ * A bot that was written for upstream counts with upstream's package, and goes on with this one:
+ * unchanged, as ES module and as CommonJS.
+ */
+async function checkUpstreamBots(file: string): Promise<void> {
+  const { log } = console;
+  await using servers = await startServers({ own: true, log });
+  // better-sqlite3 13 needs 22.
+  const node = await findNode({ log, signal: AbortSignal.timeout(300_000) }, "24");
+  const env: Record<string, string> = {
+    ...process.env,
+    USER_ID: "1",
+    REDIS_URL: servers.urls.redis,
+    MONGODB_URL: servers.urls.mongodb,
+    POSTGRES_URL: servers.urls.postgres,
+    MYSQL_URL: servers.urls.mysql,
+  };
+  for (const [name, packages] of Object.entries(upstream)) {
+    await check(`${name}: a bot that was written for 2.0.0-beta.7`, async () => {
+      const project = join(folder, `upstream-${name}`);
+      const sources = ["bot.ts", "store.ts"].map((source) => join(project, source));
+      const count = (format: string) => run(project, node, [join(format, "bot.js")], env);
+      const beside = ["telegraf@4.16", "@types/node@22", ...packages];
+      // Of better-sqlite3 it asks for 9, which has to be compiled, but works with 13.
+      const flag = "--legacy-peer-deps";
+      await install(`upstream-${name}`, flag, "@telegraf/session@2.0.0-beta.7", ...beside);
+      fs.copyFileSync("scripts/upstream/bot.ts", sources[0]!);
+      fs.copyFileSync(`scripts/upstream/${name}.ts`, sources[1]!);
+      transpile(project, sources);
+      checkTypes(sources, "nodenext", "nodenext");
+      const counts = [await count("esm"), await count("cjs")];
+      await run(project, "npm", ["install", ...quiet, file]);
+      checkTypes(sources, "nodenext", "nodenext");
+      counts.push(await count("esm"), await count("cjs"));
+      if (counts.join("") !== "1\n2\n3\n4\n") throw new Error(`it counted ${counts}`);
+    });
+  }
+}
+
+/** Makes a program of TypeScript files, in `esm/` and in `cjs/`. */
+function transpile(project: string, sources: string[]): void {
+  for (
+    const [format, type, module] of [
+      ["esm", "module", ts.ModuleKind.ESNext],
+      ["cjs", "commonjs", ts.ModuleKind.CommonJS],
+    ] as const
+  ) {
+    fs.mkdirSync(join(project, format));
+    fs.writeFileSync(join(project, format, "package.json"), JSON.stringify({ type }));
+    for (const source of sources) {
+      const compilerOptions = { module, target: ts.ScriptTarget.ES2022 };
+      const { outputText } = ts.transpileModule(fs.readFileSync(source, "utf8"), {
+        compilerOptions,
+      });
+      const name = basename(source).replace(/\.ts$/, ".js");
+      fs.writeFileSync(join(project, format, name), outputText);
+    }
+  }
+}
+
 async function main(): Promise<void> {
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
   console.log(`npm/package.json: ${maker}`);
   const pack = ["pack", "--json", "--loglevel=error", "--pack-destination", folder];
-  const [tarball] = JSON.parse(await run("npm", "npm", ...pack)) as [Tarball];
+  const [tarball] = JSON.parse(await run("npm", "npm", pack)) as [Tarball];
   const file = join(folder, tarball.filename);
   await check("tarball", () => checkTarball(tarball));
 
@@ -217,13 +296,12 @@ async function main(): Promise<void> {
       ),
     ]).then(() => {}));
   await check("installs beside the oldest drivers and Telegraf", () => {
-    const oldest = ["better-sqlite3@11", "mongodb@5", "mysql2@3.9", "pg@8.0", "redis@4"];
-    const flags = ["--dry-run", "--no-audit", "--no-fund", "--loglevel=error"];
-    return run(join(folder, "none"), "npm", "install", ...flags, ...oldest, "telegraf@4.12.0")
-      .then(() => {});
+    const oldest = ["better-sqlite3@9", "mongodb@5", "mysql2@3.9", "pg@8.11.3", "redis@4"];
+    const args = ["install", "--dry-run", ...quiet, ...oldest, "telegraf@4.12.0"];
+    return run(join(folder, "none"), "npm", args).then(() => {});
   });
-  await check("publint", () => run("npm", tool("publint"), "--strict").then(() => {}));
-  await check("attw", () => run(folder, tool("attw"), file).then(() => {}));
+  await check("publint", () => run("npm", tool("publint"), ["--strict"]).then(() => {}));
+  await check("attw", () => run(folder, tool("attw"), [file]).then(() => {}));
 
   for (const [name, entry] of Object.entries(entries)) {
     for (const project of [join(folder, name), join(folder, "none", name)]) {
@@ -273,6 +351,7 @@ async function main(): Promise<void> {
       () => checkTypes(files, module, resolution),
     );
   }
+  await checkUpstreamBots(file);
 }
 
 try {

@@ -114,7 +114,7 @@ function output(program: string, ...args: string[]): string {
 }
 
 /** Node.js of this major version: `TEST_NODE`, the one of this machine, or one from npm. */
-async function findNode(scope: Scope, major: string): Promise<string> {
+export async function findNode(scope: Scope, major: string): Promise<string> {
   for (const program of [process.env.TEST_NODE, "node"]) {
     const path = program && output(program, "--print", "process.execPath");
     if (path && versionOf(path).startsWith(`${major}.`)) return path;

@@ -85,11 +85,11 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
 function backend(options: MySQLOptions): Backend {
   const { table = sql.defaultTable } = options;
   const pool = options.pool === undefined ? create(options) : checked(options.pool);
-  const events = { report(_error: unknown) {} };
-  const connections = lender(pool, events);
+  const connections = lender(pool);
   const limits = { keys: 128, bytes: 1_000_000 };
   let statements: sql.Statements;
   let encode: Encoder;
+  let unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     sql.hold(connections, signal, (connection) => rows(connection, text, values));
   return {
@@ -99,7 +99,7 @@ function backend(options: MySQLOptions): Backend {
     limits,
     open: ({ signal, report, expiring }) =>
       sql.hold(connections, signal, async (connection) => {
-        events.report = report;
+        unwatch = sql.watch(pool, report);
         const setting = await settingOf(connection);
         const tools = { transient, report, expiring };
         const script = sql.prepareTable(dialect(table, setting), tools);
@@ -129,7 +129,7 @@ function backend(options: MySQLOptions): Backend {
     },
     prune: (now, signal) =>
       sql.hold(connections, signal, (it) => sql.play(statements.prune(now), rows.bind(null, it))),
-    close: () => options.pool === undefined ? end(pool) : undefined,
+    close: () => options.pool === undefined ? end(pool) : unwatch?.(),
     transient,
   };
 }

@@ -95,7 +95,7 @@ function backend(options: PostgresOptions): Backend {
   const pool = existing === undefined ? create(options) : checked(existing);
   const clients = lender(pool);
   const table = dialect(options.table ?? sql.defaultTable, options.schema);
-  let statements: sql.Statements;
+  let statements: sql.Statements, unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[], prepared = prepare) =>
     sql.hold(clients, signal, (client) => rows(client, text, values, prepared));
   const script = <T>(signal: AbortSignal, steps: sql.Script<T>) =>
@@ -107,7 +107,7 @@ function backend(options: PostgresOptions): Backend {
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, report, expiring }) {
-      sql.listen(pool, table, report);
+      unwatch = sql.watch(pool, report);
       statements = await script(signal, sql.prepareTable(table, { transient, report, expiring }));
     },
     async read(keys, signal) {
@@ -129,7 +129,7 @@ function backend(options: PostgresOptions): Backend {
       return sql.page(await run(signal, statements.page(size), [start]), size);
     },
     prune: (now, signal) => script(signal, statements.prune(now)),
-    close: () => existing === undefined ? pool.end() : undefined,
+    close: () => existing === undefined ? pool.end() : unwatch?.(),
     transient,
   };
 }

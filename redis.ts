@@ -70,7 +70,7 @@ export const Redis: StoreFactory<RedisOptions> = storeFactory({
 });
 
 function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisOptions): Backend {
-  let own: redis.Own | undefined;
+  let own: redis.Own | undefined, unwatch: (() => void) | undefined;
   const wasOpen = existing?.isOpen;
   if (existing === undefined) redis.discard(create(url, config)); // for what it throws
   else redis.checkClient(existing);
@@ -88,7 +88,7 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
       if (existing === undefined) {
         own = await redis.connect((opened) => create(url, config, opened), signal);
       } else if (!wasOpen) await redis.join(existing);
-      redis.watch(client(), prefix, report);
+      unwatch = redis.watch(client(), report);
     },
     read: (keys, signal) =>
       redis.hold(own, signal, async () => {
@@ -117,7 +117,7 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
       }),
     page: (start, size, signal) =>
       redis.hold(own, signal, () => redis.page(client(), prefix, start, size)),
-    close: () => redis.discard(own?.client),
+    close: () => existing === undefined ? redis.discard(own?.client) : unwatch?.(),
     transient: redis.transient,
   };
 }

@@ -56,7 +56,7 @@ export interface Opening {
   /** Aborts when the attempt has taken too long; what it holds should be given up. */
   readonly signal: AbortSignal;
   /** Reports what happens in the background, or does not stop the store: goes to `onError`. */
-  report(error: unknown): void;
+  readonly report: (error: unknown) => void;
 }
 
 /** A database. The store calls `open` before anything else, and retries what is transient. */
@@ -108,7 +108,10 @@ export interface Backend<Encoded = string> {
    * none are left, or another process is at it. Absent where the database does that by itself.
    */
   prune?(now: number, signal: AbortSignal): MaybePromise<number>;
-  /** Closes what this backend opened, never what the caller passed in. Called once, when idle. */
+  /**
+   * Closes what this backend opened, never what the caller passed in: there it only stops listening.
+   * Called once, when the last store of its handle and scope is closed.
+   */
   close(): MaybePromise<void>;
   /**
    * Whether the same call may succeed in a moment: connection lost, failover, deadlock, lock wait.

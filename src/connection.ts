@@ -14,7 +14,7 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   // deno-lint-ignore no-explicit-any
   static readonly #shared = new WeakMap<object, Map<string, Connection<any>>>();
 
-  /** The connection of all stores with the backend's handle and scope. */
+  /** The connection of all stores with the backend's handle and scope, until they have left it. */
   static of<Encoded>(backend: Backend<Encoded>, timeout: number): Connection<Encoded> {
     let scopes = Connection.#shared.get(backend.handle);
     if (scopes === undefined) Connection.#shared.set(backend.handle, scopes = new Map());
@@ -26,9 +26,11 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   }
 
   readonly queue: Queue<Encoded> = new Queue(this);
+  /** Of each store: where it reports what happens in the background. */
   readonly reporters = new Set<(error: unknown) => void>();
   readonly #backend: Backend<Encoded>;
   readonly #timeout: number;
+  readonly #report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
   opened = false;
   /** Whether a store has a `ttl`. */
   expiring = false;
@@ -89,7 +91,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
         this.trouble = undefined;
         return result;
       } catch (error) {
-        if (error !== expired) this.trouble = error;
+        // What fails after it was given up only says so.
+        if (error !== expired && !signal.aborted) this.trouble = error;
         if (error !== expired && !this.#backend.transient(error)) throw error;
         await pause(failures, signal);
         if (signal.aborted) throw error;
@@ -97,11 +100,20 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     }
   }
 
+  /** Takes leave of a store; once the last one has left, nothing is kept of them. */
+  async leave(reporter: (error: unknown) => void): Promise<void> {
+    this.reporters.delete(reporter);
+    if (this.reporters.size > 0) return;
+    const { handle, scope } = this.#backend;
+    Connection.#shared.get(handle)!.delete(scope);
+    await this.opening?.catch(() => {});
+    await this.#backend.close();
+  }
+
   /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
   #open(): Promise<void> {
-    const report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
     return this.opening ??= within(this.#timeout, async (signal) => {
-      await this.#backend.open({ signal, report, expiring: this.expiring });
+      await this.#backend.open({ signal, report: this.#report, expiring: this.expiring });
       if (!signal.aborted) this.opened = true;
     }).finally(() => this.opening = undefined);
   }

@@ -16,6 +16,7 @@ type Callback<T = unknown> = (error: unknown, result: T) => void;
 /** What is used of a pool of mysql2, the one with callbacks. */
 export interface Pool {
   getConnection(callback: Callback<Connection>): void;
+  on(event: "error", listener: (error: unknown) => void): unknown;
   end(callback: Callback): void;
 }
 
@@ -47,16 +48,13 @@ export function checked(given: MySQLPool): Pool {
 }
 
 /** Lends the connections of a pool. */
-export function lender(
-  pool: Pool,
-  events: { report(error: unknown): void },
-): Lender<Connection> {
+export function lender(pool: Pool): Lender<Connection> {
   return {
     acquire: () =>
       new Promise((resolve, reject) =>
         pool.getConnection((error, connection) => {
           if (error) return reject(error);
-          listen(connection, events, (error) => events.report(error));
+          listen(connection, pool);
           resolve(connection);
         })
       ),

@@ -62,8 +62,8 @@ interface State {
   error?: unknown;
   /** Whether a `connect` of ours is under way. */
   connecting?: boolean;
-  /** Where errors are reported, by the scope of the store. */
-  readonly reports: Map<string, (error: unknown) => void>;
+  /** Where errors are reported. */
+  readonly reports: Set<(error: unknown) => void>;
 }
 
 const states = new WeakMap<Client, State>();
@@ -72,7 +72,7 @@ const states = new WeakMap<Client, State>();
 function stateOf(client: Client): State {
   const known = states.get(client);
   if (known !== undefined) return known;
-  const state: State = { reports: new Map() };
+  const state: State = { reports: new Set() };
   states.set(client, state);
   client.on("error", (error) => {
     // Those that follow, until the client is ready again, only say that it is not.
@@ -82,9 +82,11 @@ function stateOf(client: Client): State {
   return state;
 }
 
-/** Reports what happens to the client from now on. */
-export function watch(client: Client, scope: string, report: (error: unknown) => void): void {
-  stateOf(client).reports.set(scope, report);
+/** Reports what happens to the client, until the returned function is called. */
+export function watch(client: Client, report: (error: unknown) => void): () => void {
+  const { reports } = stateOf(client);
+  reports.add(report);
+  return () => reports.delete(report);
 }
 
 /** Makes a client of ours; while it is not `opened`, it must give up what goes wrong. */
@@ -139,7 +141,7 @@ function replace(own: Own | undefined): void {
   if (own === undefined) return;
   const { client } = own;
   own.client = own.create(() => true);
-  stateOf(client).reports.forEach((report, scope) => watch(own.client, scope, report));
+  stateOf(client).reports.forEach((report) => watch(own.client, report));
   distrust(own);
   begin(own.client);
   discard(client);

@@ -297,23 +297,31 @@ interface Emitter {
   on(event: "error", listener: (error: unknown) => void): unknown;
 }
 
-const reports = new WeakMap<object, Map<object, (error: unknown) => void>>();
+const reports = new WeakMap<object, Set<(error: unknown) => void>>();
+
+/** Reports the errors of a pool and its connections, until the returned function is called. */
+export function watch(pool: Emitter, report: (error: unknown) => void): () => void {
+  listen(pool, pool);
+  let all = reports.get(pool);
+  if (all === undefined) reports.set(pool, all = new Set());
+  all.add(report);
+  return () => all.delete(report);
+}
+
+const heard = new WeakSet<Emitter>();
 
 /**
- * Reports the errors of a pool or connection to each of the backends that use it. Without a
- * listener an error ends the process; one is enough, however many stores and attempts to open.
+ * Listens to a pool or one of its connections. Without a listener an error ends the process; one is
+ * enough, however many stores and attempts to open.
  */
-export function listen(emitter: Emitter, backend: object, report: (error: unknown) => void): void {
-  let listeners = reports.get(emitter);
-  if (listeners === undefined) {
-    reports.set(emitter, listeners = new Map());
-    emitter.on("error", (error) => {
-      // A log would show the whole client that hangs on errors of a pool, the password with it.
-      delete (error as { client?: unknown }).client;
-      listeners!.forEach((listener) => listener(error));
-    });
-  }
-  listeners.set(backend, report);
+export function listen(emitter: Emitter, pool: object): void {
+  if (heard.has(emitter)) return;
+  heard.add(emitter);
+  emitter.on("error", (error) => {
+    // A log would show the whole client that hangs on errors of a pool, the password with it.
+    delete (error as { client?: unknown }).client;
+    reports.get(pool)?.forEach((report) => report(error));
+  });
 }
 
 /** Codes of errors that say that a server cannot be reached for now. */

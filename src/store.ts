@@ -400,12 +400,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   async #close(): Promise<void> {
     clearTimeout(this.#pruneTimer);
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
-    this.#connection.reporters.delete(this.#report);
     try {
-      await within(this.#timeout, async () => {
-        await this.#connection.opening?.catch(() => {});
-        await this.#backend.close();
-      });
+      await within(this.#timeout, () => this.#connection.leave(this.#report));
     } catch (error) {
       throw this.#failure(error, { operation: "close" });
     }

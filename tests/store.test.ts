@@ -515,6 +515,41 @@ describe("retries and deadlines", () => {
     await store.set("k", 1);
   });
 
+  it("the last error before a deadline is not that a call was given up", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 50 });
+    await store.ready();
+    script.before = () => {
+      if (script.failures.length > 0) return;
+      const signal = script.signals.at(-1)!;
+      return new Promise((_, reject) =>
+        signal.addEventListener("abort", () => reject(signal.reason))
+      );
+    };
+    for (let i = 0; i < 2; i++) await assert.rejects(store.get("k"), /no success within 50 ms$/);
+    script.failures = [new Transient("connection refused")];
+    for (let i = 0; i < 2; i++) {
+      await assert.rejects(store.get("k"), /within 50 ms; last error: connection refused$/);
+    }
+    script.before = () => {};
+  });
+
+  it("what all stores on a client had is given up with the last of them", async () => {
+    const script = new Script();
+    const { backend } = script;
+    const other = createStore<unknown, string>({ ...backend });
+    const store = script.store();
+    await Promise.all([store.ready(), other.ready()]);
+    await store.close();
+    assert.deepEqual(script.calls, ["open"]);
+    await other.set("k", 1);
+    await other.close();
+    assert.deepEqual(script.calls, ["open", "write k", "close"]);
+    await using again = script.store();
+    assert.equal(await again.get("k"), 1);
+    assert.deepEqual(script.calls.slice(3), ["open", "read k"]);
+  });
+
   it("a call that hangs is given up, and the next goes on", async () => {
     const script = new Script();
     await using store = script.store({ timeout: 50 });

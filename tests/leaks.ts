@@ -1,0 +1,164 @@
+/** What stores leave behind: in memory, and on clients that live longer than they. */
+
+import assert from "node:assert/strict";
+import type { EventEmitter } from "node:events";
+import { setTimeout as wait } from "node:timers/promises";
+import BetterSqlite3 from "better-sqlite3";
+import { MongoClient } from "mongodb";
+import { createPool } from "mysql2";
+import pg from "pg";
+import { createClient } from "redis";
+import type { Store, StoreOptions } from "../mod.ts";
+import { Mongo } from "../mongodb.ts";
+import { MySQL } from "../mysql.ts";
+import { Postgres } from "../pg.ts";
+import { Redis } from "../redis.ts";
+import { SQLite } from "../sqlite.ts";
+import type { Backend } from "../src/backend.ts";
+import { Connection } from "../src/connection.ts";
+import { collect, heapUsed } from "./heap.ts";
+import { place, type Server } from "./servers.ts";
+
+/** A client, pool or database that is there for many stores. */
+export interface Shared extends AsyncDisposable {
+  readonly handle: object;
+  /** A store on it with its data in the place. */
+  // deno-lint-ignore no-explicit-any
+  store(place: string, options?: StoreOptions): Store<any>;
+  /** What its backend calls the place. */
+  scope(place: string): string;
+  /** Deletes the data of the place. */
+  drop(place: string): Promise<unknown>;
+}
+
+/** A client of each backend. */
+export const clients: Record<string, (urls: Record<Server, string>) => Promise<Shared>> = {
+  async Redis({ redis: url }) {
+    const client = await createClient({ url }).on("error", () => {}).connect();
+    return {
+      handle: client,
+      store: (where, options) => Redis({ client, prefix: `${where}:`, ...options }),
+      scope: (where) => `${where}:`,
+      async drop(where) {
+        for await (const keys of client.scanIterator({ MATCH: `${where}:*`, COUNT: 1000 })) {
+          if (keys.length > 0) await client.del(keys);
+        }
+      },
+      [Symbol.asyncDispose]: () => Promise.resolve(client.destroy()),
+    };
+  },
+  async MongoDB({ mongodb: url }) {
+    const client = await new MongoClient(url).connect();
+    return {
+      handle: client,
+      store: (collection, options) => Mongo({ client, collection, ...options }),
+      scope: (collection) => client.db().collection(collection).namespace,
+      drop: (collection) => client.db().collection(collection).drop(),
+      [Symbol.asyncDispose]: () => client.close(),
+    };
+  },
+  PostgreSQL({ postgres: url }) {
+    const pool = new pg.Pool({ connectionString: url });
+    return Promise.resolve({
+      handle: pool,
+      store: (table, options) => Postgres({ pool, table, ...options }),
+      scope: (table) => `"${table}"`,
+      drop: (table) => pool.query(`DROP TABLE "${table}"`),
+      [Symbol.asyncDispose]: () => pool.end(),
+    });
+  },
+  MySQL({ mysql: url }) {
+    const pool = createPool(url);
+    return Promise.resolve({
+      handle: pool,
+      store: (table, options) => MySQL({ pool, table, ...options }),
+      scope: (table) => table,
+      drop: (table) => pool.promise().query(`DROP TABLE \`${table}\``),
+      [Symbol.asyncDispose]: () => pool.promise().end(),
+    });
+  },
+  SQLite() {
+    const database = new BetterSqlite3(":memory:");
+    return Promise.resolve({
+      handle: database,
+      store: (table, options) => SQLite({ database, table, ...options }),
+      scope: (table) => table,
+      drop: (table) => Promise.resolve(database.exec(`DROP TABLE "${table}"`)),
+      [Symbol.asyncDispose]: () => Promise.resolve(void database.close()),
+    });
+  },
+};
+
+/** How many listeners a client has; a database has none. */
+function listeners(client: object): number {
+  const { eventNames, listenerCount } = client as Partial<EventEmitter>;
+  if (eventNames === undefined) return 0;
+  const counts = eventNames.call(client).map((name) => listenerCount!.call(client, name));
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+/** 50 stores on one client leave nothing on it, and nothing of them stays in memory. */
+export async function leaveNothing(shared: Shared): Promise<void> {
+  const places = Array.from({ length: 25 }, place);
+
+  /** Uses a store on each of the places; what they are given may be collected afterwards. */
+  async function use(places: string[]): Promise<WeakRef<object>[]> {
+    const opened = places.map((where) => {
+      const onError = () => {};
+      return { store: shared.store(where, { timeout: 8_000, onError }), ref: new WeakRef(onError) };
+    });
+    for (const { store } of opened) {
+      await store.set("k", { a: 1 });
+      assert.deepEqual(await store.get("k"), { a: 1 });
+    }
+    if (places.length > 1) assert.equal(listeners(shared.handle), before);
+    await Promise.all(opened.map(({ store }) => store.close()));
+    return opened.map(({ ref }) => ref);
+  }
+
+  await use(places.slice(0, 1));
+  const before = listeners(shared.handle);
+  const refs = await use([...places, ...places]);
+  assert.equal(listeners(shared.handle), before);
+  // The timer of an operation holds its store until its time is up.
+  const end = Date.now() + 60_000;
+  let alive = refs.length;
+  // Some runtimes take a word on the stack for a reference.
+  while (alive > 5 && Date.now() < end) {
+    await wait(500);
+    collect();
+    alive = refs.filter((ref) => ref.deref() !== undefined).length;
+  }
+  assert.ok(alive <= 5, `${alive} of ${refs.length} closed stores are still in memory`);
+  for (const where of places) await shared.drop(where);
+}
+
+/** What so many operations on ever new keys come to: the heap before, meanwhile and after. */
+export async function operate(shared: Shared, operations: number): Promise<number[]> {
+  const where = place();
+  const heap: number[] = [];
+  const store = shared.store(where, { timeout: 60_000 });
+  try {
+    await store.ready();
+    // The one that the store has: it is shared by handle and scope.
+    const backend = { handle: shared.handle, scope: shared.scope(where) } as Backend<unknown>;
+    const { queue } = Connection.of(backend, 1);
+    const rounds = Math.ceil(operations / 400);
+    const distance = Math.ceil(rounds / 30);
+    for (let round = 0; round < rounds; round++) {
+      const keys = Array.from({ length: 100 }, (_, i) => `${round}:${i}`);
+      const written = Promise.all(keys.map((key) => store.set(key, { key })));
+      assert.equal(queue.size, 100);
+      await written;
+      const sessions = await Promise.all(keys.map((key) => store.get(key)));
+      await Promise.all(sessions.map((session, i) => store.set(keys[i]!, { ...session, round })));
+      await Promise.all(keys.map((key) => store.delete(key)));
+      assert.equal(queue.size, 0);
+      if (round % distance === 0) heap.push(heapUsed());
+    }
+  } finally {
+    await store.close();
+    await shared.drop(where);
+  }
+  return heap;
+}

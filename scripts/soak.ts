@@ -1,25 +1,45 @@
 /**
- * All stores under load, with connections cut now and then, on servers of its own.
+ * All stores under load, with connections cut now and then, on servers of its own; or so many
+ * operations on each store, one store after the other.
  *
- * Usage: `deno run -A scripts/soak.ts [--seconds 600]`
+ * Usage: `deno run -A scripts/soak.ts [--seconds 600 | --operations 1000000 [store …]]`
  *
  * @module
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { growth, soak } from "../tests/soak.ts";
+import { growth } from "../tests/heap.ts";
+import { clients, operate } from "../tests/leaks.ts";
+import { soak } from "../tests/soak.ts";
 import { startServers } from "./servers.ts";
 
-const { values: { seconds } } = parseArgs({
-  options: { seconds: { type: "string", default: "600" } },
+const { values: { seconds, operations }, positionals } = parseArgs({
+  options: { seconds: { type: "string", default: "600" }, operations: { type: "string" } },
+  allowPositionals: true,
 });
+
+/** Prints how much of the heap was used. */
+function report(heap: number[]): void {
+  console.log("heap in MB:", heap.map((bytes) => (bytes / 1e6).toFixed(1)).join(" "));
+  const grown = growth(heap);
+  if (grown > 10e6) throw new Error(`the heap has grown by ${grown} bytes`);
+}
+
 const servers = await startServers({ own: true, log: console.log });
 try {
-  const { updates, heap } = await soak(servers.urls, Number(seconds) * 1000);
-  console.table(updates);
-  const grown = growth(heap);
-  console.log("heap in MB:", heap.map((bytes) => (bytes / 1e6).toFixed(1)).join(" "));
-  if (grown > 10e6) throw new Error(`the heap has grown by ${grown} bytes`);
+  if (operations === undefined) {
+    const { updates, heap } = await soak(servers.urls, Number(seconds) * 1000);
+    console.table(updates);
+    report(heap);
+  } else {
+    for (const name of positionals.length > 0 ? positionals : Object.keys(clients)) {
+      await using client = await clients[name]!(servers.urls);
+      const started = Date.now();
+      const heap = await operate(client, Number(operations));
+      console.log(`${name}: ${operations} operations in ${(Date.now() - started) / 1000} s`);
+      report(heap);
+    }
+  }
 } finally {
   await servers.stop();
 }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { growth } from "./heap.ts";
 import { serverUrl } from "./servers.ts";
-import { growth, soak } from "./soak.ts";
+import { soak } from "./soak.ts";
 
 describe("soak", () => {
   it("all stores lose no update and keep the heap flat for 20 s", async () => {

@@ -4,16 +4,15 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
 import { setTimeout as wait } from "node:timers/promises";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import type { Store } from "../mod.ts";
 import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
 import { SQLite } from "../sqlite.ts";
+import { heapUsed } from "./heap.ts";
+import { clients } from "./leaks.ts";
 import { Proxy } from "./proxy.ts";
 import { place, type Server } from "./servers.ts";
 import { makeCounter, message } from "./telegraf.ts";
@@ -63,7 +62,10 @@ export async function soak(urls: Record<Server, string>, duration: number): Prom
     await Promise.all(Object.values(stores).map((store) => store.close()));
     await Promise.all(proxies.map((proxy) => proxy[Symbol.asyncDispose]()));
     rmSync(folder, { recursive: true });
-    await drop(urls, where);
+    for (const name of ["Redis", "MongoDB", "PostgreSQL", "MySQL"]) {
+      await using client = await clients[name]!(urls);
+      await client.drop(where);
+    }
   }
 }
 
@@ -95,44 +97,8 @@ async function disturb(proxies: Proxy[], end: number): Promise<void> {
 }
 
 async function measure(heap: number[], duration: number, end: number): Promise<void> {
-  const gc = garbageCollector();
   while (Date.now() < end) {
     await wait(duration / 40);
-    gc();
-    heap.push(process.memoryUsage().heapUsed);
+    heap.push(heapUsed());
   }
-}
-
-function garbageCollector(): () => void {
-  const { Bun } = globalThis as { Bun?: { gc(now: boolean): void } };
-  if (Bun) return () => Bun.gc(true);
-  setFlagsFromString("--expose-gc");
-  return runInNewContext("gc");
-}
-
-/** Whether the heap has grown: its median in the last third against the one in the middle. */
-export function growth(heap: number[]): number {
-  const third = Math.floor(heap.length / 3);
-  const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
-  return median(heap.slice(-third)) - median(heap.slice(third, 2 * third));
-}
-
-async function drop(urls: Record<Server, string>, where: string): Promise<void> {
-  const { createClient } = await import("redis");
-  const redis = await createClient({ url: urls.redis }).connect();
-  await redis.del(Array.from({ length: users }, (_, i) => `${where}:${i + 1}:${i + 1}`));
-  redis.destroy();
-  const { MongoClient } = await import("mongodb");
-  const mongo = new MongoClient(urls.mongodb);
-  await mongo.db().collection(where).drop();
-  await mongo.close();
-  const { default: pg } = await import("pg");
-  const postgres = new pg.Client({ connectionString: urls.postgres });
-  await postgres.connect();
-  await postgres.query(`DROP TABLE "${where}"`);
-  await postgres.end();
-  const { createConnection } = await import("mysql2/promise");
-  const mysql = await createConnection(urls.mysql);
-  await mysql.query(`DROP TABLE \`${where}\``);
-  await mysql.end();
 }

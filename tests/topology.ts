@@ -34,7 +34,7 @@ export async function command(port: number, ...args: string[]): Promise<unknown>
 }
 
 /** Waits until the condition holds, at most so many ms. */
-export async function until(condition: () => Promise<boolean>, timeout = 20_000): Promise<void> {
+export async function until(condition: () => Promise<boolean>, timeout = 60_000): Promise<void> {
   const end = Date.now() + timeout;
   while (!await condition().catch(() => false)) {
     if (Date.now() > end) throw new Error(`not so within ${timeout} ms: ${condition}`);

@@ -13,7 +13,8 @@ import { Redis } from "../redis.ts";
 import { SQLite } from "../sqlite.ts";
 import { command, Servers } from "./topology.ts";
 
-const large = { text: "x".repeat(1_000_000) };
+/** It fits into a batch with others. */
+const large = { text: "x".repeat(900_000) };
 
 /** A session that is too much is refused, with all that was there before still there. */
 async function refuses(store: Store<unknown>, message: RegExp): Promise<void> {
@@ -23,6 +24,16 @@ async function refuses(store: Store<unknown>, message: RegExp): Promise<void> {
   const [before, bad] = await Promise.allSettled([store.get("other"), store.set("k", large)]);
   assert.deepEqual(before, { status: "fulfilled", value: { b: 1 } });
   assert.equal(bad.status, "rejected");
+}
+
+/** It is refused alone: what is written with it is there, for others as well. */
+async function refusesAlone(store: Store<unknown>, filename: string): Promise<void> {
+  const writes = [store.set("other", { b: 2 }), store.set("k", large), store.set("new", { c: 1 })];
+  const results = await Promise.allSettled(writes);
+  assert.deepEqual(results.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+  await using other = SQLite({ filename });
+  const sessions = await Promise.all(["other", "k", "new"].map((key) => other.get(key)));
+  assert.deepEqual(sessions, [{ b: 2 }, { a: 1 }, { c: 1 }]);
 }
 
 describe("limits", () => {
@@ -45,12 +56,14 @@ describe("limits", () => {
   });
 
   it("SQLite that is full keeps the old session, and works with what fits", async () => {
-    const database = new BetterSqlite3(join(folder, "full.sqlite"));
+    const filename = join(folder, "full.sqlite");
+    const database = new BetterSqlite3(filename);
     await using store = SQLite({ database });
     await store.set("k", { a: 1 });
     await store.set("other", { b: 1 });
     database.exec("PRAGMA max_page_count = 20");
     await refuses(store, /full/);
+    await refusesAlone(store, filename);
     await store.set("k", { a: 2 });
     assert.deepEqual(await store.get("k"), { a: 2 });
     database.exec("PRAGMA max_page_count = 10000");
@@ -96,6 +109,7 @@ describe("limits", () => {
         await store.set("k", { a: 1 });
         await store.set("other", { b: 1 });
         await refuses(store, /full|disk I\/O/);
+        await refusesAlone(store, filename);
         await store.set("k", { a: 2 });
         assert.deepEqual(await store.get("k"), { a: 2 });
       } finally {

@@ -315,7 +315,7 @@ describe("MongoDB clients", () => {
           assert.rejects(operation, { name: "StoreError", message: /must be connected|closed/ })
         ),
       );
-      assert.ok(Date.now() - start < 1000);
+      assert.ok(Date.now() - start < 8_000); // not at its deadline
     });
   }
 
@@ -493,7 +493,7 @@ describe("MongoDB trouble", () => {
     `);
     assert.equal(output, "TimeoutError true MongoServerSelectionError\n".repeat(4));
     assert.equal(code, 0);
-    assert.ok(duration < 10_000);
+    assert.ok(duration < 20_000);
   });
 
   it("MongoDB lets the process end once the store is closed", async () => {
@@ -506,7 +506,7 @@ describe("MongoDB trouble", () => {
     `);
     assert.equal(output, "undefined\n");
     assert.equal(code, 0);
-    assert.ok(duration < 10_000);
+    assert.ok(duration < 20_000);
     await harness.drop(collection);
   });
 
@@ -525,7 +525,7 @@ describe("MongoDB trouble", () => {
     assert.deepEqual(seen, [error]);
     assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
     await assert.rejects(store.set("k", 1), { name: "StoreError" });
-    assert.ok(Date.now() - start < 2000);
+    assert.ok(Date.now() - start < 8_000); // not at its deadline
   });
 
   it("MongoDB goes on when the connection is cut, in the middle of commands too", async () => {

@@ -450,7 +450,7 @@ describe("SQLite errors", () => {
       const started = Date.now();
       await using store = SQLite({ filename });
       await assert.rejects(store.get("k"), { name: "StoreError", operation: "read" });
-      assert.ok(Date.now() - started < 1_000);
+      assert.ok(Date.now() - started < 8_000); // not at its deadline
     }
   });
 
@@ -474,7 +474,7 @@ describe("SQLite errors", () => {
     `);
     assert.equal(code, 0, output);
     assert.equal(output, "closed\n");
-    assert.ok(duration < 5_000, `took ${duration} ms`);
+    assert.ok(duration < 20_000, `took ${duration} ms`);
     assert.ok(!existsSync(`${filename}-wal`)); // all of it is in the file
     assert.equal(rows(filename, `SELECT 1 FROM "${table}"`).length, 2);
   });

@@ -140,6 +140,33 @@ export async function leaveNothing(shared: Shared): Promise<void> {
   for (const where of places) await shared.drop(where);
 }
 
+/** Counts the listeners that signals were given and that were not taken back. */
+function countAbortListeners(): { count: number } & Disposable {
+  const { prototype } = AbortSignal;
+  const own = Object.getOwnPropertyDescriptors(prototype);
+  const { addEventListener, removeEventListener } = prototype;
+  const counter = {
+    count: 0,
+    [Symbol.dispose]() {
+      for (const name of ["addEventListener", "removeEventListener"] as const) {
+        delete (prototype as Partial<AbortSignal>)[name];
+        if (own[name] !== undefined) Object.defineProperty(prototype, name, own[name]);
+      }
+    },
+  };
+  Object.assign(prototype, {
+    addEventListener(this: AbortSignal, ...args: Parameters<typeof addEventListener>) {
+      counter.count++;
+      addEventListener.apply(this, args);
+    },
+    removeEventListener(this: AbortSignal, ...args: Parameters<typeof removeEventListener>) {
+      counter.count--;
+      removeEventListener.apply(this, args);
+    },
+  });
+  return counter;
+}
+
 /** What so many operations on ever new keys come to: the heap before, meanwhile and after. */
 export async function operate(shared: Shared, operations: number): Promise<number[]> {
   const where = place();
@@ -148,6 +175,7 @@ export async function operate(shared: Shared, operations: number): Promise<numbe
   try {
     await store.ready();
     const { queue } = connection(shared, where);
+    using listeners = countAbortListeners();
     const rounds = Math.ceil(operations / 400);
     const distance = Math.ceil(rounds / 30);
     for (let round = 0; round < rounds; round++) {
@@ -161,6 +189,7 @@ export async function operate(shared: Shared, operations: number): Promise<numbe
       assert.equal(queue.size, 0);
       if (round % distance === 0) heap.push(heapUsed());
     }
+    assert.ok(listeners.count < 10, `signals have ${listeners.count} listeners`);
   } finally {
     await store.close();
     await shared.drop(where);

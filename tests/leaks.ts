@@ -108,7 +108,7 @@ export async function leaveNothing(shared: Shared): Promise<void> {
   const places = Array.from({ length: 25 }, place);
 
   /** Uses two stores on each of the places; what may be collected when they are closed. */
-  async function use(places: string[]): Promise<WeakRef<Connection<unknown>>[]> {
+  async function use(places: string[]) {
     const open = (where: string) => shared.store(where, { timeout: 8_000 });
     const stores = [...places, ...places].map(open);
     const refs = places.map((where) => new WeakRef(connection(shared, where)));
@@ -117,16 +117,15 @@ export async function leaveNothing(shared: Shared): Promise<void> {
       assert.deepEqual(await store.get("k"), { a: 1 });
     }
     assert.ok(refs.every((ref) => ref.deref()?.opened));
-    if (before !== undefined) assert.equal(listeners(shared.handle), before);
+    const count = listeners(shared.handle);
     await Promise.all(stores.map((store) => store.close()));
-    return refs;
+    assert.equal(listeners(shared.handle), count);
+    return { refs, count };
   }
 
-  let before: number | undefined;
-  await use(places.slice(0, 1));
-  before = listeners(shared.handle);
-  const refs = await use(places);
-  assert.equal(listeners(shared.handle), before);
+  const few = await use(places.slice(0, 1));
+  const { refs, count } = await use(places);
+  assert.equal(count, few.count);
   // The timer of an operation holds its store until its time is up.
   const end = Date.now() + 60_000;
   let alive = refs.length;

@@ -135,7 +135,10 @@ const folders = { esm: "esm", cjs: "script" };
 
 /** Whether a test file tests what the package has, and not how the project is made. */
 function isAboutPackage(file: string): boolean {
-  return /from "\.\.\//.test(fs.readFileSync(file, "utf8"));
+  const text = fs.readFileSync(file, "utf8");
+  if (/from "\.\.\/(?!scripts\/)/.test(text)) return true;
+  const helpers = text.matchAll(/from "(\.\/.+)"/g);
+  return Array.from(helpers, ([, name]) => join(dirname(file), name!)).some(isAboutPackage);
 }
 
 /**

@@ -19,8 +19,8 @@ import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
-import { checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
-import { type MySQLPool, type Pool, rows, settingOf, transient } from "./src/mysql.ts";
+import { askSetting, checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
+import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -100,10 +100,10 @@ function backend(options: MySQLOptions): Backend {
     open: ({ signal, report, expiring }) =>
       sql.hold(connections, signal, async (connection) => {
         unwatch = sql.watch(pool, report);
-        const setting = await settingOf(connection);
+        const run = rows.bind(null, connection);
+        const setting = await sql.play(askSetting(), run);
         const tools = { transient, report, expiring };
-        const script = sql.prepareTable(dialect(table, setting), tools);
-        statements = await sql.play(script, rows.bind(null, connection));
+        statements = await sql.play(sql.prepareTable(dialect(table, setting), tools), run);
         encode = encoder(statements, setting);
         Object.assign(limits, encode.limits);
       }),

@@ -205,9 +205,8 @@ export interface Setting {
 }
 
 /** Asks for the setting of a connection. */
-export async function settingOf(connection: Connection): Promise<Setting> {
-  const sql = "SELECT @@character_set_results, @@max_allowed_packet";
-  const [[charset, packet] = []] = await rows(connection, sql, []);
+export function* askSetting(): Script<Setting> {
+  const [[charset, packet] = []] = yield "SELECT @@character_set_results, @@max_allowed_packet";
   return { charset: charset as string | null, packet: Number(packet) };
 }
 
@@ -225,8 +224,16 @@ export interface Encoder {
   rows(entries: Entry<string>[]): unknown[][];
 }
 
-/** Encodes for the table as it is, and for connections with this setting. */
-export function encoder({ shape, values }: Statements, { charset, packet }: Setting): Encoder {
+/**
+ * Encodes for the table as it is, and for connections with this setting.
+ *
+ * @param growth how many bytes longer a session can get on the wire than it is.
+ */
+export function encoder(
+  { shape, values }: Statements,
+  { charset, packet }: Setting,
+  growth = (_session: string) => 0,
+): Encoder {
   const binary = shape.columns.get("key")?.startsWith("varbinary");
   const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
   // A table that could not be upgraded.
@@ -234,7 +241,7 @@ export function encoder({ shape, values }: Statements, { charset, packet }: Sett
   function row(entry: Entry<string>): unknown[] {
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
-    const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64);
+    const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64 - growth(entry.value));
     if (bytes > most) {
       const why = `it has ${bytes} bytes, and the server takes ${most}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });

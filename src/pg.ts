@@ -124,10 +124,7 @@ export function dialect(table: string, schema?: string): Dialect {
     *alone(script) {
       yield "BEGIN";
       try {
-        // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
-        yield "SET LOCAL lock_timeout = '500ms'";
-        yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", name];
-        const result = yield* script;
+        const result = yield* locked(name, script);
         yield "COMMIT";
         return result;
       } catch (error) {
@@ -160,6 +157,14 @@ export function dialect(table: string, schema?: string): Dialect {
     value: (_, index) => `$${index}`,
     overwrite: onConflict,
   };
+}
+
+/** In a transaction: the script, while no other process prepares a table of this name. */
+export function* locked<T>(name: string, script: Script<T>): Script<T> {
+  // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
+  yield "SET LOCAL lock_timeout = '500ms'";
+  yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", name];
+  return yield* script;
 }
 
 /** SQLSTATE, by what happened. */

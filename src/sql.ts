@@ -134,7 +134,7 @@ export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements
 }
 
 /** What `prepareTable` needs to know. */
-interface Tools {
+export interface Tools {
   /** Whether rows will expire. */
   readonly expiring: boolean;
   transient(error: unknown): boolean;

@@ -7,10 +7,14 @@
 import { type Dialect, onConflict, playSync, quoted, type Row, type Script } from "./sql.ts";
 
 /** What is used of a database of better-sqlite3 or `node:sqlite`. */
-export interface Database {
+export interface Database extends Transactional {
   prepare(sql: string): Statement;
   exec(sql: string): unknown;
   close(): unknown;
+}
+
+/** What tells whether a transaction is open. */
+interface Transactional {
   /** Whether a transaction is open, in better-sqlite3. */
   readonly inTransaction?: boolean;
   /** Whether a transaction is open, in `node:sqlite`. */
@@ -84,12 +88,12 @@ export function atomic<T>(database: Database, items: T[], work: (item: T) => unk
 }
 
 /** Whether the caller has a transaction open; in Node.js before 22.16 there is no telling. */
-function inTransaction({ inTransaction, isTransaction }: Database): boolean {
+function inTransaction({ inTransaction, isTransaction }: Transactional): boolean {
   return inTransaction ?? isTransaction ?? false;
 }
 
 /** The table on a connection. */
-export function dialect(table: string, database: Database): Dialect {
+export function dialect(table: string, database: Transactional = {}): Dialect {
   const name = quoted(table, '"');
   return {
     name,

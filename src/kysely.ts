@@ -1,0 +1,203 @@
+/**
+ * What Kysely has of its own: which database it speaks to, how statements run on it, and how they
+ * differ from those of the entries with a driver. The tables are the same.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import * as mysql from "./mysql.ts";
+import * as pg from "./pg.ts";
+import * as sql from "./sql.ts";
+import type { Dialect, Row, Script, Statements } from "./sql.ts";
+import * as sqlite from "./sqlite.ts";
+
+/** What is used of a Kysely. */
+export interface Database {
+  readonly isTransaction: boolean;
+  withoutPlugins(): Database;
+  selectFrom(table: string): {
+    where(column: string, operator: string, value: unknown): { compile(): { sql: string } };
+  };
+  executeQuery(query: object): Promise<{ rows: object[] }>;
+  connection(): Builder;
+  transaction(): Builder;
+  destroy(): Promise<void>;
+}
+
+/** What Kysely gives to work on one connection, or in a transaction. */
+interface Builder {
+  execute<T>(work: (database: Database) => Promise<T>): Promise<T>;
+}
+
+/** A Kysely, as far as it tells that it is one. */
+export interface KyselyDatabase {
+  connection: (...args: never[]) => unknown;
+  executeQuery: (...args: never[]) => unknown;
+  withoutPlugins: (...args: never[]) => unknown;
+}
+
+/** A dialect of Kysely, as far as it tells that it is one. */
+export interface KyselyDialect {
+  createDriver: (...args: never[]) => unknown;
+  createQueryCompiler: (...args: never[]) => unknown;
+}
+
+/**
+ * Takes a Kysely by its shape, for copies differ; without its plugins, which may change statements
+ * and sessions.
+ */
+export function checked(given: KyselyDatabase, schema?: string): Database {
+  const { connection, executeQuery, withoutPlugins, isTransaction } = given as unknown as Database;
+  const methods = [connection, executeQuery, withoutPlugins];
+  if (isTransaction || !methods.every((method) => typeof method === "function")) {
+    throw new TypeError('KyselyStore: option "db" must be a Kysely, and no transaction');
+  }
+  const db = (given as unknown as Database).withoutPlugins();
+  familyOf(db, schema);
+  return db;
+}
+
+/** The families of databases that there are tables for. */
+export type Family = "PostgreSQL" | "MySQL" | "SQLite";
+
+/** How a query looks in each. A dialect's query compiler tells more reliably than its adapter. */
+const families: ReadonlyMap<string, Family> = new Map([
+  ['select from "t" where "c" = $1', "PostgreSQL"],
+  ["select from `t` where `c` = ?", "MySQL"],
+  ['select from "t" where "c" = ?', "SQLite"],
+]);
+
+/** The family of a database. */
+export function familyOf(db: Database, schema?: string): Family {
+  const family = families.get(db.selectFrom("t").where("c", "=", "").compile().sql);
+  if (family === undefined) {
+    const names = [...families.values()].join(", ");
+    throw new TypeError(`KyselyStore: the dialect is not of a family that it knows: ${names}`);
+  }
+  if (schema !== undefined && family !== "PostgreSQL") {
+    throw new TypeError(`KyselyStore: option "schema" is for PostgreSQL, but this is ${family}`);
+  }
+  return family;
+}
+
+/** Runs a statement. */
+export async function rows(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+  // As Kysely's `CompiledQuery.raw` makes it.
+  const query = { kind: "RawNode", sqlFragments: [sql], parameters: [] };
+  const queryId = { queryId: "telegraf-session" };
+  const result = await db.executeQuery({ sql, parameters, query, queryId });
+  return result.rows.map((row) => Object.values(row));
+}
+
+/** Runs a script on one connection. */
+export function play<T>(db: Database, script: Script<T>): Promise<T> {
+  return db.connection().execute((connection) => {
+    const run = async (text: string, values: unknown[]): Promise<Row[]> => {
+      if (text !== transaction) return await rows(connection, text, values);
+      const [script] = values as [Script<unknown>];
+      return [[
+        await connection.transaction().execute((it) => sql.play(script, rows.bind(null, it))),
+      ]];
+    };
+    return sql.play(script, run);
+  });
+}
+
+/** Stands for a script to run in a transaction, which not every dialect begins by a statement. */
+const transaction = "BEGIN";
+
+/** A table that is ready, and how keys and entries become values of its statements. */
+export interface Table extends mysql.Encoder {
+  readonly statements: Statements;
+}
+
+/** Prepares the table in a database of any family. */
+export function* prepare(
+  family: Family,
+  table: string,
+  schema: string | undefined,
+  tools: Omit<sql.Tools, "transient">,
+): Script<Table> {
+  if (family !== "MySQL") {
+    const dialect = family === "SQLite" ? sqliteDialect(table) : postgresDialect(table, schema);
+    const statements = yield* sql.prepareTable(dialect, { ...tools, transient });
+    return {
+      statements,
+      // D1 takes 100 values in a statement, and three of them are an entry.
+      limits: { keys: family === "SQLite" ? 32 : 128, bytes: 1_000_000 },
+      keys: (keys) => [...keys].sort(),
+      rows: (entries) => sql.sorted(entries).map(statements.values),
+    };
+  }
+  const setting = yield* mysql.askSetting();
+  const dialect = mysql.dialect(table, setting);
+  const statements = yield* sql.prepareTable(dialect, { ...tools, transient });
+  // mysql2 puts the values into the statement: text with backslashes, bytes as hexadecimal digits.
+  const growth = (session: string) =>
+    1024 +
+    (setting.charset === "utf8mb4"
+      ? session.match(/["'\\]/g)?.length ?? 0
+      : Buffer.byteLength(session));
+  return { statements, ...mysql.encoder(statements, setting, growth) };
+}
+
+/** The condition that a row has one of so many keys: not every driver takes an array as one value. */
+function matches(dialect: Dialect): Dialect["matches"] {
+  return (keys, first) => {
+    const marks = Array.from({ length: keys }, (_, i) => dialect.value("key", first + i));
+    return `key IN (${marks.join(", ")})`;
+  };
+}
+
+function postgresDialect(table: string, schema?: string): Dialect {
+  const own = pg.dialect(table, schema);
+  const among = matches(own);
+  return {
+    ...own,
+    matches: among,
+    locks: (keys, first) =>
+      `key IN (SELECT key FROM ${own.name} WHERE ${among(keys, first)} ` +
+      'ORDER BY key COLLATE "C" FOR UPDATE)',
+    *alone<T>(script: Script<T>): Script<T> {
+      const [[result] = []] = yield [transaction, pg.locked(own.name, script)];
+      return result as T;
+    },
+  };
+}
+
+/**
+ * Without transactions, which D1 has not: each statement is atomic by itself, and those of two
+ * processes do not harm each other.
+ */
+function sqliteDialect(table: string): Dialect {
+  const own = sqlite.dialect(table);
+  return {
+    ...own,
+    matches: matches(own),
+    index: own.index.replace(" INDEX ", " INDEX IF NOT EXISTS "),
+    alone: (script) => script,
+  };
+}
+
+/** Codes of errors of postgres.js, libSQL and `fetch`. */
+const codes = /^(CONNECT(ION)?_\w+|HRANA_(CLOSED|WEBSOCKET)_ERROR|UND_ERR_(SOCKET|\w+_TIMEOUT))$/;
+
+/** Messages of D1, of `fetch`, and of SQLite where another process has made the same change. */
+const messages = new RegExp([
+  "Network connection lost",
+  "caused object to be reset",
+  "reset because its code was updated",
+  "^fetch failed$",
+  "already exists",
+  "duplicate column name",
+  "UNIQUE constraint failed",
+].join("|"));
+
+/** Whether another attempt may succeed. Drivers of any family, and what they were caused by. */
+export function transient(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code, message, cause } = error as Error & { code?: unknown };
+  const known = [pg, mysql, sqlite].some(({ transient }) => transient(error));
+  return known || codes.test(String(code)) || messages.test(message) || transient(cause);
+}

@@ -2,7 +2,7 @@
  * What the stores of all databases have in common: their types and errors, and a store in memory.
  *
  * This is not what you import for storage. The stores are in `@telegraf/session/redis`,
- * `/mongodb`, `/sqlite`, `/pg` and `/mysql`, each with the driver that it needs.
+ * `/mongodb`, `/sqlite`, `/pg`, `/mysql` and `/kysely`, each with the driver that it needs.
  *
  * ```ts
  * import { Memory, type Store } from "@telegraf/session";

@@ -19,6 +19,7 @@ import deno from "../deno.json" with { type: "json" };
 /** What users install beside the package, in versions whose oldest and newest are tested. */
 const drivers: Record<string, string> = {
   "better-sqlite3": "^9.3.0 || ^10.0.0 || ^11.0.0 || ^12.0.0 || ^13.0.0",
+  "kysely": "^0.27.0 || ^0.28.0 || ^0.29.0",
   "mongodb": "^5.0.0 || ^6.0.0 || ^7.0.0",
   "mysql2": "^3.9.0",
   "pg": "^8.11.3",
@@ -62,10 +63,11 @@ await build({
   package: {
     name: deno.name,
     version: deno.version,
-    description: "Session stores for Telegraf bots: Redis, MongoDB, SQLite, PostgreSQL and MySQL",
+    description:
+      "Session stores for Telegraf bots: Redis, MongoDB, SQLite, PostgreSQL, MySQL, Kysely",
     keywords: (
       "telegraf telegram bot session store redis valkey mongodb sqlite postgres postgresql " +
-      "mysql mariadb"
+      "mysql mariadb kysely"
     ).split(" "),
     homepage: `${repository}#readme`,
     repository: { type: "git", url: `git+${repository}.git` },

@@ -42,6 +42,11 @@ const entries: Record<string, Entry> = {
     external: "pg-native", // optional, and missing
   },
   mysql: { driver: "mysql2", factory: "MySQL", options: '{ host: "localhost" }' },
+  kysely: {
+    driver: "kysely",
+    factory: "KyselyStore",
+    options: "{ dialect: { createDriver() {}, createQueryCompiler() {} } }",
+  },
 };
 
 const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-check-"));
@@ -296,7 +301,14 @@ async function main(): Promise<void> {
       ),
     ]).then(() => {}));
   await check("installs beside the oldest drivers and Telegraf", () => {
-    const oldest = ["better-sqlite3@9", "mongodb@5", "mysql2@3.9", "pg@8.11.3", "redis@4"];
+    const oldest = [
+      "better-sqlite3@9",
+      "kysely@0.27.0",
+      "mongodb@5",
+      "mysql2@3.9",
+      "pg@8.11.3",
+      "redis@4",
+    ];
     const args = ["install", "--dry-run", ...quiet, ...oldest, "telegraf@4.12.0"];
     return run(join(folder, "none"), "npm", args).then(() => {});
   });

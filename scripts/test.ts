@@ -17,7 +17,7 @@ import { findRuntime, type Runtime } from "./runtimes.ts";
 import { backends, type Servers, startServers } from "./servers.ts";
 
 /** Titles of tests begin with one of these. */
-const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL"];
+const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL", "Kysely"];
 
 interface Test {
   /** The titles of its suites, then its own. */

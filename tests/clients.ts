@@ -3,6 +3,9 @@
  * they are, and so are the drivers' options.
  */
 
+import * as kysely29 from "kysely";
+import * as kysely27 from "kysely27";
+import * as kysely28 from "kysely28";
 import * as mongodb7 from "mongodb";
 import * as mongodb5 from "mongodb5";
 import * as mongodb6 from "mongodb6";
@@ -10,6 +13,7 @@ import mongoose from "mongoose";
 import * as redis4 from "redis4";
 import * as redis5 from "redis5";
 import * as redis6 from "redis";
+import { KyselyStore } from "../kysely.ts";
 import { Mongo } from "../mongodb.ts";
 import { Redis } from "../redis.ts";
 
@@ -54,3 +58,26 @@ Mongo({ url: "mongodb://localhost", config });
 Mongo({ client: mongoose.connection });
 // @ts-expect-error: no option of the driver
 Mongo({ url: "mongodb://localhost", config: { appname: "bot" } });
+
+interface Tables {
+  users: { id: kysely29.Generated<number>; name: string };
+}
+const pool = { connect: () => Promise.reject(), end: () => Promise.resolve() };
+KyselyStore({
+  db: new kysely27.Kysely<Tables>({ dialect: new kysely27.PostgresDialect({ pool }) }),
+});
+KyselyStore({
+  db: new kysely28.Kysely<Tables>({ dialect: new kysely28.PostgresDialect({ pool }) }),
+});
+const dialect = new kysely29.PostgresDialect({ pool: { ...pool, options: {} } });
+const db = new kysely29.Kysely<Tables>({ dialect });
+KyselyStore({ db, table: "sessions", schema: "bot" });
+KyselyStore({ db: db.withPlugin(new kysely29.CamelCasePlugin()).withSchema("bot") });
+KyselyStore({ dialect });
+KyselyStore({ dialect: new kysely28.PostgresDialect({ pool }) });
+KyselyStore({ dialect: new kysely27.PostgresDialect({ pool }) });
+
+// @ts-expect-error: no Kysely
+KyselyStore({ db: dialect });
+// @ts-expect-error: no dialect
+KyselyStore({ dialect: db });

@@ -15,6 +15,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { createPool } from "mysql2/promise";
 import pg from "pg";
 import { KyselyStore, type KyselyStoreOptions } from "../kysely.ts";
+import type { Store } from "../mod.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { SQLite } from "../sqlite.ts";
@@ -93,7 +94,7 @@ const title = { SQLite: "SQLite", Postgres: "PostgreSQL", MySQL: "MySQL" };
 
 /** A store, with the options of the entry that has the driver. */
 // deno-lint-ignore no-explicit-any
-type Factory = (options: any) => ReturnType<typeof KyselyStore>;
+type Factory = (options: any) => Store<any>;
 
 /** A table of its own, dropped at the end. */
 function table(name: Name): string {
@@ -281,7 +282,7 @@ describe("Kysely tables", () => {
       const old = table(name);
       const before = database
         ? upstream({ database })
-        : upstream({ pool: name === "MySQL" ? mysql : postgres, table: old });
+        : upstream({ pool: name === "MySQL" ? mysql.pool : postgres, table: old });
       const sessions: [string, unknown][] = [["1:1", { count: 1 }], ["1:2", {
         text: "é".repeat(9),
       }]];
@@ -428,7 +429,7 @@ describe("Kysely databases", () => {
     const log: string[] = [];
     const db = new kysely29.Kysely({
       dialect: d1(),
-      log: ({ query }) => log.push(query.sql.split(" ", 1)[0]!),
+      log: ({ query }) => void log.push(query.sql.split(" ", 1)[0]!),
     });
     await using store = KyselyStore({ db, table: table("SQLite") });
     await store.ready();
@@ -448,7 +449,7 @@ describe("Kysely databases", () => {
       const pool = new pg.Pool({ connectionString: serverUrl("postgres") });
       const db = new kysely29.Kysely({
         dialect: new kysely29.PostgresDialect({ pool }),
-        log: (event) => event.level === "error" && failures.push(String(event.error)),
+        log: (event) => void (event.level === "error" && failures.push(String(event.error))),
       });
       return { db, store: KyselyStore({ db, table: name }) };
     });
@@ -503,7 +504,7 @@ describe("Kysely databases", () => {
       await store.set("k", 1);
       proxy.silence();
       await assert.rejects(store.get("k"), { name: "TimeoutError" });
-      await assert.rejects(store.set("k", 2), { name: "TimeoutError" });
+      await store.set("k", 2); // on another connection
       proxy.cut();
       await store.close();
     });

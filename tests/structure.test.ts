@@ -16,6 +16,7 @@ const drivers: Record<string, string[]> = {
   "sqlite.ts": ["better-sqlite3"],
   "pg.ts": ["pg"],
   "mysql.ts": ["mysql2"],
+  "kysely.ts": ["kysely"],
 };
 const entries = ["mod.ts", ...Object.keys(drivers)];
 
@@ -45,6 +46,11 @@ describe("structure", () => {
         assert.ok(fine, `${entry} imports ${name}`);
       }
     }
+  });
+
+  it("Kysely is not loaded before it is needed", () => {
+    assert.doesNotMatch(code("kysely.ts"), /from "kysely"|import "kysely"/);
+    assert.match(code("kysely.ts"), /await import\("kysely"\)/);
   });
 
   it("src/ imports itself and node:", () => {

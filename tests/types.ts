@@ -6,6 +6,8 @@
 import * as telegraf from "telegraf";
 import * as telegraf4120 from "telegraf-4.12.0";
 import * as telegraf4131 from "telegraf-4.13.1";
+import type { SqliteDialect } from "kysely";
+import { KyselyStore } from "../kysely.ts";
 import { Memory, type Store } from "../mod.ts";
 import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
@@ -16,6 +18,8 @@ import { SQLite } from "../sqlite.ts";
 interface Session {
   count: number;
 }
+
+declare const dialect: SqliteDialect;
 
 /** Inline, with the default type of the factories. */
 {
@@ -29,6 +33,7 @@ interface Session {
   bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: new Redis({}), defaultSession: () => ({ count: 0 }) }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
@@ -47,6 +52,7 @@ interface Session {
   bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }
@@ -61,6 +67,7 @@ interface Session {
   bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }

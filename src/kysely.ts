@@ -16,9 +16,7 @@ import * as sqlite from "./sqlite.ts";
 export interface Database {
   readonly isTransaction: boolean;
   withoutPlugins(): Database;
-  selectFrom(table: string): {
-    where(column: string, operator: string, value: unknown): { compile(): { sql: string } };
-  };
+  updateTable(table: string): { set(values: object): { compile(): { sql: string } } };
   executeQuery(query: object): Promise<{ rows: object[] }>;
   connection(): Builder;
   transaction(): Builder;
@@ -61,16 +59,16 @@ export function checked(given: KyselyDatabase, schema?: string): Database {
 /** The families of databases that there are tables for. */
 export type Family = "PostgreSQL" | "MySQL" | "SQLite";
 
-/** How a query looks in each. A dialect's query compiler tells more reliably than its adapter. */
+/** How a statement looks in each. A dialect's query compiler tells more reliably than its adapter. */
 const families: ReadonlyMap<string, Family> = new Map([
-  ['select from "t" where "c" = $1', "PostgreSQL"],
-  ["select from `t` where `c` = ?", "MySQL"],
-  ['select from "t" where "c" = ?', "SQLite"],
+  ['update "t" set "c" = $1', "PostgreSQL"],
+  ["update `t` set `c` = ?", "MySQL"],
+  ['update "t" set "c" = ?', "SQLite"],
 ]);
 
 /** The family of a database. */
 export function familyOf(db: Database, schema?: string): Family {
-  const family = families.get(db.selectFrom("t").where("c", "=", "").compile().sql);
+  const family = families.get(db.updateTable("t").set({ c: 1 }).compile().sql);
   if (family === undefined) {
     const names = [...families.values()].join(", ");
     throw new TypeError(`KyselyStore: the dialect is not of a family that it knows: ${names}`);
@@ -139,7 +137,9 @@ export function* prepare(
     (setting.charset === "utf8mb4"
       ? session.match(/["'\\]/g)?.length ?? 0
       : Buffer.byteLength(session));
-  return { statements, ...mysql.encoder(statements, setting, growth) };
+  const encoder = mysql.encoder(statements, setting, growth);
+  const { keys, bytes } = encoder.limits;
+  return { statements, ...encoder, limits: { keys, bytes: bytes / 2 } };
 }
 
 /** The condition that a row has one of so many keys: not every driver takes an array as one value. */
@@ -183,12 +183,13 @@ function sqliteDialect(table: string): Dialect {
 /** Codes of errors of postgres.js, libSQL and `fetch`. */
 const codes = /^(CONNECT(ION)?_\w+|HRANA_(CLOSED|WEBSOCKET)_ERROR|UND_ERR_(SOCKET|\w+_TIMEOUT))$/;
 
-/** Messages of D1, of `fetch`, and of SQLite where another process has made the same change. */
+/** Messages of D1, `fetch`, PlanetScale, and SQLite where another process made the same change. */
 const messages = new RegExp([
   "Network connection lost",
   "caused object to be reset",
   "reset because its code was updated",
   "^fetch failed$",
+  "\\(errno 1(205|213)\\)", // lock wait, deadlock
   "already exists",
   "duplicate column name",
   "UNIQUE constraint failed",

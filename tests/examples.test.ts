@@ -1,5 +1,7 @@
 /** The bots in `examples/`, each against a stand-in for Telegram and its real database. */
 
+import { PGlite } from "@electric-sql/pglite";
+import { PGliteDialect } from "kysely";
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -23,6 +25,7 @@ const examples = {
   sqlite: ["SQLite", { SQLITE_FILE: join(folder, "sessions.sqlite") }],
   pg: ["Postgres", { POSTGRES_URL: serverUrl("postgres") }],
   mysql: ["MySQL", { MYSQL_URL: serverUrl("mysql") }],
+  kysely: ["KyselyStore", { PGLITE_FOLDER: join(folder, "pglite") }],
 } as const;
 
 const token = "1:token";
@@ -68,7 +71,11 @@ describe("examples", { skip }, () => {
       assert.match(await count(example, env), /^You have counted to 2\b/);
       const [where] = Object.values(env);
       const entry = await import(`../${example}.ts`);
-      const options = example === "sqlite" ? { filename: where } : { url: where };
+      const options = example === "sqlite"
+        ? { filename: where }
+        : example === "kysely"
+        ? { dialect: new PGliteDialect({ pglite: new PGlite(where) }) }
+        : { url: where };
       await using store = entry[factory](options);
       assert.equal((await store.get(`${user}:${user}`)).count, 2);
       await store.delete(`${user}:${user}`);

@@ -8,7 +8,7 @@
 import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
 import { clearTimeout, setTimeout } from "node:timers";
-import type { Backend, MaybePromise } from "./backend.ts";
+import type { Backend } from "./backend.ts";
 import { Connection, within } from "./connection.ts";
 import {
   ClosedError,

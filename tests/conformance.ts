@@ -24,6 +24,8 @@ export interface Harness {
   corrupt?(place: string, key: string): Promise<void>;
   /** Whether expired sessions are deleted by `prune()`, and not by the database. */
   readonly prunes: boolean;
+  /** Whether the server of this run looks through all sessions for each one: it gets fewer. */
+  readonly scans?: boolean;
   /** Field names that the server of this run refuses, with the reason. */
   readonly refused?: { readonly names: RegExp; readonly reason: string };
 }
@@ -416,7 +418,10 @@ export function conformance(harness: Harness): void {
     });
 
     test("more than a batch at once, large ones among them", async (store, where) => {
-      const sessions = Array.from({ length: 300 }, (_, i) => sized(i % 50 === 0 ? 300_000 : 300));
+      const sessions = Array.from(
+        { length: harness.scans ? 150 : 300 },
+        (_, i) => sized(i % 50 === 0 ? 300_000 : 300),
+      );
       await Promise.all(sessions.map((session, i) => store.set(`chat:${i}`, session)));
       await using other = harness.store(where);
       const read = await Promise.all(sessions.map((_, i) => other.get(`chat:${i}`)));
@@ -488,8 +493,8 @@ export function conformance(harness: Harness): void {
           await Promise.all(others.map((other) => other.set("theirs", { a: 1 })));
           assert.equal(await store.size(), 0);
           await store.clear();
-          const keys = [...Array.from({ length: 700 }, (_, i) => `chat:${i}`), ...awkwardKeys]
-            .sort();
+          const length = harness.scans ? 200 : 700;
+          const keys = [...Array.from({ length }, (_, i) => `chat:${i}`), ...awkwardKeys].sort();
           await Promise.all(keys.map((key) => store.set(key, { key })));
           assert.deepEqual((await fromAsync(store.keys())).sort(), keys);
           const entries = await fromAsync(store.entries());
@@ -541,7 +546,8 @@ export function conformance(harness: Harness): void {
     test("prune() deletes what has expired, and nothing else", async (_store, where) => {
       await using store = harness.store(where, { ttl: 1, pruneInterval: 0 });
       await using forever = harness.store(where);
-      const keys = Array.from({ length: 1200 }, (_, i) => `chat:${i}`);
+      const length = harness.scans ? 600 : 1200;
+      const keys = Array.from({ length }, (_, i) => `chat:${i}`);
       await Promise.all(keys.map((key) => store.set(key, { key })));
       await forever.set("forever", { a: 1 });
       await wait(20);

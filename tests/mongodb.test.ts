@@ -35,6 +35,7 @@ const harness: Harness = {
   name: "MongoDB",
   dates: "date",
   prunes: ferretdb,
+  scans: ferretdb,
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),

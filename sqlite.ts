@@ -1,6 +1,6 @@
 /**
- * Sessions in a SQLite file, with better-sqlite3 11 to 13; existing databases may be of
- * `node:sqlite` as well.
+ * Sessions in a SQLite file, with better-sqlite3 11 to 13, or the driver that the runtime brings:
+ * `node:sqlite` or `bun:sqlite`.
  *
  * ```ts
  * import { SQLite } from "@telegraf/session/sqlite";
@@ -16,7 +16,6 @@
  * @module
  */
 
-import process from "node:process";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
@@ -27,20 +26,23 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** Options of {@link SQLite}: `filename`, or `database`. */
 export interface SQLiteOptions extends StoreOptions {
   /**
-   * The file, made if it is missing; its folder must exist. A file that the process itself opens as
-   * well, with another driver, is at risk: SQLite's locks fail then. Pass a `database` instead.
+   * The file, made if it is missing; its folder must exist. better-sqlite3 opens it where it is
+   * installed, else the runtime's own driver; if it is installed but does not load, `onError` is
+   * told. A file that the process itself opens as well, with another driver, is at risk: SQLite's
+   * locks fail then. Pass a `database` instead.
    */
   filename?: string;
   /**
-   * Options of better-sqlite3's `Database`. `timeout` is how long the whole process stands still,
-   * in ms, while another one has the file locked; the store tries again after that.
+   * Options of better-sqlite3's `Database`; other drivers take `readonly` and `timeout` alone.
+   * `timeout` is how long the whole process stands still, in ms, while another one has the file
+   * locked; the store tries again after that.
    *
    * @default {{ timeout: 50 }}
    */
   config?: Config;
   /**
-   * A database of better-sqlite3 or `node:sqlite`, used as it is: its journal and the durability of
-   * its writes are not changed. It stays open when the store is closed.
+   * A database of better-sqlite3, `node:sqlite` or `bun:sqlite`, used as it is: its journal and the
+   * durability of its writes are not changed. It stays open when the store is closed.
    */
   database?: DatabaseLike;
   /**
@@ -97,7 +99,7 @@ function backend(options: SQLiteOptions): Backend {
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ report, expiring }) {
-      database ??= existing ?? await create(filename!, config);
+      database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);
       if (existing === undefined && !config?.readonly) {
         database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
       }
@@ -130,13 +132,7 @@ function backend(options: SQLiteOptions): Backend {
   };
 }
 
-/** A database of ours. */
-async function create(filename: string, config?: Config): Promise<sqlite.Database> {
-  // Not at the top: with `node:sqlite` the driver need not be there.
-  const { default: Driver } = await import("better-sqlite3");
-  // Only 13 and newer have it; they end an older process without a word.
-  if ("explain" in Driver.prototype && Number.parseInt(process.versions.node) < 22) {
-    throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
-  }
-  return new Driver(filename, { timeout: 50, ...config } as object); // its types: no `null`
+/** Not imported at the top: with the runtime's own driver it need not be there. */
+function driver() {
+  return import("better-sqlite3");
 }

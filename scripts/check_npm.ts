@@ -161,12 +161,31 @@ async function expectOutput(project: string, program: string, expected = "functi
 
 /** The driver is not installed: Node.js itself says which package it misses. */
 async function checkMissingDriver(project: string, program: string, driver: string) {
-  const { message } = await run(project, "node", [program]).then(
-    () => new Error("it is not missed"),
-    (error) => error as Error,
+  if (driver === "better-sqlite3") return checkBuiltInSQLite(project, program);
+  const failed = await failure(project, program);
+  const [line] = failed.match(/Cannot find (package|module) '[^']+'/) ?? [];
+  if (!line?.endsWith(` '${driver}'`)) throw new Error(failed);
+}
+
+/** Without better-sqlite3 the driver of Node.js is used, where it has one. */
+async function checkBuiltInSQLite(project: string, program: string) {
+  const code = 'typeof process.getBuiltinModule("node:sqlite")';
+  if ((await run(project, "node", ["--print", code])).trim() === "object") {
+    await expectOutput(project, program, "stored");
+    return "node:sqlite is used";
+  }
+  const message = "better-sqlite3 is not installed; install it, or use Node.js 22.13";
+  const failed = await failure(project, program);
+  if (!failed.includes(message)) throw new Error(failed);
+  return `refused with "${message}"`;
+}
+
+/** What a program says that fails, as it should. */
+function failure(project: string, program: string): Promise<string> {
+  return run(project, "node", [program]).then(
+    () => Promise.reject(new Error(`${program} does not fail`)),
+    (error) => error.message,
   );
-  const [line] = message.match(/Cannot find (package|module) '[^']+'/) ?? [];
-  if (!line?.endsWith(` '${driver}'`)) throw new Error(message);
 }
 
 /** better-sqlite3 is the one that can be opened without a server. */
@@ -200,19 +219,24 @@ function checkTypes(files: string[], module: string, moduleResolution: string): 
   throw new Error(ts.formatDiagnostics(problems, host));
 }
 
-/** Bundles a program and runs the bundle where no package is installed but what is external. */
-async function checkBundle(project: string, format: "esm" | "cjs", external: string[]) {
-  const bundle = format === "esm" ? "bundle.mjs" : "bundle.cjs";
+/** Bundles a program; the name of the bundle. */
+async function bundle(
+  project: string,
+  format: "esm" | "cjs",
+  external: string[],
+  program = "use.mjs",
+): Promise<string> {
+  const file = format === "esm" ? "bundle.mjs" : "bundle.cjs";
   await run(project, tool("esbuild"), [
-    "use.mjs",
+    program,
     "--bundle",
     "--platform=node",
     "--target=node20",
     `--format=${format}`,
-    `--outfile=${bundle}`,
+    `--outfile=${file}`,
     ...external.map((name) => `--external:${name}`),
   ]);
-  await expectOutput(project, bundle);
+  return file;
 }
 
 /** What the author of a bot for `@telegraf/session` 2.0.0-beta.7 had installed. */
@@ -332,19 +356,26 @@ async function main(): Promise<void> {
     }
     if (name === "sqlite") {
       await check("sqlite: open.mjs", () => checkSQLite(project, "open.mjs"));
+      for (const format of ["esm", "cjs"] as const) {
+        await check(`sqlite: bundled as ${format}, without the driver, opened`, async () => {
+          const without = join(folder, "none", name);
+          const program = await bundle(without, format, ["better-sqlite3"], "open.mjs");
+          return checkBuiltInSQLite(without, program);
+        });
+      }
     }
     const { driver, external = [] } = entry;
     await check(
       `${name}: bundled as ESM, without the driver`,
-      () => checkBundle(project, "esm", [driver]),
+      async () => expectOutput(project, await bundle(project, "esm", [driver])),
     );
     await check(
       `${name}: bundled as CommonJS, without the driver`,
-      () => checkBundle(project, "cjs", [driver]),
+      async () => expectOutput(project, await bundle(project, "cjs", [driver])),
     );
     await check(
       `${name}: bundled as CommonJS, with the driver`,
-      () => checkBundle(project, "cjs", [external].flat()),
+      async () => expectOutput(project, await bundle(project, "cjs", [external].flat())),
     );
   }
 

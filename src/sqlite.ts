@@ -4,9 +4,11 @@
  * @module
  */
 
+import process from "node:process";
+import { reason } from "./errors.ts";
 import { type Dialect, onConflict, playSync, quoted, type Row, type Script } from "./sql.ts";
 
-/** What is used of a database of better-sqlite3 or `node:sqlite`. */
+/** What is used of a database of better-sqlite3, `node:sqlite` or `bun:sqlite`. */
 export interface Database extends Transactional {
   prepare(sql: string): Statement;
   exec(sql: string): unknown;
@@ -15,7 +17,7 @@ export interface Database extends Transactional {
 
 /** What tells whether a transaction is open. */
 interface Transactional {
-  /** Whether a transaction is open, in better-sqlite3. */
+  /** Whether a transaction is open, in better-sqlite3 and `bun:sqlite`. */
   readonly inTransaction?: boolean;
   /** Whether a transaction is open, in `node:sqlite`. */
   readonly isTransaction?: boolean;
@@ -28,11 +30,11 @@ export interface Statement {
   run(...values: unknown[]): unknown;
 }
 
-/** Options of better-sqlite3's `Database`. */
+/** Options of better-sqlite3's `Database`; the runtimes' own drivers take the first two. */
 export interface SQLiteConfig {
   readonly?: boolean;
-  fileMustExist?: boolean;
   timeout?: number;
+  fileMustExist?: boolean;
   // deno-lint-ignore no-explicit-any
   verbose?: ((...message: any[]) => void) | null;
   // deno-lint-ignore no-explicit-any
@@ -51,8 +53,96 @@ export function checked(database: SQLiteDatabase): Database {
   // Drivers that answer later have `each`.
   const fits = typeof prepare === "function" && typeof exec === "function" && each === undefined;
   if (fits) return database as unknown as Database;
-  const kinds = "a Database of better-sqlite3 or a DatabaseSync of node:sqlite";
+  const kinds = "a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite";
   throw new TypeError(`SQLite: option "database" must be ${kinds}`);
+}
+
+/** Makes databases, with options that differ. */
+type Driver = new (filename: string, options?: object) => Database;
+
+/**
+ * Opens a file: with better-sqlite3 if that can be used, else with the runtime's own driver.
+ *
+ * @param load imports better-sqlite3.
+ * @param report is told that better-sqlite3 is installed, but cannot be used.
+ * @throws where there is no driver, or none that takes the `config`.
+ */
+export async function open(
+  filename: string,
+  config: SQLiteConfig,
+  load: () => Promise<{ default: unknown }>,
+  report: (error: unknown) => void,
+): Promise<Database> {
+  let driver: Driver;
+  try {
+    driver = (await load()).default as Driver;
+    // Only 13 and newer have it; they end an older process without a word.
+    if ("explain" in driver.prototype && Number.parseInt(process.versions.node) < 22) {
+      throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
+    }
+    // Loads what is native in it, which may be missing or made for another Node.js.
+    new driver(":memory:", { nativeBinding: config.nativeBinding }).close();
+  } catch (trouble) {
+    return openBuiltIn(filename, config, trouble, report);
+  }
+  return new driver(filename, { timeout, ...config });
+}
+
+/** How long a database of ours waits for another process, in ms: nothing else happens meanwhile. */
+const timeout = 50;
+
+function openBuiltIn(
+  filename: string,
+  config: SQLiteConfig,
+  trouble: unknown,
+  report: (error: unknown) => void,
+): Database {
+  const { code, message } = trouble as { code?: string; message?: string };
+  const missing = /MODULE_NOT_FOUND/.test(code ?? "") && /["']better-sqlite3["']/.test(message!);
+  const driver = builtIn();
+  if (driver === undefined) {
+    if (!missing) throw trouble;
+    const others = "Node.js 22.13, Deno 2.2 or Bun, which bring a driver of their own";
+    throw new Error(`better-sqlite3 is not installed; install it, or use ${others}`);
+  }
+  const { readonly = false, timeout: wait = timeout, ...others } = config;
+  const why = missing ? "is not installed" : `does not load: ${reason(trouble)}`;
+  const [unknown] = Object.keys(others).filter((name) => others[name as keyof typeof others]);
+  if (unknown !== undefined) {
+    const what = `SQLite: config.${unknown} is an option of better-sqlite3, which ${why}`;
+    throw new TypeError(what, { cause: trouble });
+  }
+  if (!Number.isInteger(wait) || wait < 0) {
+    throw new TypeError('SQLite: config: "timeout" must be a whole number of ms');
+  }
+  const database = driver.open(filename, readonly);
+  database.exec(`PRAGMA busy_timeout = ${wait}`);
+  if (!missing) {
+    report(new Error(`${driver.name} is used, for better-sqlite3 ${why}`, { cause: trouble }));
+  }
+  return database;
+}
+
+/** The runtime's own driver. It is not imported, for no bundler and no other runtime knows it. */
+function builtIn() {
+  const load = (name: string) => process.getBuiltinModule(name) as unknown;
+  const bun = load("bun:sqlite") as { Database: Driver } | undefined;
+  if (bun !== undefined) {
+    return {
+      name: "bun:sqlite",
+      open(filename: string, readonly: boolean): Database {
+        const database = new bun.Database(filename, readonly ? { readonly } : undefined);
+        const { query } = database as unknown as { query: Database["prepare"] };
+        // What `query` prepares ends with the database, which would leave its log behind else.
+        return Object.assign(database, { prepare: query });
+      },
+    };
+  }
+  const node = load("node:sqlite") as { DatabaseSync: Driver } | undefined;
+  return node && {
+    name: "node:sqlite",
+    open: (filename: string, readOnly: boolean) => new node.DatabaseSync(filename, { readOnly }),
+  };
 }
 
 /** Runs a statement. */
@@ -160,8 +250,10 @@ export function dialect(table: string, database: Transactional = {}): Dialect {
   };
 }
 
-/** Whether somebody else has the database locked, as better-sqlite3 or `node:sqlite` says it. */
+/** Whether somebody else has the database locked. */
 export function transient(error: unknown): boolean {
-  const { code, errcode = 0 } = error as { code?: unknown; errcode?: number };
-  return /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) || [5, 6, 15].includes(errcode & 0xff);
+  // Deno's `exec` has but a message.
+  const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
+  return /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) ||
+    [5, 6, 15].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
 }

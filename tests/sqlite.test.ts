@@ -6,9 +6,10 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { after, describe, it } from "node:test";
+import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../sqlite.ts";
+import { withoutDriver } from "./builtin.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";
@@ -16,8 +17,9 @@ import { requireVersion } from "./packages.ts";
 import { place } from "./servers.ts";
 
 /** Node.js 20 has none. */
-const sqlite = process.getBuiltinModule("node:sqlite");
-const skip = !sqlite && "node:sqlite came with Node.js 22";
+const node = process.getBuiltinModule("node:sqlite");
+// deno-lint-ignore no-explicit-any
+const bun = process.getBuiltinModule("bun:sqlite") as any;
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -27,35 +29,57 @@ function file(name = place()): string {
   return join(folder, `${name}.sqlite`);
 }
 
+// deno-lint-ignore no-explicit-any
+type Open = (filename: string, readonly?: boolean) => any;
+
+/** What opens databases, for each driver. */
+const kinds: Record<string, { open: Open; skip: string | false }> = {
+  "better-sqlite3": {
+    open: (filename, readonly = false) => new BetterSqlite3(filename, { readonly }),
+    skip: false,
+  },
+  "node:sqlite": {
+    open: (filename, readOnly = false) => new node.DatabaseSync(filename, { readOnly }),
+    skip: !node && "node:sqlite came with Node.js 22",
+  },
+  "bun:sqlite": {
+    open: (filename, readonly) => new bun.Database(filename, readonly ? { readonly } : undefined),
+    skip: !bun && "only Bun has bun:sqlite",
+  },
+};
+
 /**
  * What is in a file, seen by another connection. It is always one of the driver that has the file
  * open: two copies of SQLite in one process break each other's locks.
  */
-function rows(filename: string, sql: string, open: Open = kinds["better-sqlite3"]): unknown[][] {
+function rows(filename: string, sql: string, open = kinds["better-sqlite3"]!.open): unknown[][] {
   const database = open(filename);
+  const statement = database.prepare(sql);
   try {
-    return database.prepare(sql).all().map((row: object) => Object.values(row));
+    return statement.all().map((row: object) => Object.values(row));
   } finally {
+    statement.finalize?.(); // Bun's, without which the file stays open
     database.close();
   }
 }
 
-function execute(filename: string, sql: string): void {
-  const database = new BetterSqlite3(filename);
+function execute(filename: string, sql: string, open = kinds["better-sqlite3"]!.open): void {
+  const database = open(filename);
   database.exec(sql);
   database.close();
 }
 
 /** The table's columns with their types, and how many unique indexes it has. */
-function shape(filename: string): { columns: unknown; unique: number } {
+function shape(filename: string, open: Open): { columns: unknown; unique: number } {
   const columns = rows(
     filename,
-    "SELECT name, lower(type) FROM pragma_table_info('telegraf-sessions')",
+    "SELECT name, lower(type) AS type FROM pragma_table_info('telegraf-sessions')",
+    open,
   );
+  const indexes = "SELECT 1 FROM pragma_index_list('telegraf-sessions') WHERE \"unique\"";
   return {
     columns: Object.fromEntries(columns),
-    unique: rows(filename, "SELECT 1 FROM pragma_index_list('telegraf-sessions') WHERE \"unique\"")
-      .length,
+    unique: rows(filename, indexes, open).length,
   };
 }
 
@@ -66,198 +90,288 @@ const keyless = `CREATE TABLE "${table}" (key varchar(32), session text);
   INSERT INTO "${table}" VALUES
   ('1:1', '1'), ('1:2', '1'), ('1:1', '2'), (NULL, '1'), ('1:1', '3'), (NULL, '2');`;
 
-/** What opens databases that can be passed in. */
-// deno-lint-ignore no-explicit-any
-type Open = (filename: string) => any;
-const kinds = {
-  "better-sqlite3": (filename: string) => new BetterSqlite3(filename),
-  "node:sqlite": (filename: string) => new sqlite.DatabaseSync(filename),
-};
+/** What opens files: better-sqlite3, or the runtime's own driver where that is not installed. */
+interface Opener {
+  readonly name: string;
+  readonly open: Open;
+  readonly skip: string | false;
+  factory: typeof SQLite;
+  /** Of the entry's module. */
+  url: string;
+}
 
-conformance({
-  name: "SQLite",
-  store: (name, options) => SQLite({ filename: file(name), ...options }),
-  drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
-  dates: "text",
-  prunes: true,
-  corrupt(name, key) {
-    execute(file(name), `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`);
-    return Promise.resolve();
+const builtIn = bun ? "bun:sqlite" : "node:sqlite";
+const openers: Opener[] = [
+  {
+    name: "better-sqlite3",
+    ...kinds["better-sqlite3"]!,
+    factory: SQLite,
+    url: entry("sqlite", import.meta.url),
   },
-});
+  { name: builtIn, ...kinds[builtIn]!, factory: SQLite, url: "" },
+];
 
-describe("SQLite tables", () => {
-  it("SQLite reads what upstream wrote, and upgrades its table beside it", async () => {
-    const errors: unknown[] = [];
-    const filename = file();
-    const { SQLite: Upstream } = requireVersion("@telegraf/session", "2.0.0-beta.7", "/sqlite");
-    const database = new BetterSqlite3(filename);
-    const old = Upstream({ database });
-    const sessions: Record<string, unknown> = {
-      "1:1": { count: 1 },
-      "-1001234567890:1234567890": { text: "🔑 é" },
-      ["é".repeat(100)]: { long: "key" },
-      "large": { text: "é".repeat(100_000) },
-      "Case": 1,
-      "case": 2,
-      "case ": 3,
-      "cäse": 4,
-    };
-    for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
-    execute(filename, `INSERT INTO "${table}" VALUES ('null', NULL), ('empty', '')`);
-
-    await using store = SQLite({ filename, onError: (error) => errors.push(error) });
-    for (const [key, session] of Object.entries(sessions)) {
-      assert.deepEqual(await store.get(key), session);
-    }
-    assert.equal(await store.get("null"), undefined);
-    assert.equal(await store.get("empty"), undefined);
-    assert.deepEqual(shape(filename), {
-      columns: { key: "varchar(32)", session: "text", expires: "integer" },
-      unique: 1,
+for (const opener of openers) {
+  describe(`SQLite files by ${opener.name}`, { skip: opener.skip }, () => {
+    before(async () => {
+      if (opener.url === "") Object.assign(opener, await withoutDriver(folder, import.meta.url));
     });
-    await old.set("1:1", { count: 2 });
-    assert.deepEqual(await store.get("1:1"), { count: 2 });
-    await store.set("1:1", { count: 3 });
-    assert.deepEqual(await old.get("1:1"), { count: 3 });
-    const count = await store.size();
-    await using expiring = SQLite({ filename, ttl: 1 });
-    await expiring.set("1:1", { count: 4 });
-    await wait(5);
-    assert.equal(await store.get("1:1"), undefined);
-    assert.equal(await expiring.prune(), 1);
-    assert.equal(await store.size(), count - 1);
-    database.close();
-    assert.deepEqual(errors, []);
+
+    conformance({
+      name: `SQLite by ${opener.name}`,
+      store: (name, options) => opener.factory({ filename: file(name), ...options }),
+      drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
+      dates: "text",
+      prunes: true,
+      corrupt(name, key) {
+        const sql = `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`;
+        execute(file(name), sql, opener.open);
+        return Promise.resolve();
+      },
+    });
+
+    testFiles(opener);
+  });
+}
+
+/** What a store does with files, whatever opens them. */
+function testFiles(opener: Opener): void {
+  const { name: by, open } = opener;
+  const SQLite = (options: SQLiteOptions) => opener.factory(options);
+
+  describe(`SQLite tables by ${by}`, () => {
+    it(`SQLite by ${by} reads what upstream wrote, and upgrades its table`, async () => {
+      const errors: unknown[] = [];
+      const filename = file();
+      const { SQLite: Upstream } = requireVersion("@telegraf/session", "2.0.0-beta.7", "/sqlite");
+      const database = new BetterSqlite3(filename);
+      const old = Upstream({ database });
+      const sessions: Record<string, unknown> = {
+        "1:1": { count: 1 },
+        "-1001234567890:1234567890": { text: "🔑 é" },
+        ["é".repeat(100)]: { long: "key" },
+        "large": { text: "é".repeat(100_000) },
+        "Case": 1,
+        "case": 2,
+        "case ": 3,
+        "cäse": 4,
+      };
+      for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
+      execute(filename, `INSERT INTO "${table}" VALUES ('null', NULL), ('empty', '')`);
+      const beside = by === "better-sqlite3"; // as upstream
+      if (!beside) database.close();
+
+      await using store = SQLite({ filename, onError: (error) => errors.push(error) });
+      for (const [key, session] of Object.entries(sessions)) {
+        assert.deepEqual(await store.get(key), session);
+      }
+      assert.equal(await store.get("null"), undefined);
+      assert.equal(await store.get("empty"), undefined);
+      assert.deepEqual(shape(filename, open), {
+        columns: { key: "varchar(32)", session: "text", expires: "integer" },
+        unique: 1,
+      });
+      if (beside) {
+        await old.set("1:1", { count: 2 });
+        assert.deepEqual(await store.get("1:1"), { count: 2 });
+        await store.set("1:1", { count: 3 });
+        assert.deepEqual(await old.get("1:1"), { count: 3 });
+      }
+      const count = await store.size();
+      await using expiring = SQLite({ filename, ttl: 1 });
+      await expiring.set("1:1", { count: 4 });
+      await wait(5);
+      assert.equal(await store.get("1:1"), undefined);
+      assert.equal(await expiring.prune(), 1);
+      assert.equal(await store.size(), count - 1);
+      database.close();
+      assert.deepEqual(errors, []);
+    });
+
+    it(`SQLite by ${by} keeps the newest of duplicates, and loses nothing else`, async () => {
+      const errors: unknown[] = [];
+      const filename = file();
+      execute(filename, keyless, open);
+      await using store = SQLite({ filename, onError: (error) => errors.push(error) });
+      assert.equal(await store.get("1:1"), 3);
+      assert.equal(await store.get("1:2"), 1);
+      await store.set("1:1", 4);
+      assert.equal(await store.get("1:1"), 4);
+      const left = rows(
+        filename,
+        `SELECT key, session FROM "${table}" ORDER BY key, session`,
+        open,
+      );
+      assert.deepEqual(left, [[null, "1"], [null, "2"], ["1:1", "4"], ["1:2", "1"]]);
+      assert.equal(shape(filename, open).unique, 1);
+      assert.deepEqual(errors, []);
+    });
+
+    it(`SQLite by ${by} opens new and old files from 12 processes at once`, async () => {
+      const fresh = Array.from({ length: 15 }, () => file());
+      const old = Array.from({ length: 5 }, () => file());
+      for (const filename of old) execute(filename, keyless, open);
+      const errors = await coldStart({
+        module: opener.url,
+        factory: "SQLite",
+        options: {},
+        place: "filename",
+      }, [...fresh, ...old]);
+      assert.deepEqual(errors, []);
+      for (const filename of [...fresh, ...old]) {
+        assert.equal(shape(filename, open).unique, 1);
+        const own = rows(filename, `SELECT 1 FROM "${table}" WHERE key LIKE 'process:%'`, open);
+        assert.equal(own.length, processes);
+      }
+    });
+
+    it(`SQLite by ${by} takes any names, quoted`, async () => {
+      const filename = file();
+      for (const name of ['"; DROP TABLE x; --', "Ünï.côde \\ '?1'", "é".repeat(500)]) {
+        await using store = SQLite({ filename, table: name });
+        await store.set("k", { name });
+        assert.deepEqual(await store.get("k"), { name });
+      }
+      assert.equal(
+        rows(filename, "SELECT 1 FROM sqlite_schema WHERE type = 'table'", open).length,
+        3,
+      );
+    });
+
+    it(`SQLite by ${by} has a write-ahead log in files of its own, until it is closed`, async () => {
+      const filename = file();
+      const store = SQLite({ filename });
+      await store.set("k", 1);
+      assert.deepEqual(rows(filename, "PRAGMA journal_mode", open), [["wal"]]);
+      assert.ok(existsSync(`${filename}-wal`));
+      await store.close();
+      assert.ok(!existsSync(`${filename}-wal`));
+    });
   });
 
-  it("SQLite keeps the newest of duplicates, and loses nothing else", async () => {
-    const errors: unknown[] = [];
-    const filename = file();
-    execute(filename, keyless);
-    await using store = SQLite({ filename, onError: (error) => errors.push(error) });
-    assert.equal(await store.get("1:1"), 3);
-    assert.equal(await store.get("1:2"), 1);
-    await store.set("1:1", 4);
-    assert.equal(await store.get("1:1"), 4);
-    const left = rows(filename, `SELECT key, session FROM "${table}" ORDER BY key, session`);
-    assert.deepEqual(left, [[null, "1"], [null, "2"], ["1:1", "4"], ["1:2", "1"]]);
-    assert.equal(shape(filename).unique, 1);
-    assert.deepEqual(errors, []);
+  describe(`SQLite read-only by ${by}`, () => {
+    it(`SQLite by ${by} reads a table of its own, and writes nothing`, async () => {
+      const errors: unknown[] = [];
+      const filename = file();
+      {
+        await using store = SQLite({ filename });
+        await store.set("k", 1);
+      }
+      await using store = SQLite({
+        filename,
+        config: { readonly: true },
+        onError: (error) => errors.push(error),
+      });
+      assert.equal(await store.get("k"), 1);
+      await assert.rejects(store.set("k", 2), { name: "StoreError", message: /readonly/ });
+      assert.equal(await store.get("k"), 1);
+      assert.deepEqual(errors, []);
+    });
+
+    it(`SQLite by ${by} works within the limits of an old table, and says so`, async () => {
+      const filename = file();
+      execute(
+        filename,
+        `CREATE TABLE "${table}" (key varchar(32) PRIMARY KEY NOT NULL, session text);
+        INSERT INTO "${table}" VALUES ('k', '1')`,
+        open,
+      );
+      const databases = [
+        { filename, config: { readonly: true } },
+        { database: open(filename, true) },
+      ];
+      for (const options of databases) {
+        const errors: unknown[] = [];
+        await using store = SQLite({ ...options, onError: (error) => errors.push(error) });
+        assert.equal(await store.get("k"), 1);
+        assert.equal(errors.length, 1);
+        assert.match(String(errors[0]), /of an older version and cannot be upgraded.*readonly/);
+      }
+      for (const { database } of databases) database?.close();
+    });
+
+    it(`SQLite by ${by} does not open what has no table, or one without a key`, async () => {
+      const filename = file();
+      execute(filename, "CREATE TABLE other (key)", open);
+      await using none = SQLite({ filename, config: { readonly: true } });
+      await assert.rejects(
+        none.get("k"),
+        /table "telegraf-sessions" cannot be created: .*readonly/,
+      );
+      execute(filename, keyless, open);
+      await using bad = SQLite({ filename, config: { readonly: true } });
+      await assert.rejects(bad.get("k"), /needs a unique key/);
+    });
   });
 
-  it("SQLite opens new and old files from 12 processes at once", async () => {
-    const fresh = Array.from({ length: 15 }, () => file());
-    const old = Array.from({ length: 5 }, () => file());
-    for (const filename of old) execute(filename, keyless);
-    const errors = await coldStart({
-      module: entry("sqlite", import.meta.url),
-      factory: "SQLite",
-      options: {},
-      place: "filename",
-    }, [...fresh, ...old]);
-    assert.deepEqual(errors, []);
-    for (const filename of [...fresh, ...old]) {
-      assert.equal(shape(filename).unique, 1);
-      const own = rows(filename, `SELECT 1 FROM "${table}" WHERE key LIKE 'process:%'`);
-      assert.equal(own.length, processes);
-    }
-  });
-
-  it("SQLite takes any names, quoted", async () => {
-    const filename = file();
-    for (const name of ['"; DROP TABLE x; --', "Ünï.côde \\ '?1'", "é".repeat(500)]) {
-      await using store = SQLite({ filename, table: name });
-      await store.set("k", { name });
-      assert.deepEqual(await store.get("k"), { name });
-    }
-    assert.equal(rows(filename, "SELECT 1 FROM sqlite_schema WHERE type = 'table'").length, 3);
-  });
-
-  it("SQLite has a write-ahead log in files of its own, until it is closed", async () => {
-    const filename = file();
-    const store = SQLite({ filename });
-    await store.set("k", 1);
-    assert.deepEqual(rows(filename, "PRAGMA journal_mode"), [["wal"]]);
-    assert.ok(existsSync(`${filename}-wal`));
-    await store.close();
-    assert.ok(!existsSync(`${filename}-wal`));
-  });
-
-  it("SQLite writes in one transaction what is written at once", async () => {
-    const statements: string[] = [];
-    const verbose = (sql: unknown) => statements.push(String(sql).split(" ")[0]!);
-    const ran = () => statements.splice(0).join(" ");
-    const database = new BetterSqlite3(file(), { verbose });
-    await using store = SQLite({ database });
-    await store.set("a", 1);
-    assert.match(ran(), /COMMIT INSERT$/);
-    await Promise.all(["a", "b", "c"].map((key) => store.set(key, 2)));
-    assert.equal(ran(), "BEGIN INSERT INSERT INSERT COMMIT");
-    await Promise.all(["a", "b"].map((key) => store.delete(key)));
-    assert.equal(ran(), "BEGIN DELETE DELETE COMMIT");
-    database.exec("BEGIN");
-    await Promise.all(["a", "b"].map((key) => store.set(key, 2)));
-    database.exec("COMMIT");
-    assert.equal(ran(), "BEGIN INSERT INSERT COMMIT");
-    database.close();
-  });
-});
-
-describe("SQLite read-only", () => {
-  it("SQLite reads a table of its own, and writes nothing", async () => {
-    const errors: unknown[] = [];
-    const filename = file();
-    {
+  describe(`SQLite locks by ${by}`, () => {
+    it(`SQLite by ${by} waits for another process without standing still`, async () => {
+      const filename = file();
       await using store = SQLite({ filename });
       await store.set("k", 1);
-    }
-    await using store = SQLite({
-      filename,
-      config: { readonly: true },
-      onError: (error) => errors.push(error),
+      const other = open(filename);
+      other.exec("BEGIN IMMEDIATE");
+      let longest = 0;
+      let last = performance.now();
+      const ticks = setInterval(() => {
+        longest = Math.max(longest, performance.now() - last);
+        last = performance.now();
+      }, 1);
+      const writes = [store.set("k", 2), store.set("l", 2)];
+      assert.equal(await store.get("k"), 2);
+      assert.equal(await store.get("m"), undefined);
+      await wait(700);
+      clearInterval(ticks);
+      other.exec("COMMIT");
+      await Promise.all(writes);
+      assert.ok(longest < 300, `stood still for ${longest} ms`);
+      assert.deepEqual(rows(filename, `SELECT session FROM "${table}"`, open), [["2"], ["2"]]);
+      other.exec("BEGIN IMMEDIATE");
+      await using impatient = SQLite({ filename, timeout: 300 });
+      await assert.rejects(impatient.set("k", 3), { name: "TimeoutError", message: /locked/ });
+      other.exec("COMMIT");
+      other.close();
+      await impatient.set("k", 4);
+      assert.equal(await store.get("k"), 4);
     });
-    assert.equal(await store.get("k"), 1);
-    await assert.rejects(store.set("k", 2), { name: "StoreError", message: /readonly/ });
-    assert.equal(await store.get("k"), 1);
-    assert.deepEqual(errors, []);
-  });
 
-  it("SQLite works within the limits of an old table, and says so", async () => {
-    const filename = file();
-    execute(
-      filename,
-      `CREATE TABLE "${table}" (key varchar(32) PRIMARY KEY NOT NULL, session text);
-      INSERT INTO "${table}" VALUES ('k', '1')`,
-    );
-    const databases = [
-      { filename, config: { readonly: true } },
-      ...(sqlite ? [{ database: new sqlite.DatabaseSync(filename, { readOnly: true }) }] : []),
-      { database: new BetterSqlite3(filename, { readonly: true }) },
-    ];
-    for (const options of databases) {
-      const errors: unknown[] = [];
-      await using store = SQLite({ ...options, onError: (error) => errors.push(error) });
+    it(`SQLite by ${by} opens once another process lets it`, async () => {
+      const filename = file();
+      const other = open(filename);
+      other.exec("CREATE TABLE other (x); BEGIN EXCLUSIVE");
+      await using store = SQLite({ filename });
+      const write = store.set("k", 1);
+      await wait(300);
+      other.exec("COMMIT");
+      other.close();
+      await write;
       assert.equal(await store.get("k"), 1);
-      assert.equal(errors.length, 1);
-      assert.match(String(errors[0]), /of an older version and cannot be upgraded.*readonly/);
-    }
-    for (const { database } of databases) database?.close();
+    });
   });
+}
 
-  it("SQLite does not open what has no table, or one without a key", async () => {
-    const filename = file();
-    execute(filename, "CREATE TABLE other (key)");
-    await using none = SQLite({ filename, config: { readonly: true } });
-    await assert.rejects(none.get("k"), /table "telegraf-sessions" cannot be created: .*readonly/);
-    execute(filename, keyless);
-    await using bad = SQLite({ filename, config: { readonly: true } });
-    await assert.rejects(bad.get("k"), /needs a unique key/);
-  });
-});
+for (const [kind, { open, skip }] of Object.entries(kinds)) {
+  describe(`SQLite databases of ${kind}`, { skip }, () => {
+    const opened: ReturnType<Open>[] = [];
+    after(() => opened.forEach((database) => database.close()));
 
-for (const [kind, open] of Object.entries(kinds)) {
-  describe(`SQLite databases of ${kind}`, { skip: kind === "node:sqlite" && skip }, () => {
+    conformance({
+      name: `SQLite on a database of ${kind}`,
+      store(name, options) {
+        const database = open(file(name));
+        opened.push(database);
+        return SQLite({ database, ...options });
+      },
+      drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
+      dates: "text",
+      prunes: true,
+      corrupt(name, key) {
+        const sql = `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`;
+        execute(file(name), sql, open);
+        return Promise.resolve();
+      },
+    });
+
     it(`SQLite leaves a database of ${kind} open and as it is`, async () => {
       const filename = file();
       const database = open(filename);
@@ -339,48 +453,24 @@ for (const [kind, open] of Object.entries(kinds)) {
   });
 }
 
-describe("SQLite locks", () => {
-  it("SQLite waits for another process without standing still", async () => {
-    const filename = file();
-    await using store = SQLite({ filename });
-    await store.set("k", 1);
-    const other = new BetterSqlite3(filename);
-    other.exec("BEGIN IMMEDIATE");
-    let longest = 0;
-    let last = performance.now();
-    const ticks = setInterval(() => {
-      longest = Math.max(longest, performance.now() - last);
-      last = performance.now();
-    }, 1);
-    const writes = [store.set("k", 2), store.set("l", 2)];
-    assert.equal(await store.get("k"), 2);
-    assert.equal(await store.get("m"), undefined);
-    await wait(700);
-    clearInterval(ticks);
-    other.exec("COMMIT");
-    await Promise.all(writes);
-    assert.ok(longest < 300, `stood still for ${longest} ms`);
-    assert.deepEqual(rows(filename, `SELECT session FROM "${table}"`), [["2"], ["2"]]);
-    other.exec("BEGIN IMMEDIATE");
-    await using impatient = SQLite({ filename, timeout: 300 });
-    await assert.rejects(impatient.set("k", 3), { name: "TimeoutError", message: /locked/ });
-    other.exec("COMMIT");
-    other.close();
-    await impatient.set("k", 4);
-    assert.equal(await store.get("k"), 4);
-  });
-
-  it("SQLite opens once another process lets it", async () => {
-    const filename = file();
-    const other = new BetterSqlite3(filename);
-    other.exec("CREATE TABLE other (x); BEGIN EXCLUSIVE");
-    await using store = SQLite({ filename });
-    const write = store.set("k", 1);
-    await wait(300);
-    other.exec("COMMIT");
-    other.close();
-    await write;
-    assert.equal(await store.get("k"), 1);
+describe("SQLite transactions", () => {
+  it("SQLite writes in one transaction what is written at once", async () => {
+    const statements: string[] = [];
+    const verbose = (sql: unknown) => statements.push(String(sql).split(" ")[0]!);
+    const ran = () => statements.splice(0).join(" ");
+    const database = new BetterSqlite3(file(), { verbose });
+    await using store = SQLite({ database });
+    await store.set("a", 1);
+    assert.match(ran(), /COMMIT INSERT$/);
+    await Promise.all(["a", "b", "c"].map((key) => store.set(key, 2)));
+    assert.equal(ran(), "BEGIN INSERT INSERT INSERT COMMIT");
+    await Promise.all(["a", "b"].map((key) => store.delete(key)));
+    assert.equal(ran(), "BEGIN DELETE DELETE COMMIT");
+    database.exec("BEGIN");
+    await Promise.all(["a", "b"].map((key) => store.set(key, 2)));
+    database.exec("COMMIT");
+    assert.equal(ran(), "BEGIN INSERT INSERT COMMIT");
+    database.close();
   });
 });
 
@@ -407,7 +497,7 @@ describe("SQLite options", () => {
       assert.throws(refused({ database }), {
         name: "TypeError",
         message:
-          'SQLite: option "database" must be a Database of better-sqlite3 or a DatabaseSync of node:sqlite',
+          'SQLite: option "database" must be a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite',
       });
     }
   });
@@ -436,6 +526,77 @@ describe("SQLite options", () => {
     assert.equal(await store.get("k"), 1);
     await using other = SQLite({ filename: ":memory:" });
     assert.equal(await other.get("k"), undefined);
+  });
+});
+
+describe("SQLite drivers", () => {
+  const skip = kinds[builtIn]!.skip;
+
+  it(`SQLite uses ${builtIn}, and says so, if better-sqlite3 does not load`, { skip }, async () => {
+    const broken = 'throw new Error("compiled against a different Node.js version")';
+    const { factory } = await withoutDriver(folder, import.meta.url, broken);
+    const errors: Error[] = [];
+    const onError = (error: unknown) => errors.push(error as Error);
+    const filename = file();
+    {
+      await using store = factory({ filename, onError });
+      await store.set("k", 1);
+      assert.equal(await store.get("k"), 1);
+    }
+    assert.equal(errors.length, 1);
+    assert.equal(
+      errors[0]!.message,
+      `${builtIn} is used, for better-sqlite3 does not load: compiled against a different Node.js version`,
+    );
+    assert.match(String(errors[0]!.cause), /compiled against/);
+    await using silent = factory({ filename });
+    assert.equal(await silent.get("k"), 1);
+  });
+
+  it(
+    `SQLite has ${builtIn} take what it can of config, and refuses the rest`,
+    { skip },
+    async () => {
+      const { factory } = await withoutDriver(folder, import.meta.url);
+      const refused = async (config: SQLiteOptions["config"], message: RegExp) => {
+        const filename = file();
+        await using store = factory({ filename, config });
+        await assert.rejects(store.get("k"), { name: "StoreError", message });
+        assert.ok(!existsSync(filename));
+      };
+      await refused({ fileMustExist: true }, /config\.fileMustExist is .* which is not installed/);
+      await refused({ timeout: -1 }, /"timeout" must be/);
+      await refused({ readonly: true }, /unable to open database file/);
+      await using store = factory({
+        filename: file(),
+        config: { timeout: 1000, verbose: null, fileMustExist: false },
+      });
+      await store.set("k", 1);
+      assert.equal(await store.get("k"), 1);
+    },
+  );
+
+  it("SQLite tells why better-sqlite3 does not load, if an option needs it", async () => {
+    const config = { nativeBinding: join(folder, "missing.node") };
+    await using store = SQLite({ filename: file(), config });
+    const message = skip
+      ? /missing\.node/
+      : /config\.nativeBinding is .* which does not load: .*missing\.node/s;
+    await assert.rejects(store.get("k"), { name: "StoreError", message });
+  });
+
+  it("SQLite says what to install where there is no driver", {
+    skip: !skip && `this runtime has ${builtIn}`,
+  }, async () => {
+    const { factory } = await withoutDriver(folder, import.meta.url);
+    await using store = factory({ filename: file() });
+    const message =
+      /better-sqlite3 is not installed; install it, or use Node\.js 22\.13, Deno 2\.2/;
+    await assert.rejects(store.get("k"), { name: "StoreError", message });
+    const broken = 'throw new Error("compiled against a different Node.js version")';
+    const { factory: second } = await withoutDriver(folder, import.meta.url, broken);
+    await using other = second({ filename: file() });
+    await assert.rejects(other.get("k"), { name: "StoreError", message: /compiled against/ });
   });
 });
 

@@ -1,5 +1,6 @@
 /**
- * Sessions in Redis or Valkey, with node-redis 6; existing clients may be of node-redis 4, 5 or 6.
+ * Sessions in Redis or Valkey, with node-redis 6; existing clients may be of node-redis 4 to 6, or of
+ * ioredis 5 or 6.
  *
  * ```ts
  * import { Redis } from "@telegraf/session/redis";
@@ -15,16 +16,17 @@
  * @module
  */
 
-import { createClient, type RedisClientOptions } from "redis";
-import type { Backend } from "./src/backend.ts";
+import type { RedisClientOptions } from "redis";
+import type { Backend, Entry } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { redact } from "./src/errors.ts";
+import type { IORedis } from "./src/ioredis.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as redis from "./src/redis.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
-type Client = redis.Client;
+type Client = redis.Client | IORedis;
 /** @ignore */
 type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 };
 
@@ -39,7 +41,8 @@ export interface RedisOptions extends StoreOptions {
   /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
   config?: Config;
   /**
-   * A client, pool, cluster or sentinel of node-redis. It need not be connected, and stays open.
+   * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
+   * not be connected, and stays open.
    */
   client?: Client;
   /**
@@ -69,14 +72,15 @@ export const Redis: StoreFactory<RedisOptions> = storeFactory({
   backend,
 });
 
-function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisOptions): Backend {
+function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOptions): Backend {
   let own: redis.Own | undefined, unwatch: (() => void) | undefined;
+  const existing = given && redis.checked(given);
   const wasOpen = existing?.isOpen;
-  if (existing === undefined) redis.discard(create(url, config)); // for what it throws
-  else redis.checkClient(existing);
+  if (url !== undefined) redis.checkUrl(url);
   const client = () => redis.ready(existing ?? own!.client);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
   const named = (key: string) => prefix + key;
+  const renamed = (entry: Entry<string>) => ({ ...entry, key: named(entry.key) });
   let expires = false;
   return {
     handle: existing ?? {},
@@ -86,7 +90,8 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
     async open({ signal, report, expiring }) {
       expires = expiring;
       if (existing === undefined) {
-        own = await redis.connect((opened) => create(url, config, opened), signal);
+        const driver = await import("redis"); // not at the top: who has ioredis need not have it
+        own = await redis.connect((opened) => create(driver, opened, url, config), signal);
       } else if (!wasOpen) await redis.join(existing);
       unwatch = redis.watch(client(), report);
     },
@@ -100,14 +105,7 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
         return redis.entries(keys, values, lives);
       }),
     write: (entries, signal) =>
-      redis.hold(own, signal, async () => {
-        if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
-          await redis.all(entries.map(({ key, value, expires }) => {
-            if (expires === undefined) return client().set(named(key), value);
-            return client().set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
-          }));
-        } else await client().mSet(entries.flatMap(({ key, value }) => [named(key), value]));
-      }),
+      redis.hold(own, signal, () => redis.write(client(), entries.map(renamed), apart)),
     renew: (keys, expires, signal) =>
       redis.hold(own, signal, () => redis.renew(client(), keys.map(named), expires)),
     remove: (keys, signal) =>
@@ -123,11 +121,15 @@ function backend({ url, config, client: existing, prefix = "telegraf:" }: RedisO
 }
 
 /** A client of ours, not connected; until it was `opened`, it does not connect again by itself. */
-function create(url?: string, config: Config = {}, opened = () => false): redis.OwnClient {
-  const { reconnectStrategy = redis.delay } = config.socket ?? {};
+function create(
+  driver: typeof import("redis"),
+  opened: () => boolean,
+  url?: string,
+  config: Config = {},
+): redis.OwnClient {
+  const { reconnectStrategy: strategy = redis.delay } = config.socket ?? {};
   try {
-    if (url === "") throw new TypeError("Invalid URL");
-    return createClient({
+    return driver.createClient({
       pingInterval: 3_000, // with socketTimeout: a connection that went silent is given up
       ...config,
       commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
@@ -136,10 +138,7 @@ function create(url?: string, config: Config = {}, opened = () => false): redis.
         socketTimeout: 5_000,
         ...config.socket,
         reconnectStrategy: (attempts: number, cause: Error) =>
-          opened() &&
-          (typeof reconnectStrategy === "function"
-            ? reconnectStrategy(attempts, cause)
-            : reconnectStrategy),
+          opened() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
       },
     } as RedisClientOptions);
   } catch (error) {

@@ -1,11 +1,13 @@
 /**
- * What is the same for the clients of node-redis, of whichever version and kind.
+ * What is the same for the clients of node-redis, of whichever version and kind; `ioredis.ts` gives
+ * those of ioredis their shape.
  *
  * @module
  */
 
 import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
+import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
 export interface Client {
@@ -38,22 +40,42 @@ export interface OwnClient extends Client {
 }
 
 /**
- * Checks a client by its shape, for copies of the driver differ, and listens to its errors.
+ * Takes a client by its shape, for copies of drivers differ, and listens to its errors.
  *
  * @throws {TypeError} for what is none.
  */
-export function checkClient(client: Client): void {
+export function checked(given: Client | IORedis): Client {
+  const client = isIORedis(given) ? adapt(given) : given;
   const methods = ["connect", "on", "get", "mGet", "set", "mSet", "del"] as const;
   // In legacy mode node-redis 4 calls back and returns nothing.
   const { legacyMode } = (client as { options?: { legacyMode?: unknown } }).options ?? {};
   const fits = typeof client.isOpen === "boolean" && !legacyMode &&
     methods.every((name) => typeof client[name] === "function");
   if (!fits) {
-    const kinds =
-      "a client, pool, cluster or sentinel of node-redis (not ioredis, not legacy mode)";
+    const kinds = "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
+      "or a client or cluster of ioredis";
     throw new TypeError(`Redis: option "client" must be ${kinds}`);
   }
   stateOf(client);
+  return client;
+}
+
+/**
+ * Checks a connection string before the driver is there to do it.
+ *
+ * @throws {TypeError} without the string, for it may have a password.
+ */
+export function checkUrl(url: string): void {
+  try {
+    if (/^unix:\/\/([^/]*@)?\/./.test(url)) return;
+    const { protocol, username, password, pathname } = new URL(url);
+    decodeURIComponent(username + password);
+    if (/^rediss?:$/.test(protocol) && /^\/?\d*$/.test(pathname)) return;
+  } catch {
+    // It is none, as one of another protocol.
+  }
+  const form = "redis[s]://[[user][:password]@]host[:port][/database] or unix:///path";
+  throw new TypeError(`Redis: option "url" must be ${form}`);
 }
 
 /** What is known of a client, for all stores that use it. */
@@ -216,6 +238,20 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
   });
 }
 
+/** Stores entries; `apart` in a cluster, where their keys are on many servers. */
+export async function write(
+  client: Client,
+  entries: Entry<string>[],
+  apart: boolean,
+): Promise<void> {
+  if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
+    await all(entries.map(({ key, value, expires }) => {
+      if (expires === undefined) return client.set(key, value);
+      return client.set(key, value, { PX: Math.max(1, expires - Date.now()) });
+    }));
+  } else await client.mSet(entries.flatMap(({ key, value }) => [key, value]));
+}
+
 /** When the values of keys expire, in ms since the epoch; `undefined` for never. */
 export async function lives(client: Client, keys: string[]): Promise<(number | undefined)[]> {
   const lives = await all(keys.map((key) => client.pTTL(key)));
@@ -252,7 +288,7 @@ export async function page(
   const node = Number(at);
   const { masters } = client;
   const server = masters === undefined ? client : await client.nodeClient!(masters[node] as never);
-  const pattern = prefix.replace(/[*?[\]\\]/g, "\\$&") + "*";
+  const pattern = `${literal(prefix)}*`;
   const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
   const found = reply as { cursor: unknown; keys: unknown[] };
   const next = String(found.cursor) !== "0"
@@ -266,11 +302,20 @@ export async function page(
   return { entries: keys.map((key) => ({ key })), next };
 }
 
+/** A pattern that only the text itself matches. */
+export function literal(text: string): string {
+  return text.replace(/[*?[\]\\]/g, "\\$&");
+}
+
 const connectionLost =
   /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTCONN|ENOTFOUND|EAI_\w+|EHOST\w+|ENET\w+|ENOENT)$/;
+/** Of node-redis, of ioredis, of the server. */
 const passes = new RegExp(
   "^(The client is offline|Socket closed|Disconnects client|All the root nodes|" +
     "(Socket|Connection|Command) timeout|Timeout waiting|" +
+    "(Ready check failed: )?Connection is closed|Command (timed out|aborted)|" +
+    "Reached the max retries|Stream isn't writeable|Cluster isn't ready|None of startup nodes|" +
+    "Failed to refresh slots|Too many Cluster redirections|All sentinels|An earlier write|" +
     "LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|READONLY|NOREPLICAS|BUSY |ERR max number of clients)",
 );
 

@@ -1,0 +1,123 @@
+/**
+ * Clients of ioredis, single, behind Sentinels or of a cluster, in the shape of those of node-redis.
+ *
+ * @module
+ */
+
+import { type Client, literal } from "./redis.ts";
+
+/** A client of ioredis, as far as it tells that it is one. */
+export interface IORedis {
+  readonly status: string;
+  connect: (...args: never[]) => unknown;
+  on: (...args: never[]) => unknown;
+  get: (...args: never[]) => unknown;
+  mget: (...args: never[]) => unknown;
+  pexpireat: (...args: never[]) => unknown;
+}
+
+/** What is used of it. */
+interface Commands {
+  readonly status: string;
+  readonly isCluster?: boolean;
+  readonly options?: { readonly keyPrefix?: unknown };
+  connect(): Promise<unknown>;
+  on(event: "error", listener: (error: { command?: unknown }) => void): unknown;
+  get(key: string): Promise<unknown>;
+  mget(keys: string[]): Promise<unknown>;
+  set(key: string, value: string, ...expiry: (string | number)[]): Promise<unknown>;
+  mset(keysAndValues: string[]): Promise<unknown>;
+  del(keys: string[]): Promise<unknown>;
+  pttl(key: string): Promise<unknown>;
+  pexpireat(key: string, time: number): Promise<unknown>;
+  scan(cursor: string, ...options: (string | number)[]): Promise<[cursor: string, keys: unknown[]]>;
+  /** In a cluster. */
+  nodes?(role: "master"): Commands[];
+}
+
+/** Whether it is a client of ioredis: by its shape, for copies of the driver differ. */
+export function isIORedis(client: object): client is IORedis {
+  const methods = ["connect", "on", "get", "mget", "set", "mset", "del", "pttl", "pexpireat"];
+  const { status } = client as { status?: unknown };
+  return typeof status === "string" &&
+    methods.every((name) => typeof (client as Record<string, unknown>)[name] === "function");
+}
+
+const adapters = new WeakMap<object, Client>();
+
+/** The client in the shape of node-redis; the same one each time. */
+export function adapt(client: IORedis): Client {
+  let adapter = adapters.get(client);
+  if (adapter === undefined) {
+    adapters.set(client, adapter = makeAdapter(client as unknown as Commands));
+  }
+  return adapter;
+}
+
+function makeAdapter(client: Commands): Client {
+  // ioredis puts it before keys, but not before the pattern of a scan.
+  const keyPrefix = String(client.options?.keyPrefix ?? "");
+  const inOrder = client.isCluster ? sequence() : <T>(_: string, send: () => Promise<T>) => send();
+  const scannable = (node: Commands): Pick<Client, "scan"> => ({
+    async scan(cursor, { MATCH, COUNT }) {
+      const pattern = literal(keyPrefix) + MATCH;
+      const [next, found] = await answer(node.scan(cursor, "MATCH", pattern, "COUNT", COUNT));
+      return { cursor: next, keys: found.map((key) => String(key).slice(keyPrefix.length)) };
+    },
+  });
+  return {
+    get isOpen() {
+      return client.status !== "wait" && client.status !== "end";
+    },
+    get isReady() {
+      return client.status === "ready";
+    },
+    get masters() {
+      return client.isCluster ? client.nodes!("master") : undefined;
+    },
+    connect: () => client.connect(),
+    on: (event, listener) => client.on(event, (error) => listener(withoutCommand(error))),
+    get: (key) => answer(client.get(key)),
+    mGet: (keys) => answer(client.mget(keys)),
+    set: (key, value, expiry) =>
+      inOrder(key, () => answer(client.set(key, value, ...Object.entries(expiry ?? {}).flat()))),
+    mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
+    del: (keys) => inOrder(String(keys), () => answer(client.del([keys].flat()))),
+    pTTL: (key) => answer(client.pttl(key)),
+    pExpireAt: (key, time) => answer(client.pexpireat(key, time)),
+    ...scannable(client),
+    nodeClient: (node) => scannable(node),
+  };
+}
+
+/**
+ * Refuses a write of a key while an earlier one is under way: a cluster client tries that one again
+ * after a while, and then it would undo the later one. (On a single connection nothing overtakes.)
+ * Guarded by "Redis lets a cluster of ioredis send no old write after a new one".
+ */
+function sequence() {
+  const writing = new Set<string>();
+  return async <T>(key: string, send: () => Promise<T>): Promise<T> => {
+    if (writing.has(key)) throw new Error("An earlier write is under way");
+    writing.add(key);
+    try {
+      return await send();
+    } finally {
+      writing.delete(key);
+    }
+  };
+}
+
+async function answer<T>(reply: Promise<T>): Promise<T> {
+  try {
+    return await reply;
+  } catch (error) {
+    throw withoutCommand(error as { command?: unknown });
+  }
+}
+
+/** The error without the command's arguments, which may be a password or a session. */
+function withoutCommand<E extends { command?: unknown }>(error: E): E {
+  delete error.command;
+  return error;
+}

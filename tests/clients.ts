@@ -6,6 +6,8 @@
 import * as kysely29 from "kysely";
 import * as kysely27 from "kysely27";
 import * as kysely28 from "kysely28";
+import * as ioredis5 from "ioredis5";
+import * as ioredis6 from "ioredis";
 import * as mongodb7 from "mongodb";
 import * as mongodb5 from "mongodb5";
 import * as mongodb6 from "mongodb6";
@@ -35,6 +37,15 @@ Redis({ client: redis6.createClient({ RESP: 2, database: 1 }).on("error", consol
 Redis({ client: redis6.createClientPool() });
 Redis({ client: redis6.createCluster({ rootNodes }) });
 Redis({ client: redis6.createSentinel(sentinel) });
+
+Redis({ client: new ioredis5.Redis() });
+Redis({ client: new ioredis5.Redis({ sentinels: [{ host: "localhost" }], name: "main" }) });
+Redis({ client: new ioredis5.Cluster([{ host: "localhost" }]) });
+Redis({ client: new ioredis6.Redis("redis://localhost").on("error", console.error) });
+Redis({ client: new ioredis6.Cluster([{ host: "localhost" }], { scaleReads: "master" }) });
+
+// @ts-expect-error: no client
+Redis({ client: new ioredis6.Redis().pipeline() });
 
 const options: redis6.RedisClientOptions = { name: "bot", socket: { tls: true } };
 Redis({ url: "rediss://localhost", config: options });

@@ -36,6 +36,17 @@ async function exercise(store: Store<any>): Promise<void> {
   assert.deepEqual(gone, chats.map(() => undefined));
 }
 
+/** All keys that are stored, seen by another client. */
+async function storedKeys(kind: string): Promise<string[]> {
+  let ports = kind === "cluster" ? nodes : [single];
+  if (/sentinel/.test(kind)) {
+    const at = await command(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main");
+    ports = [Number((at as [host: string, port: string])[1])];
+  }
+  const found = await Promise.all(ports.map((port) => command(port, "KEYS", "*")));
+  return found.flat() as string[];
+}
+
 describe("Redis by ioredis", () => {
   before(async () => {
     let sentinels;
@@ -72,6 +83,7 @@ describe("Redis by ioredis", () => {
           name: `Redis by a ${kind} of ioredis ${version}`,
           dates: "text",
           prunes: false,
+          connecting: true,
           store(where, options) {
             const client = create();
             clients.push(client);
@@ -168,18 +180,6 @@ describe("Redis by ioredis", () => {
           });
         }
       });
-    }
-
-    /** All keys that are stored, seen by another client. */
-    async function storedKeys(kind: string): Promise<string[]> {
-      const ports = kind === "cluster" ? nodes : kind === "client" ? [single] : [Number(
-        (await command(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main") as [
-          string,
-          string,
-        ])[1],
-      )];
-      const found = await Promise.all(ports.map((port) => command(port, "KEYS", "*")));
-      return found.flat() as string[];
     }
 
     it(`Redis waits for a server that is away, by ioredis ${version}, and tells once`, async () => {

@@ -237,6 +237,43 @@ describe("Redis clients", () => {
     }
   });
 
+  for (const driver of ["node-redis 4", "node-redis 5", "node-redis 6", "ioredis 5", "ioredis 6"]) {
+    it(`Redis lists all of a cluster by ${driver}, and nothing else`, async () => {
+      const [kind, version] = driver.split(" ") as [string, "4" | "5" | "6"];
+      await using cleanup = new Cleanup();
+      const client = kind === "ioredis"
+        ? new (requireVersion("ioredis", version).Cluster)(nodes)
+        : versions[version].createCluster({
+          rootNodes: nodes.map((port) => ({ url: `redis://127.0.0.1:${port}` })),
+        });
+      cleanup.of(client, () => client.destroy ? client.destroy() : client.disconnect());
+      const where = place();
+      const prefix = `${where}[a-c]?*\\d^:`;
+      const others = [`${where}bxy\\d^:`, `${where}[a-c]?*d^:`, `${where}[a-c]zz\\d^:`, ""];
+      const [store, ...neighbours] = [prefix, ...others].map((prefix) => Redis({ client, prefix }));
+      const sessions = chats.map((key): [string, unknown] => [key, { key }]).sort();
+      for (const some of neighbours) await some.set("other", { a: 1 });
+      await Promise.all(sessions.map(([key, session]) => store!.set(key, session)));
+      for (const port of nodes) {
+        const here = await command(port, "KEYS", `${where}*`) as string[];
+        assert.ok(here.length > 10, `${here.length} of 100 on one of three servers`);
+      }
+      const entries: [string, unknown][] = [];
+      for await (const entry of store!.entries()) entries.push(entry);
+      assert.deepEqual(entries.sort(), sessions);
+      const keys: string[] = [];
+      for await (const key of store!.keys()) keys.push(key);
+      assert.deepEqual(keys.sort(), sessions.map(([key]) => key));
+      assert.equal(await store!.size(), 100);
+      await store!.clear();
+      assert.equal(await store!.size(), 0);
+      for (const some of neighbours) {
+        assert.deepEqual(await some.get("other"), { a: 1 });
+        await some.delete("other");
+      }
+    });
+  }
+
   it("Redis listens once to a client of 50 stores", async () => {
     await direct(async (client) => {
       const listeners = client.listenerCount("error");
@@ -401,15 +438,15 @@ describe("Redis trouble", () => {
   it("Redis rejects in time when no server is there, and the process lives", async () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
-      const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 700 });
+      const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 3000 });
       for (const operation of [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()]) {
         const { name, message, cause } = await operation.catch((error) => error);
-        console.log(name, /within 700 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
+        console.log(name, /within 3000 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
       }
     `);
     assert.equal(output, "TimeoutError true ECONNREFUSED\n".repeat(4));
     assert.equal(code, 0);
-    assert.ok(duration < 20_000);
+    assert.ok(duration < 25_000);
   });
 
   it("Redis lets the process end once the store is closed", async () => {

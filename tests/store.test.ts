@@ -70,6 +70,31 @@ class Script {
 
 const never = () => new Promise<never>(() => {});
 
+describe("listing", () => {
+  it("keys() and entries() hold one page at a time, whatever there is", async () => {
+    const script = new Script();
+    for (let i = 0; i < 1000; i++) {
+      const key = `chat:${i}`;
+      script.sessions.set(key, { key, value: "{}" });
+    }
+    await using store = script.store();
+    const pages = () => script.calls.filter((call) => call.startsWith("page")).length;
+    for (const list of [() => store.keys(), () => store.entries()]) {
+      script.calls.length = 0;
+      let count = 0;
+      for await (const _ of list()) {
+        count++;
+        assert.equal(pages(), Math.ceil(count / 128));
+      }
+      assert.equal(count, 1000);
+      assert.equal(pages(), 8);
+    }
+    script.calls.length = 0;
+    for await (const _ of store.keys()) break;
+    assert.equal(pages(), 1);
+  });
+});
+
 describe("batches", () => {
   it("one tick's reads are one call, its writes another, its deletes a third", async () => {
     const script = new Script();

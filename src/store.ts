@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
-import { clearTimeout, setTimeout } from "node:timers";
+import { clearTimeout, setImmediate, setTimeout } from "node:timers";
 import type { Backend } from "./backend.ts";
 import { Connection, within } from "./connection.ts";
 import {
@@ -46,12 +46,13 @@ export interface Store<Session> extends AsyncDisposable {
   has(key: string): Promise<boolean>;
   /**
    * The keys of all sessions, page by page, in no order; sessions that are stored or deleted
-   * meanwhile may be among them or not.
+   * meanwhile may be among them or not. In Redis a key may come twice while its table of keys is
+   * resized.
    */
   keys(): AsyncIterableIterator<string>;
   /** All sessions with their keys, as `keys()`. */
   entries(): AsyncIterableIterator<[key: string, session: Session]>;
-  /** How many sessions there are; counted one by one. */
+  /** How many sessions there are; counted one by one, as `keys()` lists them. */
   size(): Promise<number>;
   /** Deletes all sessions of this store: of its table, collection or prefix. */
   clear(): Promise<void>;
@@ -304,6 +305,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const { entries, next } = await this.#whole("read", open);
       yield entries.filter(counts).map(({ key }) => key);
       start = next;
+      // An embedded database answers at once: others shall have their turn between pages.
+      await new Promise((resolve) => setImmediate(resolve));
     } while (start !== undefined);
   }
 

@@ -93,6 +93,19 @@ describe("listing", () => {
     for await (const _ of store.keys()) break;
     assert.equal(pages(), 1);
   });
+
+  it("size() lets others have their turn, though the database answers at once", async () => {
+    const memory = memoryBackend(
+      new Map(Array.from({ length: 1000 }, (_, i) => [`${i}`, { key: `${i}`, value: "{}" }])),
+    );
+    await using store = createStore(memory);
+    await store.ready();
+    let turns = 0;
+    const timer = setInterval(() => turns++, 0);
+    for (let i = 0; i < 20; i++) assert.equal(await store.size(), 1000);
+    clearInterval(timer);
+    assert.ok(turns > 0);
+  });
 });
 
 describe("batches", () => {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Client, literal } from "./redis.ts";
+import type { Client } from "./redis.ts";
 
 /** A client of ioredis, as far as it tells that it is one. */
 export interface IORedis {
@@ -55,17 +55,15 @@ export function adapt(client: IORedis): Client {
 }
 
 function makeAdapter(client: Commands): Client {
-  // ioredis puts it before keys, but not before the pattern of a scan.
-  const keyPrefix = String(client.options?.keyPrefix ?? "");
   const inOrder = client.isCluster ? sequence() : <T>(_: string, send: () => Promise<T>) => send();
   const scannable = (node: Commands): Pick<Client, "scan"> => ({
     async scan(cursor, { MATCH, COUNT }) {
-      const pattern = literal(keyPrefix) + MATCH;
-      const [next, found] = await answer(node.scan(cursor, "MATCH", pattern, "COUNT", COUNT));
-      return { cursor: next, keys: found.map((key) => String(key).slice(keyPrefix.length)) };
+      const [next, keys] = await answer(node.scan(cursor, "MATCH", MATCH, "COUNT", COUNT));
+      return { cursor: next, keys };
     },
   });
   return {
+    keyPrefix: String(client.options?.keyPrefix ?? ""),
     get isOpen() {
       return client.status !== "wait" && client.status !== "end";
     },

@@ -15,6 +15,8 @@ export interface Client {
   readonly isOpen: boolean;
   /** Whether it is connected; not every kind says so. */
   readonly isReady?: boolean;
+  /** What ioredis puts before keys, but not before the pattern of a `scan`. */
+  readonly keyPrefix?: string;
   /** The nodes of a cluster, as far as it knows them. */
   readonly masters?: readonly unknown[];
   connect(): Promise<unknown>;
@@ -286,9 +288,10 @@ export async function page(
 ): Promise<Page> {
   const [at, cursor] = start.split(" ") as [string, string];
   const node = Number(at);
-  const { masters } = client;
+  const { masters, keyPrefix = "" } = client;
+  const begin = keyPrefix + prefix;
   const server = masters === undefined ? client : await client.nodeClient!(masters[node] as never);
-  const pattern = `${literal(prefix)}*`;
+  const pattern = `${begin.replace(/[*?[\]\\]/g, "\\$&")}*`;
   const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
   const found = reply as { cursor: unknown; keys: unknown[] };
   const next = String(found.cursor) !== "0"
@@ -296,15 +299,8 @@ export async function page(
     : node + 1 < (masters?.length ?? 1)
     ? `${node + 1} 0`
     : undefined;
-  const keys = found.keys.map((key) => String(key).slice(prefix.length)).filter((key) =>
-    key !== ""
-  );
+  const keys = found.keys.map((key) => String(key).slice(begin.length)).filter((key) => key !== "");
   return { entries: keys.map((key) => ({ key })), next };
-}
-
-/** A pattern that only the text itself matches. */
-export function literal(text: string): string {
-  return text.replace(/[*?[\]\\]/g, "\\$&");
 }
 
 const connectionLost =

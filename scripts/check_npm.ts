@@ -24,16 +24,24 @@ interface Entry {
   options: string;
   /** What cannot be in a bundle. */
   external?: string;
+  /** Whether the entry can be used without its driver, with another one. */
+  others?: boolean;
 }
 
 const entries: Record<string, Entry> = {
-  redis: { driver: "redis", factory: "Redis", options: '{ url: "redis://localhost" }' },
+  redis: {
+    driver: "redis",
+    factory: "Redis",
+    options: '{ url: "redis://localhost" }',
+    others: true, // ioredis
+  },
   mongodb: { driver: "mongodb", factory: "Mongo", options: '{ url: "mongodb://localhost/bot" }' },
   sqlite: {
     driver: "better-sqlite3",
     factory: "SQLite",
     options: '{ filename: ":memory:" }',
     external: "better-sqlite3", // a native module
+    others: true, // Node.js' own
   },
   pg: {
     driver: "pg",
@@ -349,6 +357,12 @@ async function main(): Promise<void> {
     const project = join(folder, name);
     for (const format of ["mjs", "cjs"]) {
       await check(`${name}: use.${format}`, () => expectOutput(project, `use.${format}`));
+      if (entry.others) {
+        await check(
+          `${name}: use.${format} without the driver`,
+          () => expectOutput(join(folder, "none", name), `use.${format}`),
+        );
+      }
       await check(
         `${name}: open.${format} without the driver`,
         () => checkMissingDriver(join(folder, "none", name), `open.${format}`, entry.driver),

@@ -186,7 +186,9 @@ describe("Redis by ioredis", () => {
       await using proxy = await Proxy.to(`redis://127.0.0.1:${single}`);
       const { hostname: host, port } = new URL(`redis://${proxy.host}`);
       const seen: Error[] = [];
-      const client = new ioredis.Redis({ host, port: Number(port), maxRetriesPerRequest: 1 });
+      const retryStrategy = () => 200; // its own comes to wait for seconds
+      const options = { host, port: Number(port), maxRetriesPerRequest: 1, retryStrategy };
+      const client = new ioredis.Redis(options);
       try {
         const onError = (error: unknown) => void seen.push(error as Error);
         await using store = Redis({ client, prefix: `${place()}:`, timeout: 4000, onError });

@@ -439,8 +439,9 @@ describe("Redis trouble", () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
       const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 3000 });
-      for (const operation of [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()]) {
-        const { name, message, cause } = await operation.catch((error) => error);
+      const operations = [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()];
+      const errors = operations.map((operation) => operation.catch((error) => error));
+      for (const { name, message, cause } of await Promise.all(errors)) {
         console.log(name, /within 3000 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
       }
     `);

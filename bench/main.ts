@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type Server, startServers } from "../scripts/servers.ts";
 import { chart } from "./chart.ts";
+import { cleanUp } from "./cleanup.ts";
 import { countCommands } from "./commands.ts";
 import {
   type Backend,
@@ -24,14 +25,15 @@ import {
   ours,
   upstream,
 } from "./contenders.ts";
+import { growth, memory } from "./growth.ts";
 import { installPeers, peerVersions } from "./peers.ts";
 import { delayingProxy } from "./proxy.ts";
-import { machine, type Report, runtime, summary, table } from "./report.ts";
+import { machine, memoryTable, type Report, runtime, summary, table } from "./report.ts";
 import { startup } from "./startup.ts";
-import { throughput } from "./throughput.ts";
+import { tableNames, throughput } from "./throughput.ts";
 import { workloads } from "./workloads.ts";
 
-const parts = ["throughput", "delay", "startup", "commands"];
+const parts = ["throughput", "delay", "startup", "memory", "growth", "commands"];
 
 const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [options])
 
@@ -42,6 +44,7 @@ const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [
   --sizes <list>        of sessions, in bytes; 300,4000,60000 by default
   --delays <list>       added to each round trip, in ms; 1,5 by default
   --stores <list>       those whose names begin so
+  --sessions <list>     stored ones, for growth; 1000,100000,1000000 by default
   --rounds <number>     of each opening of the stores; 10 by default, 4 openings
   --output <folder>     for JSON and the chart; bench/results by default, none with --quick
   --no-install          installs no servers with apt-get
@@ -61,6 +64,7 @@ const { values } = parseArgs({
     sizes: { type: "string" },
     delays: { type: "string", default: "1,5" },
     stores: { type: "string" },
+    sessions: { type: "string", default: "1000,100000,1000000" },
     rounds: { type: "string" },
     output: { type: "string" },
     "no-install": { type: "boolean", default: false },
@@ -81,6 +85,7 @@ async function main(): Promise<void> {
     for (const backend of chosen) {
       const server = backend === "sqlite" ? undefined : servers.servers[backend];
       const report = await measure(backend, server);
+      await cleanUp(backend, server?.url ?? "", tableNames.splice(0));
       reports.push(report);
       keep(report);
     }
@@ -154,6 +159,18 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   if (chosenParts.includes("startup")) {
     report.startup = await startup(backend, url, quick ? 5 : 15);
     print(table("start of a process to its first get", report.startup, "ms"));
+  }
+  // Each operation of FerretDB scans what is stored: it would take days, and say nothing.
+  if (chosenParts.includes("memory") && !fake) {
+    const count = 100_000;
+    report.memory = await memory(backend, url, count);
+    console.log(`\n${memoryTable(`${count.toLocaleString("en-US")} sessions`, report.memory)}`);
+  }
+  if (chosenParts.includes("growth") && !fake) {
+    const effort = { rounds: Number(values.rounds ?? 40), slice: 15 };
+    report.growth = await growth(backend, url, numbers(values.sessions), effort);
+    print(table("one update at a time, random chats", report.growth.one));
+    print(table("bursts of 100 random chats", report.growth.burst));
   }
   if (chosenParts.includes("commands") && backend === "mongodb") {
     report.commands = await countCommands(url);

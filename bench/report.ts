@@ -3,6 +3,7 @@
 import process from "node:process";
 import { cpus, totalmem } from "node:os";
 import { bare, ours, upstream } from "./contenders.ts";
+import type { Memory } from "./growth.ts";
 import type { Quartiles, Result } from "./runner.ts";
 import type { Cell } from "./throughput.ts";
 
@@ -20,6 +21,9 @@ export interface Report {
   versions: Record<string, string>;
   cells: Cell[];
   startup?: Result[];
+  /** Of our store, by how many sessions are stored. */
+  growth?: Record<"one" | "burst", Result[]>;
+  memory?: Memory[];
   /** Commands of a burst of 100 chats, by store. */
   commands?: Record<string, number>;
 }
@@ -48,6 +52,20 @@ export function table(title: string, results: Result[], unit = "µs"): string {
   const line = (row: string[]) =>
     row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
   return [title, line(head), ...rows.map(line)].join("\n") + "\n";
+}
+
+/** A table of what sessions take: the heap and process in MB, the database in bytes a session. */
+export function memoryTable(title: string, results: Memory[]): string {
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+  const rows = results.map(({ store, heap, resident, stored }) =>
+    [
+      store,
+      `heap +${megabytes(heap)}`,
+      `process ${megabytes(resident)}`,
+      stored === undefined ? "" : `${stored.toFixed(0)} bytes each in the database`,
+    ].map((cell, i) => cell.padEnd([20, 16, 18, 0][i]!)).join("  ").trimEnd()
+  );
+  return [title, ...rows].join("\n") + "\n";
 }
 
 /** The median, and the quartiles where they differ much. */

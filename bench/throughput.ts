@@ -76,7 +76,12 @@ async function within<T>(ms: number, work: T | Promise<T>): Promise<T> {
   }
 }
 
-/** Fit for a table, collection, prefix and file. */
+/** The names that were given out. */
+export const tableNames: string[] = [];
+
+/** A new name, fit for a table, collection, prefix and file. */
 export function tableName(): string {
-  return `bench_${Math.random().toString(36).slice(2, 10)}`;
+  const name = `bench_${Math.random().toString(36).slice(2, 10)}`;
+  tableNames.push(name);
+  return name;
 }

@@ -33,15 +33,16 @@ export function makeSession(size: number): Session {
 
 export const key = (i: number): string => `${1_000_000_000 + i}:${1_000_000_000 + i}`;
 
-/** Stores as many sessions as a workload needs. */
-export async function fill(store: Store, keys: number, size: number): Promise<void> {
-  for (let i = 0; i < keys; i += 50) {
-    const batch = Array.from({ length: Math.min(50, keys - i) }, (_, j) => key(i + j));
+/** Stores as many sessions as a workload needs, so many at a time. */
+export async function fill(store: Store, keys: number, size: number, at = 50): Promise<void> {
+  for (let i = 0; i < keys; i += at) {
+    const batch = Array.from({ length: Math.min(at, keys - i) }, (_, j) => key(i + j));
     await Promise.all(batch.map((key) => store.set(key, makeSession(size))));
   }
 }
 
-async function update(store: Store, key: string): Promise<void> {
+/** One update of a bot. */
+export async function update(store: Store, key: string): Promise<void> {
   const session = await store.get(key);
   session.count++;
   session.value = ++values;

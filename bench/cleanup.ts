@@ -1,0 +1,43 @@
+/** Leaves a server as it was found. */
+
+import type { Backend } from "./contenders.ts";
+
+/** Deletes what the stores made under these names; throwaway files go with their folder. */
+export async function cleanUp(backend: Backend, url: string, names: string[]): Promise<void> {
+  switch (backend) {
+    case "redis": {
+      const { createClient } = await import("redis");
+      const client = createClient({ url });
+      await client.connect();
+      for (const name of names) {
+        for await (const keys of client.scanIterator({ MATCH: `*${name}*`, COUNT: 1000 })) {
+          if (keys.length > 0) await client.unlink(keys);
+        }
+      }
+      client.destroy();
+      break;
+    }
+    case "postgres": {
+      const { default: { Client } } = await import("pg");
+      const client = new Client(url);
+      await client.connect();
+      for (const name of names) await client.query(`DROP TABLE IF EXISTS "${name}"`);
+      await client.end();
+      break;
+    }
+    case "mysql": {
+      const { createConnection } = await import("mysql2/promise");
+      const connection = await createConnection(url);
+      for (const name of names) await connection.query(`DROP TABLE IF EXISTS \`${name}\``);
+      await connection.end();
+      break;
+    }
+    case "mongodb": {
+      const { MongoClient } = await import("mongodb");
+      await using client = await new MongoClient(url).connect();
+      for (const name of names) await client.db().dropCollection(name).catch(() => {});
+      break;
+    }
+    case "sqlite":
+  }
+}

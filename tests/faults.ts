@@ -365,6 +365,7 @@ export function faults(harness: FaultHarness): void {
     await using store = harness.store({ ...harness.options(server.url, where), timeout: 1_000 });
     await patiently(() => store.set("k", 0));
     server.signal("SIGSTOP");
+    await wait(200); // threads on other processors go on for a moment
     try {
       await inTheDark(store);
     } finally {

@@ -367,7 +367,9 @@ describe("Kysely tables", () => {
 
   it("Kysely takes any names, quoted", async () => {
     for (const name of names) {
-      for (const odd of ['"; DROP TABLE x; --', "Ünï.côde \\ '$1?1'`", "é".repeat(31)]) {
+      const own = Math.random().toString(36).slice(2, 10);
+      const odds = ['"; DROP TABLE x; --' + own, "Ünï.côde \\ '$1?1'`" + own, own.padEnd(35, "é")];
+      for (const odd of odds) {
         used.push([families[name], odd]);
         await using store = made[name]({ ...address[name], table: odd });
         await store.set("k", { odd });

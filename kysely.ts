@@ -90,13 +90,16 @@ function backend(options: KyselyStoreOptions): Backend {
     scope: [schema ?? "", name].join("\0"),
     codec: json,
     limits,
-    async open({ report, expiring }) {
+    async open({ report, expiring, plan }) {
       if (db === undefined) {
         const { Kysely } = await import("kysely");
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       const family = kysely.familyOf(db, schema);
-      table = await kysely.play(db, kysely.prepare(family, name, schema, { report, expiring }));
+      table = await kysely.play(
+        db,
+        kysely.prepare(family, name, schema, { report, expiring, plan }),
+      );
       Object.assign(limits, table.limits);
     },
     async read(keys) {

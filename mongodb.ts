@@ -81,28 +81,30 @@ function backend(options: MongoOptions): Backend<unknown> {
   const { namespace } = mongo.collection(handle, database, name);
   const run = mongo.runner(() => mongo.collection(existing ?? own!.client, database, name), own);
   let pruned = false; // by the server
+  let old = false; // as an older version made it, maybe
   const projection = { _id: 0, key: 1, session: 1, expires: 1 };
   return {
     handle,
     scope: namespace,
     codec: document,
     limits: { keys: 64, bytes: 1_000_000 },
-    async open({ report, expiring }) {
-      pruned = await run((collection) =>
-        mongo.open(existing ?? own!.client, collection, report, expiring)
-      );
-      own?.watch(report);
+    async open(opening) {
+      old = opening.plan !== undefined;
+      pruned = await run((collection) => mongo.open(existing ?? own!.client, collection, opening));
+      own?.watch(opening.report);
     },
     async read(keys, signal) {
       const options = { projection, signal };
       const found = await run(async (collection) =>
         keys.length === 1
-          ? [await collection.findOne({ key: keys[0] }, options)]
-          : await collection.find({ key: { $in: keys } }, options).toArray()
+          ? [await collection.findOne(mongo.keyed(keys, old), options)]
+          : await collection.find(mongo.keyed(keys, old), options).toArray()
       );
       // Without the index a key may have several documents: the first is the one that is written.
       return found.reverse().flatMap((it) =>
-        it === null ? [] : { key: it.key, value: it.session, expires: it.expires?.getTime() }
+        it === null
+          ? []
+          : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
       );
     },
     async write(entries, signal) {
@@ -120,9 +122,10 @@ function backend(options: MongoOptions): Backend<unknown> {
       await run((collection) => collection.updateMany({ key: { $in: keys } }, update, { signal }));
     },
     async remove(keys, signal) {
-      await run((collection) => collection.deleteMany({ key: { $in: keys } }, { signal }));
+      await run((collection) => collection.deleteMany(mongo.keyed(keys, old), { signal }));
     },
-    page: (start, size, signal) => run((collection) => mongo.page(collection, start, size, signal)),
+    page: (start, size, signal) =>
+      run((collection) => mongo.page(collection, start, size, signal, old)),
     prune: (now, signal) => pruned ? 0 : run((collection) => mongo.prune(collection, now, signal)),
     close: () => own?.client.close(),
     transient: mongo.transient,

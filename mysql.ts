@@ -97,12 +97,12 @@ function backend(options: MySQLOptions): Backend {
     scope: table,
     codec: json,
     limits,
-    open: ({ signal, report, expiring }) =>
+    open: ({ signal, ...opening }) =>
       sql.hold(connections, signal, async (connection) => {
-        unwatch = sql.watch(pool, report);
+        unwatch = sql.watch(pool, opening.report);
         const run = rows.bind(null, connection);
         const setting = await sql.play(askSetting(), run);
-        const tools = { transient, report, expiring };
+        const tools = { transient, ...opening };
         statements = await sql.play(sql.prepareTable(dialect(table, setting), tools), run);
         encode = encoder(statements, setting);
         Object.assign(limits, encode.limits);

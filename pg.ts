@@ -106,9 +106,9 @@ function backend(options: PostgresOptions): Backend {
     scope: table.name,
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
-    async open({ signal, report, expiring }) {
-      unwatch = sql.watch(pool, report);
-      statements = await script(signal, sql.prepareTable(table, { transient, report, expiring }));
+    async open({ signal, ...opening }) {
+      unwatch = sql.watch(pool, opening.report);
+      statements = await script(signal, sql.prepareTable(table, { transient, ...opening }));
     },
     async read(keys, signal) {
       return (await run(signal, statements.read(keys.length), some(keys))).map(sql.entry);

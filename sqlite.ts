@@ -98,12 +98,12 @@ function backend(options: SQLiteOptions): Backend {
     scope: table,
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
-    async open({ report, expiring }) {
+    async open({ report, expiring, plan }) {
       database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);
-      if (existing === undefined && !config?.readonly) {
+      if (existing === undefined && !config?.readonly && plan === undefined) {
         database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
       }
-      const tools = { transient: sqlite.transient, report, expiring };
+      const tools = { transient: sqlite.transient, report, expiring, plan };
       statements = sqlite.play(database, prepareTable(sqlite.dialect(table, database), tools));
       select = database.prepare(statements.read(1));
       insert = database.prepare(statements.write(1));

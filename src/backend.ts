@@ -49,6 +49,16 @@ export interface Page {
   readonly next?: string;
 }
 
+/** What a schema is like, and what `open` would make of it. */
+export interface Plan {
+  /** Whether the table or collection is there. */
+  readonly exists: boolean;
+  /** Whether no key can be there twice. */
+  readonly unique: boolean;
+  /** The changes that `open` would make, as statements or in words; none when all is as it should be. */
+  readonly changes: readonly string[];
+}
+
 /** What `open` is given. */
 export interface Opening {
   /** Whether entries will have `expires`: then the database should find expired ones quickly. */
@@ -57,6 +67,12 @@ export interface Opening {
   readonly signal: AbortSignal;
   /** Reports what happens in the background, or does not stop the store: goes to `onError`. */
   readonly report: (error: unknown) => void;
+  /**
+   * When given, `open` changes nothing, and tells instead what it would; a database that has no schema
+   * tells nothing. What an older version made is read as it is: of several entries with one key, the
+   * one that the upgrade would keep comes last.
+   */
+  readonly plan?: (plan: Plan) => void;
 }
 
 /** A database. The store calls `open` before anything else, and retries what is transient. */

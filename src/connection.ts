@@ -6,7 +6,7 @@
  */
 
 import { clearTimeout, setTimeout } from "node:timers";
-import type { Backend, Entry, Limits, MaybePromise, Page } from "./backend.ts";
+import type { Backend, Entry, Limits, MaybePromise, Page, Plan } from "./backend.ts";
 import { type Carrier, expired, Queue } from "./queue.ts";
 
 /** What stores on the same data have in common: whether it is open, and the order of its keys. */
@@ -34,6 +34,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   opened = false;
   /** Whether a store has a `ttl`. */
   expiring = false;
+  /** Told what `open` would do, when it must not do it. */
+  plan: ((plan: Plan) => void) | undefined;
   /** The attempt to open that is under way. */
   opening: Promise<void> | undefined;
   /** The last error since something succeeded. */
@@ -64,8 +66,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     return this.attempt(() => this.#backend.renew(keys, expires, signal), signal);
   }
 
-  page(start: string | undefined, signal: AbortSignal): Promise<Page> {
-    return this.attempt(() => this.#backend.page(start, 128, signal), signal);
+  page(start: string | undefined, signal: AbortSignal, size = 128): Promise<Page> {
+    return this.attempt(() => this.#backend.page(start, size, signal), signal);
   }
 
   prune(signal: AbortSignal): Promise<number> {
@@ -113,7 +115,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
   #open(): Promise<void> {
     return this.opening ??= within(this.#timeout, async (signal) => {
-      await this.#backend.open({ signal, report: this.#report, expiring: this.expiring });
+      const { expiring, plan } = this;
+      await this.#backend.open({ signal, report: this.#report, expiring, plan });
       if (!signal.aborted) this.opened = true;
     }).finally(() => this.opening = undefined);
   }

@@ -6,7 +6,7 @@
  */
 
 import type { EventEmitter } from "node:events";
-import type { Entry, Page } from "./backend.ts";
+import type { Entry, Opening, Page, Plan } from "./backend.ts";
 import { document } from "./codec.ts";
 import { reason, redact, TooLargeError } from "./errors.ts";
 
@@ -172,19 +172,36 @@ export function runner(
 export async function open(
   client: Client,
   collection: Collection,
-  report: (error: unknown) => void,
-  expiring: boolean,
+  { report, expiring, plan }: Pick<Opening, "report" | "expiring" | "plan">,
 ): Promise<boolean> {
+  const begin = plan === undefined
+    ? () => prepare(collection, report)
+    : async () => plan(await inspect(collection));
   try {
-    await prepare(collection, report);
+    await begin();
   } catch (error) {
     if ((error as Error).name !== "MongoTopologyClosedError") throw error;
     // The driver connects by itself, but after a failure never again.
     await client.connect();
-    await prepare(collection, report);
+    await begin();
   }
-  return expiring && await expireByIndex(collection);
+  return plan === undefined && expiring && await expireByIndex(collection);
 }
+
+/** Looks what the collection is like. */
+async function inspect(collection: Collection): Promise<Plan> {
+  const unique = await isUnique(collection);
+  const exists = unique ||
+    await collection.findOne({}, { projection: { _id: 1 } }) !== null;
+  const changes = unique ? [] : ['create a unique index on "key"'];
+  if (exists && !unique && await collection.findOne(numbered, {}) !== null) {
+    changes.unshift("make text of keys that are numbers");
+  }
+  return { exists, unique, changes };
+}
+
+/** Finds keys that are numbers: upstream stored them so when a bot gave them so. */
+const numbered = { key: { $type: "number" } };
 
 /** Lets the server delete what has expired, if it can: what only speaks MongoDB's protocol may not. */
 async function expireByIndex(collection: Collection): Promise<boolean> {
@@ -197,21 +214,39 @@ async function expireByIndex(collection: Collection): Promise<boolean> {
   }
 }
 
-/** So many keys after the given one, in order. */
+/** So many keys after the given one, in order; of an old collection those first that are numbers. */
 export async function page(
   collection: Collection,
-  start = "",
+  start: string | undefined,
   size: number,
   signal: AbortSignal,
+  old: boolean,
 ): Promise<Page> {
-  const found = await collection.find({ key: { $gt: start } }, {
+  // No key has a NUL.
+  const last = old && start === undefined
+    ? -Infinity
+    : start?.startsWith("\0") && Number(start.slice(1));
+  const numbers = typeof last === "number";
+  const found = await collection.find({ key: { $gt: numbers ? last : start ?? "" } }, {
     projection: { _id: 0, key: 1, expires: 1 },
     sort: { key: 1 },
     limit: size,
     signal,
   }).toArray();
-  const entries = found.map(({ key, expires }) => ({ key, expires: expires?.getTime() }));
-  return { entries, next: entries.length < size ? undefined : entries.at(-1)!.key };
+  const entries = found.map(({ key, expires }) => ({
+    key: String(key),
+    expires: expires?.getTime(),
+  }));
+  const mark = numbers ? "\0" : "";
+  if (entries.length === size) return { entries, next: mark + entries.at(-1)!.key };
+  return { entries, next: numbers ? "" : undefined };
+}
+
+/** Finds documents by key; in an old collection a key may be a number. */
+export function keyed(keys: string[], old: boolean): object {
+  const numbers = old ? keys.map(Number).filter((number, i) => String(number) === keys[i]) : [];
+  if (keys.length === 1 && numbers.length === 0) return { key: keys[0] };
+  return { key: { $in: [...keys, ...numbers] } };
 }
 
 /** Deletes some documents that have expired, and returns how many. */
@@ -268,11 +303,9 @@ async function isUnique(collection: Collection): Promise<boolean> {
   }
 }
 
-/** Upstream stored a key that a bot gave as a number as a number; keys are text now. */
+/** Keys are text now. */
 async function makeKeysText(collection: Collection): Promise<void> {
-  for await (
-    const { _id, key } of collection.find({ key: { $type: "number" } }, { projection: { key: 1 } })
-  ) {
+  for await (const { _id, key } of collection.find(numbered, { projection: { key: 1 } })) {
     await collection.updateOne({ _id }, { $set: { key: String(key) } });
   }
 }

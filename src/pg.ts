@@ -133,6 +133,7 @@ export function dialect(table: string, schema?: string): Dialect {
       }
     },
     column: (column) => column,
+    age: "ctid",
     select: (column) => column,
     index: `CREATE INDEX ON ${name} (expires)`,
     *prune(now): Script<number> {

@@ -6,7 +6,7 @@
  */
 
 import { onAbort } from "./abort.ts";
-import type { Entry, Page } from "./backend.ts";
+import type { Entry, Opening, Page } from "./backend.ts";
 import { reason } from "./errors.ts";
 
 /** The table of upstream and ours. */
@@ -88,6 +88,8 @@ export interface Dialect {
   alone<T>(script: Script<T>): Script<T>;
   /** A column's name, quoted where it must be. */
   column(name: string): string;
+  /** The order in which the newest row of a key counts, where a table lets keys be there twice. */
+  readonly age?: string;
   /** How a column is read. */
   select(name: string, shape: Shape): string;
   /** The condition that a row has one of so many keys; `first` is the index of the first value. */
@@ -112,6 +114,11 @@ export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements
     return [...dialect.changes(shape), ...index];
   };
   const shape = yield* inspect(dialect);
+  if (tools.plan !== undefined) {
+    const { unique = true } = shape ?? {};
+    tools.plan({ exists: shape !== undefined, unique, changes: dialect.changes(shape) });
+    return statements(dialect, shape ?? { columns: new Map(), unique, indexed: false });
+  }
   if (shape !== undefined && changes(shape).length === 0) return statements(dialect, shape);
   try {
     return statements(dialect, yield* dialect.alone(change(dialect, changes)));
@@ -134,11 +141,8 @@ export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements
 }
 
 /** What `prepareTable` needs to know. */
-export interface Tools {
-  /** Whether rows will expire. */
-  readonly expiring: boolean;
+export interface Tools extends Pick<Opening, "expiring" | "report" | "plan"> {
   transient(error: unknown): boolean;
-  report(error: unknown): void;
 }
 
 function* inspect(dialect: Dialect): Script<Shape | undefined> {
@@ -185,6 +189,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
     ", ",
   );
   const names = columns.map(column).join(", ");
+  const order = shape.unique || dialect.age === undefined ? "" : ` ORDER BY ${dialect.age}`;
   const row = (_: unknown, i: number) =>
     `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
   return {
@@ -193,7 +198,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
     *prune(now) {
       return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
     },
-    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys, 1)}`),
+    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys, 1)}${order}`),
     write: once((entries) =>
       `INSERT INTO ${table} (${names}) VALUES ${Array.from({ length: entries }, row).join(", ")} ` +
       overwrite(columns.slice(1))

@@ -243,6 +243,7 @@ export function dialect(table: string, database: Transactional = {}): Dialect {
       }
     },
     column: (column) => column,
+    age: "rowid DESC", // of the rows of a key the first is read
     select: (column) => column,
     matches: () => "key = ?",
     value: () => "?",

@@ -103,6 +103,22 @@ export interface FactoryDefinition<Options, Encoded> {
   backend(options: Options): Backend<Encoded>;
 }
 
+// deno-lint-ignore no-explicit-any
+const definitions = new WeakMap<object, FactoryDefinition<any, unknown>>();
+
+/**
+ * The backend of the store that a factory would make, for the command line: it moves stored values
+ * as they are.
+ */
+export function backendOf<Options>(
+  factory: StoreFactory<Options>,
+  options: Options,
+): Backend<unknown> {
+  const { name, rules, existing, backend } = definitions.get(factory)!;
+  checkOptions(name, options, rules, existing);
+  return backend(options);
+}
+
 /** Makes the factory of a backend. */
 export function storeFactory<Options extends StoreOptions, Encoded>(
   definition: FactoryDefinition<Options, Encoded>,
@@ -113,6 +129,7 @@ export function storeFactory<Options extends StoreOptions, Encoded>(
     return createStore(definition.backend(options), options);
   }
   Object.defineProperty(factory, "name", { value: definition.name });
+  definitions.set(factory, definition);
   return factory as unknown as StoreFactory<Options>;
 }
 
@@ -434,7 +451,7 @@ function isAlive(content: { readonly expires?: number } | undefined): boolean {
 }
 
 /** Checks a key, before any I/O. Numbers are taken as their text. */
-function checkKey(key: unknown): string {
+export function checkKey(key: unknown): string {
   if (typeof key === "number" || typeof key === "bigint") key = String(key);
   if (typeof key !== "string") {
     throw new TypeError(

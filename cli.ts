@@ -1,0 +1,129 @@
+/**
+ * The command line: copies, exports, imports and looks after stored sessions.
+ *
+ * ```shell
+ * npx @telegraf/session copy ./sessions.sqlite postgres://localhost/bot
+ * deno run -A jsr:@telegraf/session/cli --help
+ * ```
+ *
+ * To import this module is to run it.
+ *
+ * @module
+ */
+
+import { Argument, Command, CommanderError, Option } from "commander";
+import process from "node:process";
+import { type Context, exit, Failure, sentence } from "./src/cli/context.ts";
+import { copy } from "./src/cli/copy.ts";
+import { doctor } from "./src/cli/doctor.ts";
+import { exportLines } from "./src/cli/export.ts";
+import { formats } from "./src/cli/formats.ts";
+import { resume, sources, urls } from "./src/cli/help.ts";
+import { importSessions } from "./src/cli/import.ts";
+import { prune } from "./src/cli/prune.ts";
+import { get, remove } from "./src/cli/session.ts";
+import { stats } from "./src/cli/stats.ts";
+
+const aborter = new AbortController();
+const context: Context = {
+  factories: {
+    redis: async () => (await import("./redis.ts")).Redis,
+    mongodb: async () => (await import("./mongodb.ts")).Mongo,
+    sqlite: async () => (await import("./sqlite.ts")).SQLite,
+    pg: async () => (await import("./pg.ts")).Postgres,
+    mysql: async () => (await import("./mysql.ts")).MySQL,
+  },
+  drivers: { mongodb: () => import("mongodb"), pg: () => import("pg") },
+  stdout: process.stdout,
+  stderr: process.stderr,
+  stdin: process.stdin,
+  signal: aborter.signal,
+};
+
+const program = new Command("telegraf-session")
+  .description("Copies, exports, imports and looks after sessions of Telegraf bots.")
+  .addHelpText("after", urls)
+  .helpCommand(false)
+  .showHelpAfterError("(--help tells how)")
+  .exitOverride();
+
+/** A command whose arguments are called so; what it returns is the exit code. */
+function command(
+  usage: string,
+  summary: string,
+  run: (args: string[], options: Record<string, unknown>) => Promise<number>,
+  notes = "",
+): Command {
+  const [name, ...args] = usage.split(" ");
+  const command = program.command(name!).description(summary).addHelpText("after", notes + urls);
+  for (const arg of args) command.addArgument(new Argument(`<${arg}>`));
+  return command.copyInheritedSettings(program).action(async (...given: unknown[]) => {
+    const options = given[args.length] as Record<string, unknown>;
+    process.exitCode = await run(given.slice(0, args.length) as string[], options);
+  });
+}
+
+const mode = ({ overwrite, dryRun }: Record<string, unknown>) => ({
+  overwrite: overwrite === true,
+  dryRun: dryRun === true,
+});
+
+/** Options of what writes sessions. */
+function writing(command: Command): Command {
+  return command
+    .option("--dry-run", "only say what would be done; change nothing")
+    .addOption(new Option("--skip", "keep sessions that TO already has (default)"))
+    .addOption(new Option("--overwrite", "replace sessions that TO already has").conflicts("skip"));
+}
+
+writing(command(
+  "copy FROM TO",
+  "Copy all sessions of one database to another, with the time when they expire. FROM stays as it is.",
+  ([from, to], options) => copy(from!, to!, mode(options), context),
+  resume,
+));
+command(
+  "stats URL",
+  "How many sessions, how large, and when they expire.",
+  ([url]) => stats(url!, context),
+);
+command("get URL KEY", "Print a session as JSON.", ([url, key]) => get(url!, key!, context));
+command("delete URL KEY", "Delete a session.", ([url, key]) => remove(url!, key!, context));
+command(
+  "export URL",
+  'Print all sessions as lines of JSON: {"key": …, "session": …, "expires": ms since 1970 or absent}.',
+  ([url]) => exportLines(url!, context),
+);
+writing(command(
+  "import SOURCE TO",
+  "Import what export printed, or what another package wrote.",
+  ([from, to], { format, keepKeys, ...options }) =>
+    importSessions(
+      from!,
+      to!,
+      { ...mode(options), format: String(format), keepKeys: keepKeys === true },
+      context,
+    ),
+  resume + sources,
+))
+  .addOption(
+    new Option("--format <name>", "what wrote SOURCE").choices(Object.keys(formats))
+      .default("jsonl"),
+  )
+  .option("--keep-keys", "keep keys as they are");
+command("prune URL", "Delete expired sessions.", ([url]) => prune(url!, context));
+command(
+  "doctor URL",
+  "Check connection, rights, schema and sessions, and say what an upgrade would do; change nothing.",
+  ([url]) => doctor(url!, context),
+);
+
+// The second Ctrl-C ends it at once.
+process.once("SIGINT", () => aborter.abort());
+program.parseAsync().catch((error) => {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exit.usage;
+  else {
+    process.stderr.write(`${sentence(error)}\n`);
+    process.exitCode = error instanceof Failure ? error.code : exit.failed;
+  }
+});

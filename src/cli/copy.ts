@@ -1,0 +1,54 @@
+/**
+ * `copy FROM TO`.
+ *
+ * @module
+ */
+
+import { type Context, exit, Failure } from "./context.ts";
+import { Database, locate, type Location } from "./database.ts";
+import { progress } from "./progress.ts";
+import { conclude, type Mode, sourceOf, transfer } from "./transfer.ts";
+
+/** Copies all sessions of one database to another. */
+export async function copy(
+  from: string,
+  to: string,
+  mode: Mode,
+  context: Context,
+): Promise<number> {
+  const { stderr } = context;
+  const warn = (text: string) => stderr.write(`${text}\n`);
+  const [here, there] = [locate(from), locate(to)];
+  if (overlap(here, there)) {
+    throw new Failure("FROM and TO are the same sessions; name another table", exit.usage);
+  }
+  const started = Date.now();
+  await using source = await Database.open(here, "read", context, warn);
+  const purpose = mode.dryRun ? "look" : "fill";
+  await using target = await Database.open(there, purpose, context, warn);
+  // Counting takes a look at every key: only for who sees a bar.
+  const shown = await progress(stderr, stderr.isTTY ? await total(source) : undefined);
+  const batches = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));
+  const outcome = await transfer(batches, target, mode, shown, context)
+    .finally(() => shown.stop());
+  return conclude(outcome, batches, target, mode, started, context);
+}
+
+async function total(source: Database): Promise<number> {
+  let total = 0;
+  for await (const page of source.pages()) total += page.length;
+  return total;
+}
+
+/** Whether what is copied would be copied again. */
+function overlap(from: Location, to: Location): boolean {
+  if (from.kind !== to.kind || from.title !== to.title) return false;
+  if (from.kind === "redis") {
+    // The keys of a prefix are among those of a shorter one.
+    const [{ prefix: shorter = "telegraf:" }, { prefix = "telegraf:" }] = [from.places, to.places];
+    return prefix.startsWith(shorter);
+  }
+  const name = ({ places: { table, collection, schema } }: Location) =>
+    `${schema} ${table ?? collection ?? "telegraf-sessions"}`;
+  return name(from) === name(to);
+}

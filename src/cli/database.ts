@@ -1,0 +1,302 @@
+/**
+ * A database by its URL, past the store: stored values travel as they are.
+ *
+ * @module
+ */
+
+import { existsSync } from "node:fs";
+import type { Backend, Codec, Entry, Limits, Page, Plan } from "../backend.ts";
+import { Connection, within } from "../connection.ts";
+import { StoreError } from "../errors.ts";
+import { expired } from "../queue.ts";
+import { backendOf } from "../store.ts";
+import { type Context, exit, Failure, sentence } from "./context.ts";
+
+/** The databases, by the names of their entries. */
+const kinds = {
+  redis: {
+    title: "Redis",
+    driver: "redis",
+    schemes: /^rediss?$/,
+    places: { prefix: "telegraf:" },
+  },
+  mongodb: {
+    title: "MongoDB",
+    driver: "mongodb",
+    schemes: /^mongodb(\+srv)?$/,
+    places: { collection: "telegraf-sessions" },
+  },
+  sqlite: {
+    title: "SQLite",
+    driver: "better-sqlite3",
+    schemes: /^sqlite$/,
+    places: { table: "telegraf-sessions" },
+  },
+  pg: {
+    title: "PostgreSQL",
+    driver: "pg",
+    schemes: /^postgres(ql)?$/,
+    places: { table: "telegraf-sessions", schema: undefined },
+  },
+  mysql: {
+    title: "MySQL",
+    driver: "mysql2",
+    schemes: /^(mysql|mariadb)$/,
+    places: { table: "telegraf-sessions" },
+  },
+} as const;
+
+export type Kind = keyof typeof kinds;
+
+/** Where sessions are. */
+export interface Location {
+  readonly kind: Kind;
+  /** What the driver is given: a URL, or the name of a file. */
+  readonly url: string;
+  /** The table, collection, prefix or schema that the URL names. */
+  readonly places: { readonly [name: string]: string };
+  /** For people, without credentials. */
+  readonly title: string;
+}
+
+/**
+ * Reads a URL. Our own parameters are taken out of its text, for not every driver's URLs are ones
+ * that `URL` can read.
+ *
+ * @throws {Failure} for one that is none.
+ */
+export function locate(text: string): Location {
+  const scheme = /^([a-z][a-z\d+.-]+):/i.exec(text)?.[1]?.toLowerCase();
+  if (scheme === undefined) {
+    if (!/\.(sqlite3?|db3?)$/i.test(text)) {
+      throw new Failure(
+        `"${text}" is neither a URL nor a file with a name that ends in .sqlite or .db`,
+        exit.usage,
+      );
+    }
+    return { kind: "sqlite", url: text, places: {}, title: `SQLite ${text}` };
+  }
+  const kind = (Object.keys(kinds) as Kind[]).find((name) => kinds[name].schemes.test(scheme));
+  if (kind === undefined) {
+    throw new Failure(
+      `There is no database for "${scheme}:"; there are redis:, mongodb:, sqlite:, postgres: and mysql:`,
+      exit.usage,
+    );
+  }
+  const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
+  const places: Record<string, string> = {};
+  const others = query.split("&").filter((parameter) => {
+    const [name, value = ""] = parameter.split("=", 2) as [string, string?];
+    if (!(name in kinds[kind].places)) return parameter !== "";
+    places[name] = decoded(value);
+    return false;
+  });
+  if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
+    const [name] = others[0]!.split("=");
+    const known = Object.keys(kinds[kind].places).join(", ");
+    throw new Failure(
+      `Unknown parameter "${name}" in a ${scheme}: URL (known: ${known})`,
+      exit.usage,
+    );
+  }
+  const { title } = kinds[kind];
+  if (kind === "sqlite") {
+    const url = decoded(base!.slice("sqlite:".length).replace(/^\/\//, ""));
+    if (url === "") throw new Failure("The sqlite: URL names no file", exit.usage);
+    return { kind, url, places, title: `${title} ${url}` };
+  }
+  const url = base + (others.length > 0 ? `?${others.join("&")}` : "");
+  return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new Failure(`"${text}" in the URL is not percent-encoded text`, exit.usage);
+  }
+}
+
+/**
+ * What is to be done: `read` changes nothing at all; `change` may change sessions, not the schema;
+ * `look` is `read` where the table may be missing; `probe` is `change` where it may; `fill` creates
+ * or upgrades the schema.
+ */
+export type Purpose = "read" | "change" | "look" | "probe" | "fill";
+
+/** How long an operation may take, in ms, retries included: batches are large. */
+const patience = 60_000;
+
+/** An open database. */
+export class Database implements AsyncDisposable {
+  readonly title: string;
+  /** What the schema is like; of a database that has none, and after `fill`, nothing. */
+  readonly plan: Plan | undefined;
+  readonly #backend: Backend<unknown>;
+  readonly #connection: Connection<unknown>;
+
+  private constructor(title: string, backend: Backend<unknown>, plan: Plan | undefined) {
+    this.title = title;
+    this.#backend = backend;
+    this.#connection = Connection.of(backend, patience);
+    this.plan = plan;
+  }
+
+  /**
+   * Opens a database.
+   *
+   * @param warn is told what does not keep the database from working.
+   * @throws {Failure} when that cannot be.
+   */
+  static async open(
+    { kind, url, places, title }: Location,
+    purpose: Purpose,
+    { factories }: Context,
+    warn: (text: string) => void = () => {},
+  ): Promise<Database> {
+    const mayMiss = purpose === "look" || purpose === "probe";
+    const missing = new Failure(`${title} has no ${describe(kind, places)}`);
+    const there = purpose === "fill" || kind !== "sqlite" || existsSync(url);
+    if (!there && !mayMiss) throw new Failure(`There is no file ${url}`);
+    const options = kind === "sqlite"
+      ? { filename: there ? url : ":memory:" }
+      : { url, ...(kind === "pg" && { prepare: false }) }; // behind any pooler
+    let plan = undefined as Plan | undefined;
+    let backend: Backend<unknown> | undefined;
+    try {
+      backend = backendOf(await factories[kind](), { ...options, ...places, timeout: patience });
+      const connection = Connection.of(backend, patience);
+      connection.expiring = purpose !== "fill";
+      if (purpose !== "fill") connection.plan = (found) => plan = found;
+      connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
+      await timed(10_000, connection, (signal) => connection.attempt(() => {}, signal));
+    } catch (error) {
+      if (plan?.exists !== false) {
+        await backend?.close();
+        throw explained(error, kind, title);
+      }
+    }
+    const database = new Database(title, backend!, plan);
+    if (plan?.exists === false && !mayMiss) {
+      await database.close();
+      throw missing;
+    }
+    return database;
+  }
+
+  get codec(): Codec<unknown> {
+    return this.#backend.codec;
+  }
+
+  get limits(): Limits {
+    return this.#backend.limits;
+  }
+
+  /** Whether there is no table or collection. */
+  get missing(): boolean {
+    return this.plan?.exists === false;
+  }
+
+  /** Whether expired sessions are there until somebody deletes them. */
+  get prunes(): boolean {
+    return this.#backend.prune !== undefined;
+  }
+
+  /** All entries without their values, page by page, none twice in one page. */
+  async *pages(): AsyncGenerator<Page["entries"]> {
+    let start: string | undefined;
+    if (this.missing) return;
+    do {
+      const page = await this.#do((connection, signal) => connection.page(start, signal, 1_000));
+      yield page.entries;
+      start = page.next;
+    } while (start !== undefined);
+  }
+
+  /** The entries that exist, each once. */
+  async read(keys: string[]): Promise<Entry<unknown>[]> {
+    if (this.missing || keys.length === 0) return [];
+    const entries = await this.#do((connection, signal) => connection.read(keys, signal));
+    // Of duplicates the last one counts.
+    return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
+  }
+
+  write(entries: Entry<unknown>[]): Promise<void> {
+    return this.#do((connection, signal) => connection.write(entries, signal));
+  }
+
+  renew(keys: string[], expires: number): Promise<void> {
+    return this.#do((connection, signal) => connection.renew(keys, expires, signal));
+  }
+
+  remove(keys: string[]): Promise<void> {
+    return this.#do((connection, signal) => connection.remove(keys, signal));
+  }
+
+  /** Deletes some entries that have expired, and returns how many. */
+  prune(): Promise<number> {
+    return this.#do((connection, signal) => connection.prune(signal));
+  }
+
+  async close(): Promise<void> {
+    await this.#backend.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #do<T>(
+    work: (connection: Connection<unknown>, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    try {
+      return await timed(patience, this.#connection, (signal) => work(this.#connection, signal));
+    } catch (error) {
+      if (error instanceof StoreError) throw error; // about an entry
+      throw new Failure(`${this.title}: ${sentence(error)}`);
+    }
+  }
+}
+
+/** Says which package is missing, where one is. */
+function explained(error: unknown, kind: Kind, title: string): Failure {
+  const { driver, title: name } = kinds[kind];
+  const { code, message } = error as { code?: string; message: string };
+  if (/MODULE_NOT_FOUND/.test(code ?? "") && message.includes(`'${driver}'`)) {
+    return missingDriver(name, driver);
+  }
+  if (error instanceof TypeError || error instanceof RangeError) {
+    return new Failure(sentence(error), exit.usage);
+  }
+  return new Failure(`${title}: ${sentence(error)}`);
+}
+
+/** What to do about a driver that is not installed. */
+export function missingDriver(name: string, driver: string): Failure {
+  return new Failure(
+    `${name} needs the package ${driver} beside @telegraf/session: npm install ${driver}`,
+  );
+}
+
+/** The table, collection or prefix, in words. */
+function describe(kind: Kind, places: Location["places"]): string {
+  const [[place, name]] = Object.entries({ ...kinds[kind].places, ...places }) as [
+    [string, string],
+  ];
+  return `${place} "${name}"`;
+}
+
+async function timed<T>(
+  timeout: number,
+  connection: Connection<unknown>,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  try {
+    return await within(timeout, work);
+  } catch (error) {
+    if (error !== expired) throw error;
+    const { trouble } = connection;
+    const met = trouble === undefined ? "" : `: ${sentence(trouble)}`;
+    throw new Failure(`no success within ${timeout / 1000} s${met}`);
+  }
+}

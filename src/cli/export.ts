@@ -1,0 +1,57 @@
+/**
+ * `export URL`.
+ *
+ * @module
+ */
+
+import { type Context, count, exit, Failure, type Output, sentence } from "./context.ts";
+import { Tally, text } from "./convert.ts";
+import { Database, locate } from "./database.ts";
+import { progress } from "./progress.ts";
+import { sourceOf } from "./transfer.ts";
+
+/** Writes all sessions as lines of JSON. */
+export async function exportLines(url: string, context: Context): Promise<number> {
+  const { stdout, stderr, signal } = context;
+  await using database = await Database.open(locate(url), "read", context);
+  const shown = await progress(stderr, undefined);
+  const tally = new Tally();
+  let exported = 0;
+  let refused = 0;
+  for await (const { entries, read } of sourceOf(database, database.limits.keys).batches()) {
+    if (signal.aborted) break;
+    const lines: string[] = [];
+    const keys = [...new Set(entries.map(({ key }) => key))];
+    for (const { key, value, expires } of await read(keys)) {
+      if (value === "" || (expires ?? Infinity) <= Date.now()) continue;
+      try {
+        lines.push(line(key, text(database.codec, value, tally), expires));
+      } catch (error) {
+        refused++;
+        stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
+      }
+    }
+    await written(stdout, lines.join(""));
+    exported += lines.length;
+    shown.add(entries.length);
+  }
+  stderr.write(`Exported ${count(exported, "session")} of ${database.title}.\n`);
+  for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);
+  if (signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  if (refused > 0) throw new Failure(`${count(refused, "session")} could not be decoded`);
+  return exit.ok;
+}
+
+function line(key: string, json: string, expires: number | undefined): string {
+  const end = expires === undefined ? "}" : `,"expires":${expires}}`;
+  const session = /[\r\n]/.test(json) ? JSON.stringify(JSON.parse(json)) : json;
+  return `{"key":${JSON.stringify(key)},"session":${session}${end}\n`;
+}
+
+/** Waits until it is taken, so that it does not pile up in memory. */
+function written(output: Output, text: string): Promise<void> {
+  return new Promise((resolve) => {
+    if (text === "") resolve();
+    else output.write(text, () => resolve());
+  });
+}

@@ -1,0 +1,221 @@
+/**
+ * What `import` reads: lines of JSON as `export` writes them, and what other packages wrote.
+ *
+ * @module
+ */
+
+import { createReadStream } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { Readable } from "node:stream";
+import type { Entry } from "../backend.ts";
+import { type Context, exit, Failure, sentence } from "./context.ts";
+import { Database, type Kind, locate, type Location, missingDriver } from "./database.ts";
+import { sourceOf } from "./transfer.ts";
+
+/** A session that was read, or why it could not be, and where. */
+export type Found = Entry<unknown> | { readonly where: string; readonly error: unknown };
+
+/** One way to store sessions. */
+export interface Format {
+  /** What it reads, for people. */
+  readonly source: string;
+  /** The key that Telegraf gives such a session, if it has one. */
+  readonly key?: (key: string) => string | undefined;
+  read(source: string, context: Context): AsyncIterable<Found>;
+}
+
+/** Chat and user the other way round. */
+const swapped = (key: string) =>
+  /^(-?\d+):(\d+)$/.test(key) ? key.split(":").reverse().join(":") : undefined;
+
+/** grammY keeps one session per chat; that of a private chat is that of its user. */
+const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
+
+/** The formats, by the packages that wrote them. */
+export const formats: { readonly [name: string]: Format } = {
+  "jsonl": { source: "FILE, or - for what is piped in", read: lines },
+  "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
+  "telegraf-session-redis": { source: "redis://…, without a prefix", read: redis },
+  "telegraf-session-mongodb": {
+    source: "mongodb://…, collection sessions",
+    read: (url, context) => mongodb(url, context, "data"),
+  },
+  "grammy-file": { source: "FOLDER", key: privateChat, read: grammy(folder) },
+  "grammy-redis": { source: "redis://…, without a prefix", key: privateChat, read: grammy(redis) },
+  "grammy-mongodb": {
+    source: "mongodb://…, collection sessions",
+    key: privateChat,
+    read: grammy((url, context) => mongodb(url, context, "value")),
+  },
+  "grammy-psql": {
+    source: "postgres://…, table sessions",
+    key: privateChat,
+    read: grammy(psql),
+  },
+};
+
+/** Lines of JSON, from a file or what is piped in. */
+async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
+  const input = file === "-" ? Readable.from(stdin) : createReadStream(file);
+  let failure: Error | undefined;
+  const reader = createInterface({ input, crlfDelay: Infinity });
+  input.once("error", (error) => {
+    failure = error;
+    reader.close();
+  });
+  let number = 0;
+  for await (const line of reader) {
+    number++;
+    if (line.trim() === "") continue;
+    try {
+      yield parsed(line);
+    } catch (error) {
+      yield { where: `line ${number}`, error };
+    }
+  }
+  if (failure !== undefined) throw new Failure(`${file} cannot be read: ${sentence(failure)}`);
+}
+
+function parsed(line: string): Entry<unknown> {
+  const value: unknown = JSON.parse(line);
+  if (typeof value !== "object" || value === null) throw new TypeError("it is no JSON object");
+  const { key, session, expires, ...others } = value as Record<string, unknown>;
+  const [other] = Object.keys(others);
+  if (typeof key !== "string") throw new TypeError('"key" is not text');
+  if (session === undefined || session === null) throw new TypeError('"session" is missing');
+  if (expires !== undefined && !Number.isSafeInteger(expires)) {
+    throw new TypeError('"expires" is not a whole number of ms since 1970');
+  }
+  if (other !== undefined) throw new TypeError(`"${other}" is not known`);
+  return { key, value: session, expires: expires as number | undefined };
+}
+
+/** lowdb's file: `{ "sessions": [{ "id": …, "data": … }] }`. */
+async function* local(file: string): AsyncGenerator<Found> {
+  const { sessions } = await json(file) as { sessions?: unknown };
+  if (!Array.isArray(sessions)) throw new Failure(`${file} has no "sessions"`);
+  for (const [i, session] of sessions.entries()) {
+    const { id, data } = Object(session);
+    if (typeof id === "string" && data !== undefined) yield { key: id, value: data };
+    else yield { where: `session ${i + 1}`, error: new TypeError('it has no "id" and "data"') };
+  }
+}
+
+/** A file per session, in a folder called after the end of its key. */
+async function* folder(path: string): AsyncGenerator<Found> {
+  const folders = await readdir(path).catch((error) => {
+    throw new Failure(`${path} cannot be read: ${sentence(error)}`);
+  });
+  for (const folder of folders) {
+    const files = await readdir(join(path, folder)).catch(() => []);
+    for (const file of files.filter((name) => name.endsWith(".json"))) {
+      try {
+        yield { key: file.slice(0, -".json".length), value: await json(join(path, folder, file)) };
+      } catch (error) {
+        yield { where: join(folder, file), error };
+      }
+    }
+  }
+}
+
+async function json(file: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(file, "utf8"));
+  } catch (error) {
+    throw new Failure(`${file} cannot be read: ${sentence(error)}`);
+  }
+}
+
+/** JSON under the bare key, unless the URL has a prefix; what is no JSON object is none of theirs. */
+async function* redis(url: string, context: Context): AsyncGenerator<Found> {
+  const location = located(url, "redis");
+  const places = { prefix: "", ...location.places };
+  await using database = await Database.open({ ...location, places }, "read", context);
+  for await (const { entries, read } of sourceOf(database, database.limits.keys).batches()) {
+    const keys = entries.map(({ key }) => key);
+    for (
+      const entry of await read([...new Set(keys)].filter((key) => !key.startsWith("telegraf:")))
+    ) {
+      try {
+        const value = JSON.parse(entry.value as string);
+        if (typeof value === "object" && value !== null) yield { ...entry, value };
+      } catch {
+        // Something else that is kept in this Redis.
+      }
+    }
+  }
+}
+
+/** Documents `{ key, <field> }`. */
+async function* mongodb(url: string, context: Context, field: string): AsyncGenerator<Found> {
+  const { url: server, places } = located(url, "mongodb");
+  const { MongoClient } = await load("mongodb", "MongoDB", context);
+  const client = new MongoClient(server, { serverSelectionTimeoutMS: 10_000 });
+  try {
+    const collection = client.db().collection(places.collection ?? "sessions");
+    for await (const { key, [field]: value } of collection.find()) {
+      if (key !== undefined && value != null) yield { key: String(key), value };
+    }
+  } finally {
+    await client.close();
+  }
+}
+
+/** Rows `(key, value)`, with JSON text. */
+async function* psql(url: string, context: Context): AsyncGenerator<Found> {
+  const { url: connectionString, places } = located(url, "pg");
+  const { default: { Client } } = await load("pg", "PostgreSQL", context);
+  const client = new Client({ connectionString, connectionTimeoutMillis: 10_000 });
+  const names = [places.schema, places.table ?? "sessions"].filter((name) => name !== undefined);
+  const table = names.map((name) => `"${name.replaceAll('"', '""')}"`).join(".");
+  try {
+    await client.connect();
+    for (let last = "", more = true; more;) {
+      const text = `SELECT key, value FROM ${table} WHERE key > $1 ORDER BY key LIMIT 500`;
+      const { rows } = await client.query(text, [last]);
+      for (const { key, value } of rows) {
+        last = key;
+        try {
+          if (value !== null) yield { key, value: JSON.parse(value) };
+        } catch (error) {
+          yield { where: `session ${JSON.stringify(key)}`, error };
+        }
+      }
+      more = rows.length === 500;
+    }
+  } finally {
+    await client.end();
+  }
+}
+
+/** grammY's `enhanceStorage` wraps sessions in `{ __d, e?, v? }`, `e` being when they expire. */
+function grammy(read: Format["read"]): Format["read"] {
+  return async function* (source, context) {
+    for await (const found of read(source, context)) {
+      if ("error" in found || !Object.hasOwn(Object(found.value), "__d")) {
+        yield found;
+        continue;
+      }
+      const { __d, e } = found.value as { __d: unknown; e?: number };
+      if (__d != null) yield { ...found, value: __d, expires: e ?? found.expires };
+    }
+  };
+}
+
+function located(url: string, kind: Kind): Location {
+  const location = locate(url);
+  if (location.kind === kind) return location;
+  throw new Failure(`${location.title} is not what that format is stored in`, exit.usage);
+}
+
+// deno-lint-ignore no-explicit-any
+async function load(driver: "mongodb" | "pg", name: string, { drivers }: Context): Promise<any> {
+  try {
+    return await drivers[driver]();
+  } catch (error) {
+    if (!/MODULE_NOT_FOUND/.test((error as { code?: string }).code ?? "")) throw error;
+    throw missingDriver(name, driver);
+  }
+}

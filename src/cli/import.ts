@@ -1,0 +1,82 @@
+/**
+ * `import SOURCE TO`.
+ *
+ * @module
+ */
+
+import { document } from "../codec.ts";
+import { type Context, count, Failure, sentence } from "./context.ts";
+import { Database, locate } from "./database.ts";
+import { type Format, formats } from "./formats.ts";
+import { progress } from "./progress.ts";
+import { type Batch, conclude, type Mode, type Source, transfer } from "./transfer.ts";
+
+/** Imports what `export` or another package wrote. */
+export async function importSessions(
+  from: string,
+  to: string,
+  mode: Mode & { readonly format: string; readonly keepKeys: boolean },
+  context: Context,
+): Promise<number> {
+  const { stdout, stderr } = context;
+  const there = locate(to);
+  const format = formats[mode.format]!;
+  const started = Date.now();
+  const purpose = mode.dryRun ? "look" : "fill";
+  const warn = (text: string) => stderr.write(`${text}\n`);
+  await using target = await Database.open(there, purpose, context, warn);
+  const shown = await progress(stderr, undefined);
+  const foreign = { keys: 0, bad: 0 };
+  const source: Source = {
+    title: from === "-" ? "standard input" : /:\/\//.test(from) ? locate(from).title : from,
+    codec: document,
+    batches: () => batches(format, from, mode.keepKeys, target.limits.keys, foreign, context),
+  };
+  const outcome = await transfer(source, target, mode, shown, context).finally(() => shown.stop());
+  if (foreign.keys > 0) {
+    const kept = count(foreign.keys, "key is", "keys are");
+    stdout.write(
+      `${kept} not of one user in one chat and stayed as before: for a getSessionKey of yours.\n`,
+    );
+  }
+  outcome.refused += foreign.bad;
+  return conclude(outcome, source, target, mode, started, context);
+}
+
+/** Puts sessions that come one by one into batches. */
+async function* batches(
+  { key: keyOf, read }: Format,
+  from: string,
+  keepKeys: boolean,
+  size: number,
+  foreign: { keys: number; bad: number },
+  context: Context,
+): AsyncGenerator<Batch> {
+  let some = new Map<string, { key: string; value: unknown; expires?: number }>();
+  const batch = (): Batch => {
+    const entries = some;
+    some = new Map();
+    return {
+      entries: [...entries.values()],
+      read: (keys) => Promise.resolve(keys.map((key) => entries.get(key)!)),
+    };
+  };
+  try {
+    for await (const found of read(from, context)) {
+      if ("error" in found) {
+        foreign.bad++;
+        context.stderr.write(`Not imported: ${found.where}: ${sentence(found.error)}\n`);
+        continue;
+      }
+      const key = keyOf === undefined || keepKeys ? found.key : keyOf(found.key);
+      if (key === undefined) foreign.keys++;
+      const entry = { ...found, key: key ?? found.key };
+      // Of a key that comes twice the first one counts: so it did in MongoDB without an index.
+      if (!some.has(entry.key)) some.set(entry.key, entry);
+      if (some.size >= size) yield batch();
+    }
+  } catch (error) {
+    throw error instanceof Failure ? error : new Failure(`${from}: ${sentence(error)}`);
+  }
+  if (some.size > 0) yield batch();
+}

@@ -1,0 +1,24 @@
+/**
+ * `prune URL`.
+ *
+ * @module
+ */
+
+import { type Context, count, exit, Failure } from "./context.ts";
+import { Database, locate } from "./database.ts";
+
+/** Deletes what has expired. */
+export async function prune(url: string, context: Context): Promise<number> {
+  await using database = await Database.open(locate(url), "change", context);
+  if (!database.prunes) {
+    context.stdout.write(`${database.title} deletes expired sessions by itself.\n`);
+    return exit.ok;
+  }
+  let total = 0;
+  for (let some = -1; some !== 0 && !context.signal.aborted; total += some) {
+    some = await database.prune();
+  }
+  context.stdout.write(`Deleted ${count(total, "expired session")} of ${database.title}.\n`);
+  if (context.signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  return exit.ok;
+}

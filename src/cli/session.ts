@@ -1,0 +1,54 @@
+/**
+ * `get URL KEY` and `delete URL KEY`.
+ *
+ * @module
+ */
+
+import { checkKey } from "../store.ts";
+import { type Context, exit, Failure, sentence } from "./context.ts";
+import { Tally, text } from "./convert.ts";
+import { Database, locate } from "./database.ts";
+
+/** Prints a session as JSON. */
+export async function get(url: string, key: string, context: Context): Promise<number> {
+  const location = locate(url);
+  check(key);
+  await using database = await Database.open(location, "read", context);
+  const [entry] = await database.read([key]);
+  if (entry === undefined || entry.value === "" || (entry.expires ?? Infinity) <= Date.now()) {
+    throw missing(key, database);
+  }
+  let json: string;
+  try {
+    json = text(database.codec, entry.value, new Tally());
+  } catch (error) {
+    throw new Failure(`Session ${JSON.stringify(key)} cannot be decoded: ${sentence(error)}`);
+  }
+  const shown = context.stdout.isTTY ? JSON.stringify(JSON.parse(json), null, 2) : json;
+  context.stdout.write(`${shown}\n`);
+  return exit.ok;
+}
+
+/** Deletes a session. */
+export async function remove(url: string, key: string, context: Context): Promise<number> {
+  const location = locate(url);
+  check(key);
+  await using database = await Database.open(location, "change", context);
+  const found = await database.read([key]);
+  if (found.length === 0) throw missing(key, database);
+  await database.remove([key]);
+  context.stdout.write(`Deleted session ${JSON.stringify(key)} of ${database.title}.\n`);
+  return exit.ok;
+}
+
+function check(key: string): void {
+  try {
+    checkKey(key);
+  } catch (error) {
+    throw new Failure(sentence(error), exit.usage);
+  }
+}
+
+function missing(key: string, { title }: Database): Failure {
+  return new Failure(`${title} has no session ${JSON.stringify(key)}`);
+}

@@ -1,0 +1,67 @@
+/**
+ * `stats URL`.
+ *
+ * @module
+ */
+
+import { bytes, type Context, count, exit, Failure } from "./context.ts";
+import { sizeOf } from "./convert.ts";
+import { Database, locate } from "./database.ts";
+
+const hour = 60 * 60 * 1000;
+const day = 24 * hour;
+
+/** How long sessions still live, in ms: below each of these. */
+const lives = [
+  ["expired", 0],
+  ["within an hour", hour],
+  ["within a day", day],
+  ["within a week", 7 * day],
+  ["within 30 days", 30 * day],
+  ["later", Infinity],
+] as const;
+
+/** Says how many sessions there are, how large they are, and when they expire. */
+export async function stats(url: string, context: Context): Promise<number> {
+  const { stdout } = context;
+  await using database = await Database.open(locate(url), "read", context);
+  let sessions = 0;
+  let total = 0;
+  const largest: { key: string; size: number }[] = [];
+  const histogram = new Map(["never", ...lives.map(([name]) => name)].map((name) => [name, 0]));
+  const now = Date.now();
+  for await (const page of database.pages()) {
+    for (let i = 0; i < page.length && !context.signal.aborted; i += database.limits.keys) {
+      const keys = page.slice(i, i + database.limits.keys).map(({ key }) => key);
+      for (const { key, value, expires } of await database.read([...new Set(keys)])) {
+        const size = sizeOf(database.codec, value);
+        sessions++;
+        total += size;
+        largest.push({ key, size });
+        const life = expires === undefined
+          ? "never"
+          : lives.find(([, limit]) => expires - now <= limit)![0];
+        histogram.set(life, histogram.get(life)! + 1);
+      }
+      largest.sort((a, b) => b.size - a.size).splice(5);
+    }
+  }
+  if (context.signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  const average = sessions === 0 ? 0 : Math.round(total / sessions);
+  const lines = [
+    `${database.title}: ${count(sessions, "session")}, ${bytes(total)}, ${
+      bytes(average)
+    } on average`,
+    "",
+    "Largest:",
+    ...largest.map(({ key, size }) => `  ${bytes(size).padStart(10)}  ${JSON.stringify(key)}`),
+    "",
+    "Expiring:",
+    ...[...histogram].map(([life, number]) => {
+      const bar = "#".repeat(Math.ceil(number / Math.max(1, sessions) * 30));
+      return `  ${life.padEnd(14)} ${number.toLocaleString("en").padStart(12)}  ${bar}`.trimEnd();
+    }),
+  ];
+  stdout.write(`${lines.join("\n")}\n`);
+  return exit.ok;
+}

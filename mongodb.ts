@@ -107,8 +107,9 @@ function backend(options: MongoOptions): Backend<unknown> {
           : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
       );
     },
-    async write(entries, signal) {
+    async write(entries, signal, fresh) {
       const upserts = entries.map(mongo.upsert);
+      if (fresh && await run((collection) => mongo.insert(collection, entries, signal))) return;
       const [{ filter, update }] = upserts as [mongo.Upsert];
       const operations = upserts.map((updateOne) => ({ updateOne }));
       await run((collection) =>

@@ -106,8 +106,9 @@ export interface Backend<Encoded = string> {
    * Inserts or overwrites. All entries, or an error; repeating the call does no harm.
    *
    * @param entries no key twice.
+   * @param fresh whether none of the keys was there a moment ago: to insert may be quicker then.
    */
-  write(entries: Entry<Encoded>[], signal: AbortSignal): MaybePromise<void>;
+  write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void>;
   /** Sets `expires` of entries that are still there, whatever their value is by now. */
   renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
   /** Deletes; a missing key is no error. */

@@ -58,8 +58,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     return this.attempt(() => this.#backend.read(keys, signal), signal);
   }
 
-  write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void> {
-    return this.attempt(() => this.#backend.write(entries, signal), signal);
+  write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): Promise<void> {
+    return this.attempt(() => this.#backend.write(entries, signal, fresh), signal);
   }
 
   renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {

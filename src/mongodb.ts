@@ -37,6 +37,7 @@ export interface Collection {
   findOne(filter: object, options: object): Promise<Document | null>;
   find(filter: object, options: object): Cursor<Document>;
   updateOne(filter: object, update: object, options?: object): Promise<unknown>;
+  insertMany(documents: object[], options: object): Promise<unknown>;
   bulkWrite(operations: object[], options: object): Promise<unknown>;
   deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>;
   updateMany(filter: object, update: object, options: object): Promise<unknown>;
@@ -345,6 +346,26 @@ export function upsert(entry: Entry<unknown>): Upsert {
     ? { $set: { session }, $unset: { expires: "" } }
     : { $set: { session, expires: new Date(expires) } };
   return { filter: { key }, update, upsert: true };
+}
+
+/** Inserts entries, in one command; returns whether none was there. */
+export async function insert(
+  collection: Collection,
+  entries: Entry<unknown>[],
+  signal: AbortSignal,
+): Promise<boolean> {
+  const documents = entries.map(({ key, value: session, expires }) => ({
+    key,
+    session,
+    ...(expires !== undefined && { expires: new Date(expires) }),
+  }));
+  try {
+    await collection.insertMany(documents, { ordered: false, signal });
+    return true;
+  } catch (error) {
+    if (!isDuplicate(error)) throw error;
+    return false; // somebody else was first, or we were, and lost the answer
+  }
 }
 
 interface DriverError extends Error {

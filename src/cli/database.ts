@@ -221,8 +221,9 @@ export class Database implements AsyncDisposable {
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
 
-  write(entries: Entry<unknown>[]): Promise<void> {
-    return this.#do((connection, signal) => connection.write(entries, signal));
+  /** Inserts or overwrites; `fresh` says that none was there a moment ago. */
+  write(entries: Entry<unknown>[], fresh: boolean): Promise<void> {
+    return this.#do((connection, signal) => connection.write(entries, signal, fresh));
   }
 
   renew(keys: string[], expires: number): Promise<void> {

@@ -114,7 +114,7 @@ export async function transfer(
   }
 
   async function write(entries: Entry<unknown>[]): Promise<void> {
-    if (!dryRun) await target.write(entries);
+    if (!dryRun) await target.write(entries, !overwrite);
     outcome.written += entries.length;
     for (const { value } of entries) outcome.bytes += sizeOf(target.codec, value);
   }

@@ -1,6 +1,6 @@
 /**
  * Makes the npm package in `npm/`, ES modules and CommonJS with the declarations of each, and then
- * imports and requires all of it.
+ * imports and requires all of it, and runs the command line.
  *
  * `deno task build:npm` does it with dnt. Where JSR is out of reach, `deno task build:npm:offline`
  * runs this script with a stand-in for dnt; what that makes can be tested, but not published.
@@ -28,13 +28,19 @@ const drivers: Record<string, string> = {
 const peers: Record<string, string> = { ...drivers, telegraf: "^4.12.0" };
 
 const imports: Record<string, string> = deno.imports;
-const entries = Object.entries(deno.exports);
+const { "./cli": cli, ...exported } = deno.exports;
+const entries = Object.entries(exported);
+/** What the command line alone uses, and users get with the package. */
+const dependencies = ["cli-progress", "commander"];
 const repository = "https://github.com/telegraf/session";
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 await emptyDir("npm");
 await build({
-  entryPoints: entries.map(([name, path]) => ({ name, path })),
+  entryPoints: [
+    ...entries.map(([name, path]) => ({ name, path })),
+    { kind: "bin", name: "telegraf-session", path: cli },
+  ],
   outDir: "npm",
   shims: {},
   mappings: Object.fromEntries(
@@ -95,6 +101,7 @@ await build({
         Object.keys(drivers).map((name) => [name, imports[name]!.replace(/^.*@/, "")]),
       ),
       "@types/better-sqlite3": "^9.0.0",
+      "@types/cli-progress": "^3.11.0",
       "@types/node": "^20.19.0",
       "@types/pg": "^8.0.0",
     },
@@ -105,9 +112,14 @@ await build({
 });
 
 const manifest = JSON.parse(readFileSync("npm/package.json", "utf8"));
-assert.deepEqual(Object.keys(manifest.exports), Object.keys(deno.exports));
+assert.deepEqual(Object.keys(manifest.exports), Object.keys(exported));
+assert.deepEqual(manifest.bin, { "telegraf-session": "./esm/cli.js" });
 assert.deepEqual(manifest.peerDependencies, peers);
-assert.equal(manifest.dependencies, undefined, "a driver has become a dependency");
+assert.deepEqual(
+  manifest.dependencies,
+  Object.fromEntries(dependencies.map((name) => [name, imports[name]!.replace(/^.*@/, "")])),
+  "something else has become a dependency",
+);
 // Without the slash it would leave out esm/src/ and script/src/ as well.
 assert.match(readFileSync("npm/.npmignore", "utf8"), /^\/src\/$/m);
 assert.deepEqual(readdirSync("npm/esm").filter((file) => file.startsWith("_dnt")), []);
@@ -134,3 +146,8 @@ for (const [name, values] of Object.entries(modules)) {
   assert.ok(Object.values(values).every((type) => type === "function"), name);
   console.log(`${name}: ${Object.keys(values).join(", ")}`);
 }
+
+const help = execFileSync(process.env.TEST_NODE || "node", ["npm/esm/cli.js", "--help"], {
+  encoding: "utf8",
+});
+assert.match(help, /^Usage: telegraf-session /);

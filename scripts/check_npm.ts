@@ -103,7 +103,8 @@ function install(name: string, ...packages: string[]): Promise<string> {
 
 /** Every source is in it as ES module and as CommonJS, with declarations, and little else is. */
 function checkTarball({ files, size, unpackedSize }: Tarball): string {
-  const sources = fs.readdirSync(".").concat(fs.readdirSync("src").map((name) => `src/${name}`))
+  const sources = [".", "src", "src/cli"]
+    .flatMap((folder) => fs.readdirSync(folder).map((name) => join(folder, name)))
     .filter((name) => name.endsWith(".ts")).map((name) => name.slice(0, -".ts".length));
   const expected = ["esm", "script"].flatMap((half) => [
     `${half}/package.json`,

@@ -151,7 +151,7 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
   }
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
   const built = fs.statSync("npm/package.json").mtimeMs;
-  const files = [".", "src"].flatMap((folder) => list(folder, ".ts"));
+  const files = [".", "src", "src/cli"].flatMap((folder) => list(folder, ".ts"));
   const newer = files.find((file) => fs.statSync(file).mtimeMs > built);
   if (newer) throw new Error(`npm/ is older than ${newer}: build it again`);
 

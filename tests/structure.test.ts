@@ -19,6 +19,8 @@ const drivers: Record<string, string[]> = {
   "kysely.ts": ["kysely"],
 };
 const entries = ["mod.ts", ...Object.keys(drivers)];
+/** The command line is an entry whose users run it; it loads the others when they are needed. */
+const cli = "cli.ts";
 
 /** What a file imports and exports from. */
 function imports(path: string): string[] {
@@ -34,8 +36,9 @@ function code(path: string): string {
 describe("structure", () => {
   it("every entry is exported, and nothing else", () => {
     const { exports } = JSON.parse(read("deno.json"));
-    assert.deepEqual(Object.values(exports).toSorted(), entries.map((e) => `./${e}`).toSorted());
-    assert.deepEqual(sources(".").toSorted(), entries.toSorted());
+    const all = [...entries, cli].toSorted();
+    assert.deepEqual(Object.values(exports).toSorted(), all.map((e) => `./${e}`));
+    assert.deepEqual(sources(".").toSorted(), all);
   });
 
   it("entries import src/, node: and their own driver", () => {
@@ -59,13 +62,34 @@ describe("structure", () => {
     }
   });
 
+  it("src/cli/ imports src/, node: and what draws the progress bar", () => {
+    for (const name of sources("src/cli").flatMap((file) => imports(`src/cli/${file}`))) {
+      assert.match(name, /^(\.\/|\.\.\/[\w-]+\.ts$|node:|cli-progress$)/);
+    }
+  });
+
+  it("the command line loads entries and drivers only when they are needed", () => {
+    const now = [...code(cli).matchAll(/\bfrom "([^"]+)"/g)].map((match) => match[1]!);
+    for (const name of now) assert.match(name, /^(\.\/src\/cli\/|node:|commander$)/);
+    const later = [...code(cli).matchAll(/\bimport\("([^"]+)"\)/g)].map((match) => match[1]!);
+    const known = Object.entries(drivers).flatMap(([entry, names]) => [`./${entry}`, ...names]);
+    assert.deepEqual(later.filter((name) => !known.includes(name)), []);
+    assert.ok(Object.keys(drivers).every((entry) => later.includes(`./${entry}`)));
+  });
+
+  it("nothing but the command line loads the command line", () => {
+    for (const path of [...entries, ...sources("src").map((file) => `src/${file}`)]) {
+      for (const name of imports(path)) assert.doesNotMatch(name, /cli|commander/, path);
+    }
+  });
+
   it("the queue knows the contract and nothing else", () => {
     const own = imports("src/queue.ts").filter((name) => name.startsWith("."));
     assert.deepEqual(own, ["./backend.ts"]);
   });
 
   it("an entry is read in five minutes", () => {
-    for (const entry of entries) {
+    for (const entry of [...entries, cli]) {
       const lines = read(entry).split("\n").length - 1;
       assert.ok(lines <= 150, `${entry} has ${lines} lines`);
     }
@@ -80,7 +104,9 @@ describe("structure", () => {
   });
 
   it("what an export reaches runs on Node 20", () => {
-    const paths = [...entries, ...sources("src").map((file) => `src/${file}`)];
+    const folders = ["src", "src/cli"];
+    const inner = folders.flatMap((folder) => sources(folder).map((file) => `${folder}/${file}`));
+    const paths = [...entries, cli, ...inner];
     for (const path of paths) {
       const newer = /Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\./;
       assert.doesNotMatch(code(path), newer, path);

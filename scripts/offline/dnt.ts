@@ -10,6 +10,9 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import process from "node:process";
 import ts from "typescript";
+import deno from "../../deno.json" with { type: "json" };
+
+const imports: Record<string, string> = deno.imports;
 
 const notice =
   "This is not dnt but a stand-in (scripts/offline/dnt.ts): npm/ is not for publishing.";
@@ -18,7 +21,7 @@ process.once("exit", () => console.log(notice));
 
 /** Of dnt's options those that `scripts/build_npm.ts` sets and that are not the same every time. */
 interface BuildOptions {
-  entryPoints: { name: string; path: string }[];
+  entryPoints: { kind?: "bin"; name: string; path: string }[];
   outDir: string;
   mappings: Record<string, { name: string; version: string; peerDependency: true }>;
   compilerOptions: { target: string; lib: string[] };
@@ -50,9 +53,14 @@ export function build(options: BuildOptions): void {
   for (const { name } of peers) {
     if (!packages.delete(name)) throw new Error(`${name} is mapped but not imported`);
   }
-  for (const [path, text] of sources) write(`src/${path}`, text);
+  const binaries = entryPoints.filter(({ kind }) => kind === "bin");
+  const exported = entryPoints.filter(({ kind }) => kind !== "bin");
+  for (const [path, text] of sources) {
+    const runs = binaries.some((binary) => relative("", binary.path) === path);
+    write(`src/${path}`, (runs ? "#!/usr/bin/env node\n" : "") + text);
+  }
   const file = (path: string) => path.replace(/^\.\//, "").replace(/\.ts$/, ".js");
-  const [main] = entryPoints;
+  const [main] = exported;
   write(
     "package.json",
     JSON.stringify(
@@ -61,15 +69,16 @@ export function build(options: BuildOptions): void {
         main: `./script/${file(main!.path)}`,
         module: `./esm/${file(main!.path)}`,
         exports: Object.fromEntries(
-          entryPoints.map(({ name, path }) => [
+          exported.map(({ name, path }) => [
             name,
             { import: `./esm/${file(path)}`, require: `./script/${file(path)}` },
           ]),
         ),
+        bin: Object.fromEntries(binaries.map(({ name, path }) => [name, `./esm/${file(path)}`])),
         scripts: {},
-        ...(packages.size > 0 && {
-          dependencies: Object.fromEntries(Array.from(packages, (name) => [name, "*"])),
-        }),
+        dependencies: Object.fromEntries(
+          [...packages].sort().map((name) => [name, imports[name]!.replace(/^.*@/, "")]),
+        ),
         peerDependencies: Object.fromEntries(peers.map(({ name, version }) => [name, version])),
         ...manifest,
         _generatedBy: notice,

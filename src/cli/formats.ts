@@ -61,7 +61,7 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   const input = file === "-" ? Readable.from(stdin) : createReadStream(file);
   let failure: Error | undefined;
   const reader = createInterface({ input, crlfDelay: Infinity });
-  input.once("error", (error) => {
+  input.once("error", (error: Error) => {
     failure = error;
     reader.close();
   });

@@ -106,7 +106,8 @@ function backend(options: SQLiteOptions): Backend {
       const tools = { transient: sqlite.transient, report, expiring, plan };
       statements = sqlite.play(database, prepareTable(sqlite.dialect(table, database), tools));
       select = database.prepare(statements.read(1));
-      insert = database.prepare(statements.write(1));
+      // Needs the unique key that an old table may lack.
+      if (plan === undefined) insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
     },
     read: (keys) =>

@@ -16,7 +16,7 @@ import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
-import type { Backend } from "../src/backend.ts";
+import type { Backend, Entry } from "../src/backend.ts";
 import { backendOf, type Store } from "../src/store.ts";
 import { SQLite } from "../sqlite.ts";
 import { entry } from "./child.ts";
@@ -44,8 +44,9 @@ export function start(...args: string[]) {
 export async function end(child: ReturnType<typeof start>): Promise<Run> {
   const closed = once(child, "close");
   const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
-  const [code] = await closed;
-  return { code, stdout, stderr };
+  const [code, signal] = await closed;
+  // Deno takes this exit code for the end by a signal.
+  return { code: signal === "SIGINT" ? 130 : code, stdout, stderr };
 }
 
 /** Runs the command line to its end. */
@@ -70,6 +71,8 @@ export interface Place extends AsyncDisposable {
   store(options?: { ttl?: number }): Store<unknown>;
   /** Stores sessions as the store does, but many at once: FerretDB takes for ever for one. */
   fill(sessions: Iterable<[key: string, session: unknown, expires?: number]>): Promise<void>;
+  /** Puts a value there as it is. */
+  write(key: string, value: string): Promise<void>;
   /** All that is stored. */
   raw(): Promise<Raw>;
 }
@@ -97,7 +100,14 @@ function made<O>(
   return {
     url,
     store: (more: Options = {}) => factory({ ...own, ...more }),
-    fill: (sessions) => fill(backendOf(factory, own), [...sessions]),
+    fill: (sessions) => {
+      const backend = backendOf(factory, own);
+      const entries = Array.from(sessions, ([key, session, expires]) => {
+        return { key, value: backend.codec.encode(session), expires };
+      });
+      return write(backend, entries);
+    },
+    write: (key, value) => write(backendOf(factory, own), [{ key, value }]),
     raw: () => rawOf(backendOf(factory, own)),
     async [Symbol.asyncDispose]() {
       await drop();
@@ -105,14 +115,8 @@ function made<O>(
   };
 }
 
-async function fill(
-  backend: Backend<unknown>,
-  sessions: [string, unknown, number?][],
-): Promise<void> {
+async function write(backend: Backend<unknown>, entries: Entry<unknown>[]): Promise<void> {
   const { signal } = new AbortController();
-  const entries = sessions.map(([key, session, expires]) => {
-    return { key, value: backend.codec.encode(session), expires };
-  });
   try {
     await backend.open({ signal, expiring: false, report() {} });
     for (let i = 0; i < entries.length; i += 64) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { existsSync } from "node:fs";
 import { document } from "../codec.ts";
 import { type Context, count, Failure, sentence } from "./context.ts";
 import { Database, locate } from "./database.ts";
@@ -21,6 +22,8 @@ export async function importSessions(
   const { stdout, stderr } = context;
   const there = locate(to);
   const format = formats[mode.format]!;
+  const url = /:\/\//.test(from);
+  if (!url && from !== "-" && !existsSync(from)) throw new Failure(`There is no file ${from}`);
   const started = Date.now();
   const purpose = mode.dryRun ? "look" : "fill";
   const warn = (text: string) => stderr.write(`${text}\n`);
@@ -28,7 +31,7 @@ export async function importSessions(
   const shown = await progress(stderr, undefined);
   const foreign = { keys: 0, bad: 0 };
   const source: Source = {
-    title: from === "-" ? "standard input" : /:\/\//.test(from) ? locate(from).title : from,
+    title: from === "-" ? "standard input" : url ? locate(from).title : from,
     codec: document,
     batches: () => batches(format, from, mode.keepKeys, target.limits.keys, foreign, context),
   };

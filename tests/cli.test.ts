@@ -1,0 +1,502 @@
+/** The command line: every command on every database. */
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import Database from "better-sqlite3";
+import { MongoClient, ObjectId } from "mongodb";
+import { createConnection } from "mysql2/promise";
+import pg from "pg";
+import { progress } from "../src/cli/progress.ts";
+import { cli, end, kinds, pipe, type Place, start } from "./cli.ts";
+import { place, serverUrl } from "./servers.ts";
+
+const day = 24 * 60 * 60 * 1000;
+const kind = (name: string) => kinds.find((kind) => kind.name === name)!;
+const text = kind("SQLite");
+
+/** Expects a run that ends well, and returns what it printed. */
+async function ok(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await cli(...args);
+  assert.equal(code, 0, stdout + stderr);
+  return stdout;
+}
+
+/** Expects a run that ends with this code and says only this. */
+async function fails(code: number, message: RegExp, ...args: string[]): Promise<void> {
+  const run = await cli(...args);
+  assert.equal(run.code, code, run.stdout + run.stderr);
+  assert.match(run.stderr, message);
+  assert.equal(run.stdout, "");
+  assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
+}
+
+/** Two sessions, one of which expires, and one that has. */
+function three(place: Place): Promise<void> {
+  return place.fill([
+    ["1:1", { name: "Zoë" }],
+    ["2:2", { list: [1, "b"] }, Date.now() + day + 1_000_000],
+    ["3:3", { gone: true }, Date.now() + 100],
+  ]).then(() => wait(200));
+}
+
+for (const { name, place, prunes } of kinds) {
+  describe(`${name} on the command line`, { timeout: 600_000 }, () => {
+    it(`${name} stats counts sessions, bytes and when they expire`, async () => {
+      await using here = place();
+      await here.fill([["1:1", { text: "x".repeat(5_000) }], ["2:2", 1, Date.now() + 2 * day]]);
+      const output = await ok("stats", here.url);
+      assert.match(output, new RegExp(`^${name} .*: 2 sessions, 5\\.0 kB, 2\\.5 kB on average\n`));
+      assert.match(output, /Largest:\n +5\.0 kB {2}"1:1"\n/);
+      assert.match(output, /never +1 /);
+      assert.match(output, /within a week +1 /);
+      assert.match(output, /within a day +0\n/);
+    });
+
+    it(`${name} get prints a session as JSON`, async () => {
+      await using here = place();
+      await three(here);
+      assert.equal(await ok("get", here.url, "1:1"), '{"name":"Zoë"}\n');
+      assert.equal(await ok("get", here.url, "2:2"), '{"list":[1,"b"]}\n');
+      await fails(1, /has no session "4:4"\n$/, "get", here.url, "4:4");
+      await fails(1, /has no session "3:3"\n$/, "get", here.url, "3:3"); // it has expired
+    });
+
+    it(`${name} delete deletes a session and no other`, async () => {
+      await using here = place();
+      await three(here);
+      assert.match(await ok("delete", here.url, "1:1"), /^Deleted session "1:1" of /);
+      await fails(1, /has no session "1:1"\n$/, "delete", here.url, "1:1");
+      const raw = await here.raw();
+      assert.ok(raw.has("2:2") && !raw.has("1:1"));
+    });
+
+    it(`${name} prune deletes what has expired`, async () => {
+      await using here = place();
+      await three(here);
+      const output = await ok("prune", here.url);
+      assert.match(output, prunes ? /^Deleted 1 expired session of / : /by itself\.\n$/);
+      assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "2:2"]);
+    });
+
+    it(`${name} export and import keep sessions and when they expire`, async () => {
+      await using here = place();
+      await using there = place();
+      await three(here);
+      const { code, stdout, stderr } = await cli("export", here.url);
+      assert.equal(code, 0, stderr);
+      assert.match(stderr, /^Exported 2 sessions of /);
+      const lines = stdout.trimEnd().split("\n").toSorted();
+      assert.equal(lines.length, 2);
+      assert.equal(lines[0], '{"key":"1:1","session":{"name":"Zoë"}}');
+      assert.match(lines[1]!, /^{"key":"2:2","session":{"list":\[1,"b"\]},"expires":\d{13}}$/);
+
+      const run = await pipe(stdout, "import", "-", there.url);
+      assert.equal(run.code, 0, run.stderr);
+      assert.match(run.stdout, /^Copied 2 sessions \(\d+ bytes\) from standard input to /);
+      const [before, after] = [await here.raw(), await there.raw()];
+      assert.deepEqual(after.get("1:1"), before.get("1:1"));
+      assert.deepEqual(after.get("2:2")!.value, before.get("2:2")!.value);
+      assert.ok(Math.abs(after.get("2:2")!.expires! - before.get("2:2")!.expires!) < 1_000);
+    });
+
+    it(`${name} import refuses a bad line by its number, and takes the others`, async () => {
+      await using here = place();
+      const input = [
+        '{"key":"1:1","session":{"n":1}}',
+        '{"key":"2:2"',
+        "",
+        '{"session":{}}',
+        '{"key":"4:4","session":1,"expires":"tomorrow"}',
+        '{"key":"5:5","session":{"n":5},"more":1}',
+        '{"key":"","session":1}',
+        '{"key":"7:7","session":{"n":7}}',
+      ].join("\n");
+      const run = await pipe(input, "import", "-", here.url);
+      assert.equal(run.code, 1);
+      assert.match(
+        run.stderr,
+        /^Not imported: line 2: .*\nNot imported: line 4: "key" is not text\n/,
+      );
+      assert.match(
+        run.stderr,
+        /line 5: "expires" is not .*\nNot imported: line 6: "more" is not kn/,
+      );
+      assert.match(run.stderr, /session "": .*\n5 sessions were not transferred\n$/);
+      assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "7:7"]);
+    });
+
+    it(`${name} copy keeps what is there, and replaces it when told so`, async () => {
+      await using from = text.place();
+      await using to = place();
+      await from.fill([["1:1", { n: 1 }], ["2:2", { n: 1 }]]);
+      await to.fill([["1:1", { n: 0 }], ["9:9", { n: 9 }]]);
+      const kept = await ok("copy", from.url, to.url);
+      assert.match(kept, /^Copied 1 session .*\n1 session was there already and stayed; --over/);
+      await using store = to.store();
+      assert.deepEqual(await store.get("1:1"), { n: 0 });
+      assert.match(await ok("copy", "--overwrite", from.url, to.url), /^Copied 2 sessions /);
+      assert.deepEqual(await store.get("1:1"), { n: 1 });
+      assert.deepEqual(await store.get("9:9"), { n: 9 });
+    });
+
+    it(`${name} copy --dry-run and import --dry-run change nothing`, async () => {
+      await using from = text.place();
+      await using to = place();
+      await from.fill([["1:1", { n: 1 }], ["2:2", { n: 1 }]]);
+      const output = await ok("copy", "--dry-run", from.url, to.url);
+      assert.match(
+        output,
+        /^Would copy 2 sessions \(14 bytes\)|^Would copy 2 sessions \(\d\d bytes/,
+      );
+      const run = await pipe('{"key":"1:1","session":1}', "import", "--dry-run", "-", to.url);
+      assert.match(run.stdout, /^Would copy 1 session/);
+      if (name !== "Redis" && name !== "MongoDB") {
+        await fails(1, /has no table|There is no file/, "stats", to.url); // was not made
+      }
+      await to.fill([["1:1", { n: 0 }]]);
+      assert.match(await ok("copy", "--dry-run", from.url, to.url), /^Would copy 1 session /);
+      const dry = await ok("copy", "--dry-run", "--overwrite", from.url, to.url);
+      assert.match(dry, /^Would copy 2 sessions /);
+      assert.deepEqual([...(await to.raw()).keys()], ["1:1"]);
+    });
+
+    it(`${name} copy leaves expired sessions behind`, async () => {
+      await using from = place();
+      await using to = text.place();
+      await three(from);
+      const output = await ok("copy", from.url, to.url);
+      assert.match(output, /^Copied 2 sessions /);
+      if (prunes) assert.match(output, /\n1 session had expired and stayed behind\.\n/);
+      assert.ok(!(await to.raw()).has("3:3"));
+    });
+
+    it(`${name} doctor finds nothing wrong, and changes nothing`, async () => {
+      await using here = place();
+      await three(here);
+      const before = await here.raw();
+      const output = await ok("doctor", here.url);
+      assert.match(output, new RegExp(`^✓ can be opened: ${name} .*, \\d+ ms\n`));
+      assert.match(output, /✓ sessions can be read: [23] sessions\n✓ sessions can be changed and/);
+      assert.doesNotMatch(output, /[✗•]/);
+      assert.deepEqual((await here.raw()).get("1:1"), before.get("1:1"));
+    });
+
+    it(`${name} doctor finds what cannot be decoded`, {
+      skip: name === "MongoDB" && "its documents are what they are",
+    }, async () => {
+      await using here = place();
+      await here.fill([["1:1", { n: 1 }]]);
+      await here.write("2:2", "{oops");
+      const { code, stdout } = await cli("doctor", here.url);
+      assert.equal(code, 1);
+      assert.match(stdout, /✗ 1 session cannot be decoded: "2:2"\n/);
+      await fails(1, /^Session "2:2" cannot be decoded: /, "get", here.url, "2:2");
+      await using to = kind("MongoDB").place();
+      const run = await cli("copy", here.url, to.url);
+      assert.equal(run.code, 1);
+      assert.match(
+        run.stderr,
+        /^Not transferred: session "2:2": .*\n1 session was not transferred/,
+      );
+      assert.match(run.stdout, /^Copied 1 session /);
+    });
+  });
+}
+
+describe("upstream's data on the command line", { timeout: 600_000 }, () => {
+  /** Runs everything that only looks. */
+  async function look(url: string): Promise<string> {
+    await ok("stats", url);
+    await ok("export", url);
+    await ok("get", url, "1:1");
+    await using to = text.place();
+    assert.match(await ok("copy", url, to.url), /^Copied 3 sessions /);
+    assert.deepEqual((await to.raw()).get("1:1")!.value, '{"n":"new"}');
+    return await ok("doctor", url);
+  }
+
+  it("PostgreSQL tables without a key are read as they are", async () => {
+    const client = new pg.Client(serverUrl("postgres"));
+    await client.connect();
+    const table = place();
+    try {
+      await client.query(`CREATE TABLE "${table}" (key varchar(32), session text)`);
+      await client.query(`INSERT INTO "${table}" VALUES ('1:1', '{"n":"old"}'), ('2:2', '{}'),
+        ('1:1', '{"n":"new"}'), ('3:3', '{}')`);
+      const output = await look(`${serverUrl("postgres")}?table=${table}`);
+      assert.match(
+        output,
+        /• the schema is of an older version; .*:\n {4}DELETE FROM .*\n {4}ALTER/,
+      );
+      assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
+      const { rows } = await client.query({
+        text: `SELECT attname FROM pg_attribute WHERE attrelid = '"${table}"'::regclass
+          AND attnum > 0 UNION ALL SELECT count(*)::text FROM "${table}"`,
+        rowMode: "array",
+      });
+      assert.deepEqual(rows.flat().toSorted(), ["4", "key", "session"]);
+    } finally {
+      await client.query(`DROP TABLE "${table}"`);
+      await client.end();
+    }
+  });
+
+  it("MySQL tables without a key are read as they are", async () => {
+    const connection = await createConnection(serverUrl("mysql"));
+    const table = place();
+    try {
+      await connection.query(`CREATE TABLE \`${table}\` (\`key\` varchar(32), session text)`);
+      await connection.query(`INSERT INTO \`${table}\` VALUES ('1:1', '{"n":"old"}'), ('2:2', '{}'),
+        ('1:1', '{"n":"new"}'), ('3:3', '{}')`);
+      const output = await look(`${serverUrl("mysql")}?table=${table}`);
+      assert.match(output, /• the schema is of an older version; .*:\n {4}ALTER TABLE/);
+      assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
+      const [columns] = await connection.query(`SHOW COLUMNS FROM \`${table}\``);
+      assert.deepEqual((columns as { Field: string }[]).map((it) => it.Field), ["key", "session"]);
+    } finally {
+      await connection.query(`DROP TABLE \`${table}\``);
+      await connection.end();
+    }
+  });
+
+  it("SQLite files are read as they are, byte for byte", async () => {
+    await using here = text.place();
+    const database = new Database(here.url);
+    database.exec(`CREATE TABLE "telegraf-sessions" (key varchar(32), session text);
+      INSERT INTO "telegraf-sessions" VALUES ('1:1', '{"n":"old"}'), ('2:2', '{}'),
+        ('1:1', '{"n":"new"}'), ('3:3', '{}')`);
+    database.close();
+    const digest = () => createHash("sha256").update(readFileSync(here.url)).digest("hex");
+    const before = digest();
+    const output = await look(here.url);
+    assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
+    assert.match(
+      output,
+      /• the schema is of an older version; .*:\n {4}DELETE FROM .*\n {4}CREATE/,
+    );
+    assert.equal(digest(), before);
+    assert.ok(!existsSync(`${here.url}-wal`) && !existsSync(`${here.url}-shm`));
+  });
+
+  it("MongoDB collections without an index are read as they are", async () => {
+    const client = new MongoClient(serverUrl("mongodb"));
+    const collection = client.db().collection(place());
+    try {
+      await collection.insertMany([
+        { key: "1:1", session: { n: "new" } }, // of duplicates the first one was used
+        { key: "1:1", session: { n: "old" } },
+        { key: "2:2", session: {} },
+        { key: 3, session: { number: true } },
+      ]);
+      const url = `${serverUrl("mongodb")}?collection=${collection.collectionName}`;
+      const output = await look(url);
+      assert.match(output, /older version; .*:\n {4}make text of .* numbers\n {4}create a unique/);
+      assert.match(output, /• 1 key is there more than once, of which the first stays: "1:1"\n/);
+      assert.equal(await ok("get", url, "3"), '{"number":true}\n');
+      assert.equal((await collection.listIndexes().toArray()).length, 1);
+      assert.equal(await collection.countDocuments({ key: 3 }), 1);
+      await ok("delete", url, "3");
+      assert.equal(await collection.countDocuments({ key: 3 }), 0);
+    } finally {
+      await collection.drop();
+      await client.close();
+    }
+  });
+});
+
+describe("MongoDB's types on the command line", { timeout: 600_000 }, () => {
+  const date = new Date("2026-01-02T03:04:05.678Z");
+
+  it("MongoDB dates stay dates in MongoDB", async () => {
+    await using from = kind("MongoDB").place();
+    await using to = kind("MongoDB").place();
+    await from.fill([["1:1", { date, list: [{ date }], id: new ObjectId() }]]);
+    assert.doesNotMatch(await ok("copy", from.url, to.url), /became/);
+    assert.deepEqual(await to.raw(), await from.raw());
+  });
+
+  for (const to of kinds.filter((kind) => kind.text)) {
+    it(`${to.name} gets MongoDB's dates as ISO text, and says how many`, async () => {
+      await using from = kind("MongoDB").place();
+      await using there = to.place();
+      const id = new ObjectId();
+      const bytes = new Uint8Array([1, 2, 3]);
+      await from.fill([["1:1", { date, list: [{ date }], id, bytes }], ["2:2", { n: 1.5 }]]);
+      const output = await ok("copy", from.url, there.url);
+      assert.match(output, /\n2 dates became ISO text\.\n/);
+      assert.match(output, /\n1 ObjectId became text\.\n/);
+      assert.match(output, /\n1 binary value became base64 text\.\n/);
+      const raw = await there.raw();
+      const iso = date.toISOString();
+      const expected = { date: iso, list: [{ date: iso }], id: `${id}`, bytes: "AQID" };
+      assert.deepEqual(JSON.parse(raw.get("1:1")!.value as string), expected);
+      assert.equal(raw.get("2:2")!.value, '{"n":1.5}');
+    });
+  }
+
+  it("MongoDB dates are exported as ISO text", async () => {
+    await using from = kind("MongoDB").place();
+    await from.fill([["1:1", { date }]]);
+    const { stdout, stderr } = await cli("export", from.url);
+    assert.equal(stdout, `{"key":"1:1","session":{"date":"${date.toISOString()}"}}\n`);
+    assert.match(stderr, /\n1 date became ISO text\.\n$/);
+  });
+});
+
+describe("the command line", { timeout: 600_000 }, () => {
+  it("--help names every command, and each has its own", async () => {
+    const help = await ok("--help");
+    const commands = ["copy", "stats", "get", "delete", "export", "import", "prune", "doctor"];
+    for (const command of commands) {
+      assert.match(help, new RegExp(`^  ${command} `, "m"));
+      const own = await ok(command, "--help");
+      assert.match(own, new RegExp(`^Usage: telegraf-session ${command} `));
+      assert.match(own, /Exit codes:/);
+      if (/copy|import/.test(command)) assert.match(own, /run the same command again/);
+    }
+  });
+
+  it("wrong usage ends with 2 and one sentence", async () => {
+    await fails(2, /^error: unknown command 'coppy'/, "coppy");
+    await fails(2, /^error: missing required argument 'TO'/, "copy", "a.db");
+    await fails(2, /^error: unknown option '--dry'/, "copy", "a.db", "b.db", "--dry");
+    await fails(2, /cannot be used with/, "copy", "a.db", "b.db", "--skip", "--overwrite");
+    await fails(2, /^"bot" is neither a URL nor a file/, "stats", "bot");
+    await fails(2, /^There is no database for "http:"/, "stats", "http://localhost");
+    await fails(2, /^Unknown parameter "tabel"/, "stats", "sqlite:a.db?tabel=x");
+    await fails(2, /^A session key must have 1 to 512 bytes/, "get", "a.db", "");
+    await fails(2, /^FROM and TO are the same/, "copy", "a.db", "sqlite:a.db");
+    const redis = "redis://localhost?prefix=a:";
+    await fails(2, /^FROM and TO are the same/, "copy", redis, `${redis}b:`);
+    await fails(2, /choices/, "import", "--format", "csv", "a", "b.db");
+  });
+
+  it("what fails ends with 1 and one sentence without the password", async () => {
+    const wrong = (url: string) => url.replace(/:\/\/[^@]*@/, "://nobody:s3cret@");
+    await fails(1, /^There is no file missing\.db\n$/, "stats", "missing.db");
+    await fails(1, /^PostgreSQL .*: password auth.*\n$/, "stats", wrong(serverUrl("postgres")));
+    await fails(1, /^MySQL .*: Access denied .*\n$/, "stats", wrong(serverUrl("mysql")));
+    const table = `${serverUrl("postgres")}?table=${place()}`;
+    await fails(1, /^PostgreSQL .* has no table "test-.*"\n$/, "export", table);
+    await using to = text.place();
+    await fails(1, /^There is no file missing.jsonl\n$/, "import", "missing.jsonl", to.url);
+    assert.ok(!existsSync(to.url));
+    const down = "postgres://user:s3cret@127.0.0.1:1/bot";
+    await fails(1, /^PostgreSQL 127\.0\.0\.1:1\/bot: no success within 10 s: .*\n$/, "stats", down);
+    const { code, stdout } = await cli("doctor", down);
+    assert.equal(code, 1);
+    assert.match(stdout, /^✗ can be opened: PostgreSQL 127\.0\.0\.1:1\/bot: no success.*\n$/);
+  });
+
+  it("doctor finds missing rights", async () => {
+    await using here = kind("PostgreSQL").place();
+    await here.fill([["1:1", { n: 1 }]]);
+    const client = new pg.Client(serverUrl("postgres"));
+    await client.connect();
+    const role = place().replace("-", "_");
+    const table = new URL(here.url).searchParams.get("table");
+    await client.query(`CREATE ROLE ${role} LOGIN PASSWORD 'secret'`);
+    try {
+      await client.query(`GRANT SELECT ON "${table}" TO ${role}`);
+      const url = here.url.replace(/:\/\/[^@]*@/, `://${role}:secret@`);
+      const { code, stdout } = await cli("doctor", url);
+      assert.equal(code, 1);
+      assert.match(stdout, /✓ sessions can be read: 1 session\n✗ sessions can be changed .*denied/);
+      await using to = text.place();
+      assert.match(await ok("copy", url, to.url), /^Copied 1 session /);
+    } finally {
+      await client.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
+      await client.end();
+    }
+  });
+
+  it("a session that the other database does not take fails alone", async () => {
+    await using from = kind("Redis").place();
+    await using to = kind("PostgreSQL").place();
+    const sessions = Array.from({ length: 200 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]);
+    await from.fill([...sessions, ["x".repeat(513), { n: 1 }]]);
+    const { code, stdout, stderr } = await cli("copy", from.url, to.url);
+    assert.equal(code, 1);
+    assert.match(stdout, /^Copied 200 sessions /);
+    assert.match(
+      stderr,
+      /^Not transferred: session "x+": A session key must .*\n1 session was not/,
+    );
+    assert.equal((await to.raw()).size, 200);
+  });
+
+  it("Ctrl-C ends a copy, and the same command goes on", async () => {
+    await using from = text.place();
+    await using to = kind("PostgreSQL").place();
+    const total = 60_000;
+    await from.fill(
+      Array.from({ length: total }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]),
+    );
+    const child = start("copy", from.url, to.url);
+    const client = new pg.Client(serverUrl("postgres"));
+    await client.connect();
+    const table = new URL(to.url).searchParams.get("table");
+    for (let some = 0; some === 0;) {
+      const { rows } = await client.query(`SELECT count(*)::int FROM "${table}"`)
+        .catch(() => ({ rows: [{ count: 0 }] }));
+      some = rows[0].count;
+    }
+    await client.end();
+    child.kill("SIGINT");
+    const { code, stdout, stderr } = await end(child);
+    assert.equal(code, 130, stdout + stderr);
+    assert.match(stderr, /^Interrupted; the same command goes on/m);
+    const done = Number(/^Copied ([\d,]+) sessions/.exec(stdout)![1]!.replaceAll(",", ""));
+    assert.equal((await to.raw()).size, done);
+    assert.ok(done > 0 && done < total);
+
+    const again = await ok("copy", from.url, to.url);
+    const [rest, there] = [total - done, done].map((number) => number.toLocaleString("en"));
+    assert.ok(again.startsWith(`Copied ${rest} session`), again);
+    assert.ok(again.includes(`\n${there} session`), again);
+    assert.equal((await to.raw()).size, total);
+  });
+
+  it("progress is a bar on a terminal, and lines elsewhere", async () => {
+    let shown = "";
+    const terminal = {
+      isTTY: true,
+      columns: 120,
+      write: (text: string) => shown += text,
+      cursorTo() {},
+      moveCursor() {},
+      clearLine() {},
+      on() {},
+      once() {},
+      removeListener() {},
+    };
+    const bar = await progress(terminal, 2_000);
+    bar.add(500);
+    bar.stop();
+    assert.match(shown, /█+░+ 25 % \| 500 of 2000 \| \d+ per s \| .+ left/);
+    shown = "";
+    const lines = await progress({ write: (text) => shown += text }, 2_000);
+    lines.add(500);
+    lines.stop();
+    assert.equal(shown, "");
+  });
+
+  it("a file's name may be anything after sqlite:", async () => {
+    const file = join(tmpdir(), `${place()} 100%.session`);
+    try {
+      const url = `sqlite:${file.replaceAll("%", "%25")}?table=bot`;
+      const run = await pipe('{"key":"1:1","session":1}', "import", "-", url);
+      assert.equal(run.code, 0, run.stderr);
+      const database = new Database(file);
+      assert.deepEqual(database.prepare("SELECT key FROM bot").all(), [{ key: "1:1" }]);
+      database.close();
+    } finally {
+      rmSync(file, { force: true });
+    }
+  });
+});

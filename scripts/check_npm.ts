@@ -210,6 +210,34 @@ async function checkSQLite(project: string, program: string) {
   }
 }
 
+/** The command line, as npm installs it, without the drivers of other databases. */
+async function checkCommandLine(project: string) {
+  const command = (...args: string[]) =>
+    run(project, "npx", ["--no-install", "@telegraf/session", ...args]);
+  const help = await command("--help");
+  if (!help.startsWith("Usage: telegraf-session")) throw new Error(help);
+  const { message } = await command("stats", "mysql://localhost/bot")
+    .then(() => new Error("mysql2 is not missed"), (error) => error as Error);
+  if (
+    !/ended with 1\n\nMySQL needs the package mysql2 .*: npm install mysql2$/.test(message.trim())
+  ) {
+    throw new Error(message);
+  }
+}
+
+/** Copies from file to file, which needs no server. */
+async function checkCopy(project: string) {
+  const version = await run(project, "node", ["--print", "process.versions.node"]);
+  if (Number.parseInt(version) < 22) return `not on Node.js ${version.trim()}`;
+  fs.writeFileSync(join(project, "sessions.jsonl"), '{"key":"1:1","session":{"count":1}}\n');
+  const command = (...args: string[]) =>
+    run(project, "npx", ["--no-install", "telegraf-session", ...args]);
+  await command("import", "sessions.jsonl", "one.sqlite");
+  await command("copy", "one.sqlite", "other.sqlite");
+  const session = await command("get", "other.sqlite", "1:1");
+  if (session !== '{"count":1}\n') throw new Error(session);
+}
+
 /** Type-checks files, other packages' declarations aside. */
 function checkTypes(files: string[], module: string, moduleResolution: string): void {
   const { options, errors } = ts.convertCompilerOptionsFromJson({
@@ -345,6 +373,7 @@ async function main(): Promise<void> {
     const args = ["install", "--dry-run", ...quiet, ...oldest, "telegraf@4.12.0"];
     return run(join(folder, "none"), "npm", args).then(() => {});
   });
+  await check("npx @telegraf/session", () => checkCommandLine(join(folder, "none")));
   await check("publint", () => run("npm", tool("publint"), ["--strict"]).then(() => {}));
   await check("attw", () => run(folder, tool("attw"), [file]).then(() => {}));
 
@@ -371,6 +400,7 @@ async function main(): Promise<void> {
     }
     if (name === "sqlite") {
       await check("sqlite: open.mjs", () => checkSQLite(project, "open.mjs"));
+      await check("sqlite: npx telegraf-session copy", () => checkCopy(project));
       for (const format of ["esm", "cjs"] as const) {
         await check(`sqlite: bundled as ${format}, without the driver, opened`, async () => {
           const without = join(folder, "none", name);

@@ -124,7 +124,7 @@ describe("import", { timeout: 600_000 }, () => {
       const middleware = mongodbSession(client.db(), { collectionName });
       for (const [id, session] of [[1, { n: 1 }], [2, { list: [1, "b"] }]] as const) {
         const ctx = { from: { id }, chat: { id: -100 }, session: undefined as unknown };
-        await middleware(ctx as never, () => Promise.resolve(ctx.session = session));
+        await middleware(ctx as never, () => Promise.resolve(void (ctx.session = session)));
       }
       await imports(
         "telegraf-session-mongodb",

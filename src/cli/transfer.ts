@@ -196,7 +196,7 @@ export function conclude(
   const way = `from ${source.title} to ${target.title}`;
   say(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
   if (present > 0) {
-    const kept = overwrite ? "" : "; --overwrite replaces such";
+    const kept = overwrite ? "" : "; --overwrite replaces them";
     say(`${count(present, "session was", "sessions were")} there already and stayed${kept}.`);
   }
   if (expired > 0) say(`${count(expired, "session")} had expired and stayed behind.`);

@@ -74,7 +74,8 @@ describe("structure", () => {
     const later = [...code(cli).matchAll(/\bimport\("([^"]+)"\)/g)].map((match) => match[1]!);
     const known = Object.entries(drivers).flatMap(([entry, names]) => [`./${entry}`, ...names]);
     assert.deepEqual(later.filter((name) => !known.includes(name)), []);
-    assert.ok(Object.keys(drivers).every((entry) => later.includes(`./${entry}`)));
+    const named = Object.keys(drivers).filter((entry) => entry !== "kysely.ts"); // has no URL
+    assert.deepEqual(named.filter((entry) => !later.includes(`./${entry}`)), []);
   });
 
   it("nothing but the command line loads the command line", () => {

@@ -420,13 +420,13 @@ describe("the command line", { timeout: 600_000 }, () => {
     await using to = kind("PostgreSQL").place();
     const sessions = Array.from({ length: 200 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]);
     await from.fill([...sessions, ["x".repeat(513), { n: 1 }]]);
+    await from.write("nul:nul", '{"a":"\0"}'); // PostgreSQL refuses the batch that it is in
     const { code, stdout, stderr } = await cli("copy", from.url, to.url);
     assert.equal(code, 1);
     assert.match(stdout, /^Copied 200 sessions /);
-    assert.match(
-      stderr,
-      /^Not transferred: session "x+": A session key must .*\n1 session was not/,
-    );
+    assert.match(stderr, /^Not transferred: session "x+": A session key must have /m);
+    assert.match(stderr, /^Not transferred: session "nul:nul": .*invalid byte sequence /m);
+    assert.match(stderr, /\n2 sessions were not transferred\n$/);
     assert.equal((await to.raw()).size, 200);
   });
 

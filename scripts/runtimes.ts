@@ -42,7 +42,10 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
     case "deno":
       return sources(
         `Deno ${versionOf(process.execPath)}`,
-        (report) => [process.execPath, "test", "-A", "--no-check", `--junit-path=${report}`],
+        (report) => [
+          ...[process.execPath, "test", "-A", "--no-check", "--parallel"],
+          `--junit-path=${report}`,
+        ],
       );
     case "bun": {
       const bun = await findBun(scope);
@@ -87,11 +90,15 @@ function sources(title: string, command: Runtime["command"]): Runtime {
   return { title, command, files: (files) => files, remove() {} };
 }
 
+/** How many files are tested at once: tests wait more than they work. */
+export const concurrency = 3;
+
 function nodeTest(node: string, report: string): string[] {
   return [
     node,
     "--test",
-    "--test-timeout=600000", // of files too: what a failed test leaves open keeps them from ending
+    `--test-concurrency=${concurrency}`,
+    "--test-timeout=900000", // of files too: what a failed test leaves open keeps them from ending
     "--test-reporter=spec",
     "--test-reporter-destination=stdout",
     "--test-reporter=junit",

@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import process from "node:process";
 import { parseArgs, stripVTControlCharacters } from "node:util";
-import { findRuntime, type Runtime } from "./runtimes.ts";
+import { concurrency, findRuntime, type Runtime } from "./runtimes.ts";
 import { backends, type Servers, startServers } from "./servers.ts";
 
 /** Titles of tests begin with one of these. */
@@ -80,6 +80,7 @@ async function run(runtime: Runtime, testFiles: string[], servers: Servers): Pro
     stdio: ["ignore", "pipe", "inherit"],
     env: {
       ...process.env,
+      DENO_JOBS: String(concurrency),
       TEST_MONGODB_KIND: servers.servers.mongodb.product === "MongoDB" ? "mongod" : "ferretdb",
       ...Object.fromEntries(
         backends.map((name) => [`TEST_${name.toUpperCase()}_URL`, servers.urls[name]]),

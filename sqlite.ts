@@ -1,5 +1,5 @@
 /**
- * Sessions in a SQLite file, with better-sqlite3 11 to 13, or the driver that the runtime brings:
+ * Sessions in a SQLite file, with better-sqlite3 9 to 13, or the driver that the runtime brings:
  * `node:sqlite` or `bun:sqlite`.
  *
  * ```ts

@@ -194,7 +194,7 @@ async function* psql(url: string, context: Context): AsyncGenerator<Found> {
 function grammy(read: Format["read"]): Format["read"] {
   return async function* (source, context) {
     for await (const found of read(source, context)) {
-      if ("error" in found || !Object.hasOwn(Object(found.value), "__d")) {
+      if ("error" in found || !("__d" in Object(found.value))) {
         yield found;
         continue;
       }

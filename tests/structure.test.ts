@@ -109,7 +109,8 @@ describe("structure", () => {
     const inner = folders.flatMap((folder) => sources(folder).map((file) => `${folder}/${file}`));
     const paths = [...entries, cli, ...inner];
     for (const path of paths) {
-      const newer = /Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\./;
+      const newer =
+        /Object\.hasOwn|Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\./;
       assert.doesNotMatch(code(path), newer, path);
     }
   });

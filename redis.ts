@@ -17,7 +17,7 @@
  */
 
 import type { RedisClientOptions } from "redis";
-import type { Backend, Entry } from "./src/backend.ts";
+import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { redact } from "./src/errors.ts";
 import type { IORedis } from "./src/ioredis.ts";
@@ -80,7 +80,6 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
   const client = () => redis.ready(existing ?? own!.client);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
   const named = (key: string) => prefix + key;
-  const renamed = (entry: Entry<string>) => ({ ...entry, key: named(entry.key) });
   let expires = false;
   return {
     handle: existing ?? {},
@@ -105,7 +104,7 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
         return redis.entries(keys, values, lives);
       }),
     write: (entries, signal) =>
-      redis.hold(own, signal, () => redis.write(client(), entries.map(renamed), apart)),
+      redis.hold(own, signal, () => redis.write(client(), entries, named, apart)),
     renew: (keys, expires, signal) =>
       redis.hold(own, signal, () => redis.renew(client(), keys.map(named), expires)),
     remove: (keys, signal) =>

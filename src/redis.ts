@@ -244,14 +244,15 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
 export async function write(
   client: Client,
   entries: Entry<string>[],
+  named: (key: string) => string,
   apart: boolean,
 ): Promise<void> {
   if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
     await all(entries.map(({ key, value, expires }) => {
-      if (expires === undefined) return client.set(key, value);
-      return client.set(key, value, { PX: Math.max(1, expires - Date.now()) });
+      if (expires === undefined) return client.set(named(key), value);
+      return client.set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
     }));
-  } else await client.mSet(entries.flatMap(({ key, value }) => [key, value]));
+  } else await client.mSet(entries.flatMap(({ key, value }) => [named(key), value]));
 }
 
 /** When the values of keys expire, in ms since the epoch; `undefined` for never. */

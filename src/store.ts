@@ -446,8 +446,8 @@ function rereadable<T>(read: () => Promise<T>): Promise<T> {
 }
 
 /** Whether there is content that has not expired. */
-function isAlive(content: { readonly expires?: number } | undefined): boolean {
-  return content !== undefined && (content.expires === undefined || content.expires > Date.now());
+export function isAlive(content: { readonly expires?: number } | undefined): boolean {
+  return content !== undefined && (content.expires ?? Infinity) > Date.now();
 }
 
 /** Checks a key, before any I/O. Numbers are taken as their text. */

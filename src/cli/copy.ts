@@ -5,7 +5,7 @@
  */
 
 import { type Context, exit, Failure } from "./context.ts";
-import { Database, locate, type Location } from "./database.ts";
+import { Database, locate, type Location, placesOf } from "./database.ts";
 import { progress } from "./progress.ts";
 import { conclude, type Mode, sourceOf, transfer } from "./transfer.ts";
 
@@ -43,12 +43,8 @@ async function total(source: Database): Promise<number> {
 /** Whether what is copied would be copied again. */
 function overlap(from: Location, to: Location): boolean {
   if (from.kind !== to.kind || from.title !== to.title) return false;
-  if (from.kind === "redis") {
-    // The keys of a prefix are among those of a shorter one.
-    const [{ prefix: shorter = "telegraf:" }, { prefix = "telegraf:" }] = [from.places, to.places];
-    return prefix.startsWith(shorter);
-  }
-  const name = ({ places: { table, collection, schema } }: Location) =>
-    `${schema} ${table ?? collection ?? "telegraf-sessions"}`;
-  return name(from) === name(to);
+  const [here, there] = [placesOf(from), placesOf(to)];
+  // The keys of a prefix are among those of a shorter one.
+  if (from.kind === "redis") return there.prefix!.startsWith(here.prefix!);
+  return Object.keys(here).every((place) => here[place] === there[place]);
 }

@@ -216,7 +216,8 @@ export class Database implements AsyncDisposable {
   /** The entries that exist, each once. */
   async read(keys: string[]): Promise<Entry<unknown>[]> {
     if (this.missing || keys.length === 0) return [];
-    const entries = await this.#do((connection, signal) => connection.read(keys, signal));
+    const some = [...new Set(keys)];
+    const entries = await this.#do((connection, signal) => connection.read(some, signal));
     // Of duplicates the last one counts.
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
@@ -281,10 +282,15 @@ export function missingDriver(name: string, driver: string): Failure {
 
 /** The table, collection or prefix, in words. */
 function describe(kind: Kind, places: Location["places"]): string {
-  const [[place, name]] = Object.entries({ ...kinds[kind].places, ...places }) as [
-    [string, string],
-  ];
+  const [[place, name]] = Object.entries(placesOf({ kind, places })) as [[string, string]];
   return `${place} "${name}"`;
+}
+
+/** Where its sessions are, also where the URL does not say so. */
+export function placesOf(
+  { kind, places }: Pick<Location, "kind" | "places">,
+): { readonly [name: string]: string | undefined } {
+  return { ...kinds[kind].places, ...places };
 }
 
 async function timed<T>(

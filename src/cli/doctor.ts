@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import { type Context, count, exit, sentence, some } from "./context.ts";
 import { Database, locate } from "./database.ts";
+import { sourceOf } from "./transfer.ts";
 
 /** Looks whether a store would work on the database, and changes nothing. */
 export async function doctor(url: string, context: Context): Promise<number> {
@@ -62,22 +63,21 @@ export async function doctor(url: string, context: Context): Promise<number> {
     let last: string | undefined;
     const repeated: string[] = [];
     const broken: string[] = [];
-    for await (const page of database.pages()) {
-      for (let i = 0; i < page.length && !signal.aborted; i += database.limits.keys) {
-        const keys = page.slice(i, i + database.limits.keys).map(({ key }) => key);
-        if (plan?.unique === false) {
-          for (const key of keys) {
-            if (key === last && repeated.at(-1) !== key) repeated.push(key);
-            last = key;
-          }
+    for await (const { entries, read } of sourceOf(database).batches()) {
+      if (signal.aborted) break;
+      const keys = entries.map(({ key }) => key);
+      if (plan?.unique === false) {
+        for (const key of keys) {
+          if (key === last && repeated.at(-1) !== key) repeated.push(key);
+          last = key;
         }
-        for (const { key, value } of await database.read([...new Set(keys)])) {
-          sessions++;
-          try {
-            database.codec.decode(value);
-          } catch {
-            broken.push(key);
-          }
+      }
+      for (const { key, value } of await read(keys)) {
+        sessions++;
+        try {
+          database.codec.decode(value);
+        } catch {
+          broken.push(key);
         }
       }
     }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isAlive } from "../store.ts";
 import { type Context, count, exit, Failure, type Output, sentence } from "./context.ts";
 import { Tally, text } from "./convert.ts";
 import { Database, locate } from "./database.ts";
@@ -18,12 +19,12 @@ export async function exportLines(url: string, context: Context): Promise<number
   const tally = new Tally();
   let exported = 0;
   let refused = 0;
-  for await (const { entries, read } of sourceOf(database, database.limits.keys).batches()) {
+  for await (const { entries, read } of sourceOf(database).batches()) {
     if (signal.aborted) break;
     const lines: string[] = [];
-    const keys = [...new Set(entries.map(({ key }) => key))];
-    for (const { key, value, expires } of await read(keys)) {
-      if (value === "" || (expires ?? Infinity) <= Date.now()) continue;
+    for (const entry of await read(entries.map(({ key }) => key))) {
+      const { key, value, expires } = entry;
+      if (value === "" || !isAlive(entry)) continue;
       try {
         lines.push(line(key, text(database.codec, value, tally), expires));
       } catch (error) {

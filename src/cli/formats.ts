@@ -133,11 +133,9 @@ async function* redis(url: string, context: Context): AsyncGenerator<Found> {
   const location = located(url, "redis");
   const places = { prefix: "", ...location.places };
   await using database = await Database.open({ ...location, places }, "read", context);
-  for await (const { entries, read } of sourceOf(database, database.limits.keys).batches()) {
-    const keys = entries.map(({ key }) => key);
-    for (
-      const entry of await read([...new Set(keys)].filter((key) => !key.startsWith("telegraf:")))
-    ) {
+  for await (const { entries, read } of sourceOf(database).batches()) {
+    const keys = entries.map(({ key }) => key).filter((key) => !key.startsWith("telegraf:"));
+    for (const entry of await read(keys)) {
       try {
         const value = JSON.parse(entry.value as string);
         if (typeof value === "object" && value !== null) yield { ...entry, value };

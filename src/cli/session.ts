@@ -4,7 +4,7 @@
  * @module
  */
 
-import { checkKey } from "../store.ts";
+import { checkKey, isAlive } from "../store.ts";
 import { type Context, exit, Failure, sentence } from "./context.ts";
 import { Tally, text } from "./convert.ts";
 import { Database, locate } from "./database.ts";
@@ -15,7 +15,7 @@ export async function get(url: string, key: string, context: Context): Promise<n
   check(key);
   await using database = await Database.open(location, "read", context);
   const [entry] = await database.read([key]);
-  if (entry === undefined || entry.value === "" || (entry.expires ?? Infinity) <= Date.now()) {
+  if (entry === undefined || entry.value === "" || !isAlive(entry)) {
     throw missing(key, database);
   }
   let json: string;

@@ -7,6 +7,7 @@
 import { bytes, type Context, count, exit, Failure } from "./context.ts";
 import { sizeOf } from "./convert.ts";
 import { Database, locate } from "./database.ts";
+import { sourceOf } from "./transfer.ts";
 
 const hour = 60 * 60 * 1000;
 const day = 24 * hour;
@@ -30,21 +31,19 @@ export async function stats(url: string, context: Context): Promise<number> {
   const largest: { key: string; size: number }[] = [];
   const histogram = new Map(["never", ...lives.map(([name]) => name)].map((name) => [name, 0]));
   const now = Date.now();
-  for await (const page of database.pages()) {
-    for (let i = 0; i < page.length && !context.signal.aborted; i += database.limits.keys) {
-      const keys = page.slice(i, i + database.limits.keys).map(({ key }) => key);
-      for (const { key, value, expires } of await database.read([...new Set(keys)])) {
-        const size = sizeOf(database.codec, value);
-        sessions++;
-        total += size;
-        largest.push({ key, size });
-        const life = expires === undefined
-          ? "never"
-          : lives.find(([, limit]) => expires - now <= limit)![0];
-        histogram.set(life, histogram.get(life)! + 1);
-      }
-      largest.sort((a, b) => b.size - a.size).splice(5);
+  for await (const { entries, read } of sourceOf(database).batches()) {
+    if (context.signal.aborted) break;
+    for (const { key, value, expires } of await read(entries.map(({ key }) => key))) {
+      const size = sizeOf(database.codec, value);
+      sessions++;
+      total += size;
+      largest.push({ key, size });
+      const life = expires === undefined
+        ? "never"
+        : lives.find(([, limit]) => expires - now <= limit)![0];
+      histogram.set(life, histogram.get(life)! + 1);
     }
+    largest.sort((a, b) => b.size - a.size).splice(5);
   }
   if (context.signal.aborted) throw new Failure("Interrupted", exit.interrupted);
   const average = sessions === 0 ? 0 : Math.round(total / sessions);

@@ -47,8 +47,8 @@ export class Outcome {
   interrupted = false;
 }
 
-/** The source that a database is. */
-export function sourceOf(database: Database, size: number): Source {
+/** The source that a database is, in batches that it reads at once. */
+export function sourceOf(database: Database, size: number = database.limits.keys): Source {
   return {
     title: database.title,
     codec: database.codec,

@@ -240,7 +240,7 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
   });
 }
 
-/** Stores entries; `apart` in a cluster, where their keys are on many servers. */
+/** Stores entries under the names of their keys; `apart` in a cluster, where their keys are on many servers. */
 export async function write(
   client: Client,
   entries: Entry<string>[],

@@ -141,6 +141,35 @@ export function urlWith(url: string, parts: Partial<URL>): string {
   return Object.assign(new URL(url), parts).href;
 }
 
+/** Makes a store on the server of a URL. */
+// deno-lint-ignore no-explicit-any
+type Open = (url: string) => Store<any>;
+
+/** Cuts the connections to the server of the URL while a store writes: nothing may be lost. */
+export async function goesOnAfterCuts(url: string, open: Open): Promise<void> {
+  await using proxy = await Proxy.to(url);
+  await using store = open(urlWith(url, { host: proxy.host }));
+  for (let i = 0; i < 5; i++) {
+    const writes = Array.from({ length: 20 }, (_, j) => store.set(`${j}`, i));
+    await wait(i);
+    proxy.cut();
+    await Promise.all(writes);
+    const read = await Promise.all(writes.map((_, j) => store.get(`${j}`)));
+    assert.deepEqual(read, writes.map(() => i));
+  }
+}
+
+/** Lets a store open before the server of the URL is there. */
+export async function opensOnceThere(url: string, open: Open): Promise<void> {
+  await using proxy = await Proxy.to(url);
+  await proxy.down();
+  await using store = open(urlWith(url, { host: proxy.host }));
+  const opening = store.ready();
+  await wait(300);
+  await proxy.up();
+  await opening;
+}
+
 /** How much later than its deadline something may end on a busy machine. */
 const slack = 5_000;
 

@@ -4,37 +4,23 @@ import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
-import type { Store } from "../mod.ts";
 import { Redis } from "../redis.ts";
 import { transient } from "../src/redis.ts";
 import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
+import { chats, exercise } from "./redis.ts";
 import { place } from "./servers.ts";
 import { underTelegraf } from "./telegraf.ts";
 import { command, Servers } from "./topology.ts";
 
 const versions = { 5: requireVersion("ioredis", "5"), 6: requireVersion("ioredis", "6") };
-const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
 
 const servers = new Servers();
 let nodes: number[];
 let single: number;
 let sentinel: number;
-
-/** Sets, reads and deletes 100 sessions at once. */
-// deno-lint-ignore no-explicit-any
-async function exercise(store: Store<any>): Promise<void> {
-  await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
-  const sessions = await Promise.all(chats.map((chat) => store.get(chat)));
-  assert.deepEqual(sessions, chats.map((_, i) => ({ i })));
-  await store.set("one", { a: 1 });
-  assert.deepEqual(await store.get("one"), { a: 1 });
-  await Promise.all([...chats, "one"].map((chat) => store.delete(chat)));
-  const gone = await Promise.all(chats.map((chat) => store.get(chat)));
-  assert.deepEqual(gone, chats.map(() => undefined));
-}
 
 /** All keys that are stored, seen by another client. */
 async function storedKeys(kind: string): Promise<string[]> {

@@ -23,6 +23,7 @@ import { transient } from "../src/kysely.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";
+import { goesOnAfterCuts, opensOnceThere, urlWith } from "./faults.ts";
 import { factories, versions } from "./kysely.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
@@ -472,38 +473,16 @@ describe("Kysely databases", () => {
   });
 
   for (const name of ["Postgres", "MySQL"] as const) {
-    it(`Kysely goes on after connections to ${title[name]} were cut`, async () => {
-      await using proxy = await Proxy.to(address[name].url);
-      const through = new URL(address[name].url);
-      through.host = proxy.host;
-      await using store = made[name]({ url: through.href, table: table(name) });
-      for (let i = 0; i < 5; i++) {
-        const writes = Array.from({ length: 20 }, (_, j) => store.set(`${j}`, i));
-        await wait(i);
-        proxy.cut();
-        await Promise.all(writes);
-        const read = await Promise.all(writes.map((_, j) => store.get(`${j}`)));
-        assert.deepEqual(read, writes.map(() => i));
-      }
-    });
+    it(`Kysely goes on after connections to ${title[name]} were cut`, () =>
+      goesOnAfterCuts(address[name].url, (url) => made[name]({ url, table: table(name) })));
 
-    it(`Kysely opens once ${title[name]} is there`, async () => {
-      await using proxy = await Proxy.to(address[name].url);
-      await proxy.down();
-      const through = new URL(address[name].url);
-      through.host = proxy.host;
-      await using store = made[name]({ url: through.href, table: table(name) });
-      const opening = store.ready();
-      await wait(300);
-      await proxy.up();
-      await opening;
-    });
+    it(`Kysely opens once ${title[name]} is there`, () =>
+      opensOnceThere(address[name].url, (url) => made[name]({ url, table: table(name) })));
 
     it(`Kysely ends in time where ${title[name]} is silent`, async () => {
       await using proxy = await Proxy.to(address[name].url);
-      const through = new URL(address[name].url);
-      through.host = proxy.host;
-      const store = made[name]({ url: through.href, table: table(name), timeout: 500 });
+      const through = urlWith(address[name].url, { host: proxy.host });
+      const store = made[name]({ url: through, table: table(name), timeout: 500 });
       await store.set("k", 1);
       proxy.silence();
       await assert.rejects(store.get("k"), { name: "TimeoutError" });

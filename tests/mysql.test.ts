@@ -11,6 +11,7 @@ import { dialect } from "../src/mysql.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";
+import { goesOnAfterCuts, opensOnceThere, urlWith } from "./faults.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
 import { place, serverUrl } from "./servers.ts";
@@ -455,9 +456,8 @@ describe("MySQL pools", () => {
 
   it("MySQL gives up a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
-    const through = new URL(url);
-    through.host = proxy.host;
-    const pool = createPool({ uri: through.href, connectionLimit: 1 });
+    const through = urlWith(url, { host: proxy.host });
+    const pool = createPool({ uri: through, connectionLimit: 1 });
     await using store = MySQL({ pool, table: table(), timeout: 500 });
     await store.set("k", 1);
     for (const operation of [() => store.get("k"), () => store.set("k", 2)]) {
@@ -468,32 +468,11 @@ describe("MySQL pools", () => {
     await pool.end();
   });
 
-  it("MySQL goes on after connections were cut", async () => {
-    await using proxy = await Proxy.to(url);
-    const through = new URL(url);
-    through.host = proxy.host;
-    await using store = MySQL({ url: through.href, table: table() });
-    for (let i = 0; i < 5; i++) {
-      const writes = Array.from({ length: 20 }, (_, j) => store.set(`${j}`, i));
-      await wait(i);
-      proxy.cut();
-      await Promise.all(writes);
-      const read = await Promise.all(writes.map((_, j) => store.get(`${j}`)));
-      assert.deepEqual(read, writes.map(() => i));
-    }
-  });
+  it("MySQL goes on after connections were cut", () =>
+    goesOnAfterCuts(url, (url) => MySQL({ url, table: table() })));
 
-  it("MySQL opens once the server is there", async () => {
-    await using proxy = await Proxy.to(url);
-    await proxy.down();
-    const through = new URL(url);
-    through.host = proxy.host;
-    await using store = MySQL({ url: through.href, table: table() });
-    const opening = store.ready();
-    await wait(300);
-    await proxy.up();
-    await opening;
-  });
+  it("MySQL opens once the server is there", () =>
+    opensOnceThere(url, (url) => MySQL({ url, table: table() })));
 
   it("MySQL refuses what exceeds max_allowed_packet, and nothing else", async () => {
     const [[packet]] = await rows("SELECT @@max_allowed_packet") as [[number]];
@@ -524,9 +503,8 @@ describe("MySQL pools", () => {
     await admin.query("SET GLOBAL max_allowed_packet = 1048576");
     try {
       await using proxy = await Proxy.to(url);
-      const through = new URL(url);
-      through.host = proxy.host;
-      await using store = MySQL({ url: through.href, table: table() });
+      const through = urlWith(url, { host: proxy.host });
+      await using store = MySQL({ url: through, table: table() });
       // Three bytes in UTF-8 for one, and the most padding that there can be: 5 or 65 are doubled.
       for (const [count, size] of [[1, 300_000], [5, 60_000], [65, 5_000], [300, 1_000]] as const) {
         const sessions = Array.from({ length: count }, (_, i) => "鍵".repeat(size) + i);

@@ -9,6 +9,7 @@ import { Postgres, type PostgresOptions } from "../pg.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";
+import { goesOnAfterCuts, opensOnceThere, urlWith } from "./faults.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
 import { place, serverUrl } from "./servers.ts";
@@ -412,9 +413,8 @@ describe("PostgreSQL pools", () => {
 
   it("PostgreSQL gives up a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
-    const through = new URL(url);
-    through.host = proxy.host;
-    const pool = new pg.Pool({ connectionString: through.href, max: 1 });
+    const through = urlWith(url, { host: proxy.host });
+    const pool = new pg.Pool({ connectionString: through, max: 1 });
     await using store = Postgres({ pool, table: table(), timeout: 500 });
     await store.set("k", 1);
     for (const operation of [() => store.get("k"), () => store.set("k", 2)]) {
@@ -426,32 +426,11 @@ describe("PostgreSQL pools", () => {
     await pool.end();
   });
 
-  it("PostgreSQL goes on after connections were cut", async () => {
-    await using proxy = await Proxy.to(url);
-    const through = new URL(url);
-    through.host = proxy.host;
-    await using store = Postgres({ url: through.href, table: table() });
-    for (let i = 0; i < 5; i++) {
-      const writes = Array.from({ length: 20 }, (_, j) => store.set(`${j}`, i));
-      await wait(i);
-      proxy.cut();
-      await Promise.all(writes);
-      const read = await Promise.all(writes.map((_, j) => store.get(`${j}`)));
-      assert.deepEqual(read, writes.map(() => i));
-    }
-  });
+  it("PostgreSQL goes on after connections were cut", () =>
+    goesOnAfterCuts(url, (url) => Postgres({ url, table: table() })));
 
-  it("PostgreSQL opens once the server is there", async () => {
-    await using proxy = await Proxy.to(url);
-    await proxy.down();
-    const through = new URL(url);
-    through.host = proxy.host;
-    await using store = Postgres({ url: through.href, table: table() });
-    const opening = store.ready();
-    await wait(300);
-    await proxy.up();
-    await opening;
-  });
+  it("PostgreSQL opens once the server is there", () =>
+    opensOnceThere(url, (url) => Postgres({ url, table: table() })));
 });
 
 describe("PostgreSQL options", () => {

@@ -6,7 +6,6 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
 import * as redis6 from "redis";
-import type { Store } from "../mod.ts";
 import { Redis, type RedisOptions } from "../redis.ts";
 import { all, transient } from "../src/redis.ts";
 import { entry, run } from "./child.ts";
@@ -14,6 +13,7 @@ import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
 import { Proxy } from "./proxy.ts";
+import { chats, exercise } from "./redis.ts";
 import { place, serverUrl } from "./servers.ts";
 import { underTelegraf } from "./telegraf.ts";
 import { command, Servers, until } from "./topology.ts";
@@ -57,20 +57,6 @@ conformance(harness);
 underTelegraf(harness);
 
 const versions = { 4: requireVersion("redis", "4"), 5: requireVersion("redis", "5"), 6: redis6 };
-const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
-
-/** Sets, reads and deletes 100 sessions at once. */
-// deno-lint-ignore no-explicit-any
-async function exercise(store: Store<any>): Promise<void> {
-  await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
-  const sessions = await Promise.all(chats.map((chat) => store.get(chat)));
-  assert.deepEqual(sessions, chats.map((_, i) => ({ i })));
-  await store.set("one", { a: 1 });
-  assert.deepEqual(await store.get("one"), { a: 1 });
-  await Promise.all([...chats, "one"].map((chat) => store.delete(chat)));
-  const gone = await Promise.all(chats.map((chat) => store.get(chat)));
-  assert.deepEqual(gone, chats.map(() => undefined));
-}
 
 describe("Redis data", () => {
   const keys = [place(), place()];

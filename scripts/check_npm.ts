@@ -8,11 +8,11 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import process from "node:process";
 import { text } from "node:stream/consumers";
 import ts from "typescript";
-import { findNode } from "./runtimes.ts";
+import { findNode, transpile } from "./runtimes.ts";
 import { startServers } from "./servers.ts";
 
 const tools = ["publint@0.3", "@arethetypeswrong/cli@0.18", "esbuild@0.28", "@types/node@22"];
@@ -313,7 +313,10 @@ async function checkUpstreamBots(file: string): Promise<void> {
       await install(`upstream-${name}`, flag, "@telegraf/session@2.0.0-beta.7", ...beside);
       fs.copyFileSync("scripts/upstream/bot.ts", sources[0]!);
       fs.copyFileSync(`scripts/upstream/${name}.ts`, sources[1]!);
-      transpile(project, sources);
+      for (const [format, type] of [["esm", "module"], ["cjs", "commonjs"]] as const) {
+        transpile(sources, join(project, format), format, project);
+        fs.writeFileSync(join(project, format, "package.json"), JSON.stringify({ type }));
+      }
       checkTypes(sources, "nodenext", "nodenext");
       const counts = [await count("esm"), await count("cjs")];
       await run(project, "npm", ["install", ...quiet, file]);
@@ -321,27 +324,6 @@ async function checkUpstreamBots(file: string): Promise<void> {
       counts.push(await count("esm"), await count("cjs"));
       if (counts.join("") !== "1\n2\n3\n4\n") throw new Error(`it counted ${counts}`);
     });
-  }
-}
-
-/** Makes a program of TypeScript files, in `esm/` and in `cjs/`. */
-function transpile(project: string, sources: string[]): void {
-  for (
-    const [format, type, module] of [
-      ["esm", "module", ts.ModuleKind.ESNext],
-      ["cjs", "commonjs", ts.ModuleKind.CommonJS],
-    ] as const
-  ) {
-    fs.mkdirSync(join(project, format));
-    fs.writeFileSync(join(project, format, "package.json"), JSON.stringify({ type }));
-    for (const source of sources) {
-      const compilerOptions = { module, target: ts.ScriptTarget.ES2022 };
-      const { outputText } = ts.transpileModule(fs.readFileSync(source, "utf8"), {
-        compilerOptions,
-      });
-      const name = basename(source).replace(/\.ts$/, ".js");
-      fs.writeFileSync(join(project, format, name), outputText);
-    }
   }
 }
 

@@ -8,7 +8,7 @@
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { arch, platform, tmpdir } from "node:os";
-import { basename, delimiter, dirname, join, resolve } from "node:path";
+import { basename, delimiter, dirname, join, relative, resolve } from "node:path";
 import process from "node:process";
 import ts from "typescript";
 import { installPackage } from "./servers.ts";
@@ -186,8 +186,8 @@ function list(folder: string, end: string): string[] {
     .map((file) => join(folder, file));
 }
 
-/** Makes JavaScript of TypeScript files, in the same place in another folder. */
-function transpile(files: string[], to: string, kind: "esm" | "cjs"): void {
+/** Makes JavaScript of TypeScript files of a folder, in the same place in another one. */
+export function transpile(files: string[], to: string, kind: "esm" | "cjs", from = "."): void {
   const compilerOptions = {
     target: ts.ScriptTarget.ES2022,
     module: kind === "esm" ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS,
@@ -201,7 +201,7 @@ function transpile(files: string[], to: string, kind: "esm" | "cjs"): void {
       const url = 'require("node:url").pathToFileURL(__filename).href';
       outputText = outputText.replaceAll("import.meta.url", url);
     }
-    const output = join(to, file.replace(/\.ts$/, ".js"));
+    const output = join(to, relative(from, file).replace(/\.ts$/, ".js"));
     fs.mkdirSync(dirname(output), { recursive: true });
     fs.writeFileSync(output, outputText);
   }

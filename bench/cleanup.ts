@@ -1,14 +1,12 @@
 /** Leaves a server as it was found. */
 
-import type { Backend } from "./contenders.ts";
+import { type Backend, mongoClient, redisClient } from "./contenders.ts";
 
 /** Deletes what the stores made under these names; throwaway files go with their folder. */
 export async function cleanUp(backend: Backend, url: string, names: string[]): Promise<void> {
   switch (backend) {
     case "redis": {
-      const { createClient } = await import("redis");
-      const client = createClient({ url });
-      await client.connect();
+      const client = await redisClient(url);
       for (const name of names) {
         for await (const keys of client.scanIterator({ MATCH: `*${name}*`, COUNT: 1000 })) {
           if (keys.length > 0) await client.unlink(keys);
@@ -33,8 +31,7 @@ export async function cleanUp(backend: Backend, url: string, names: string[]): P
       break;
     }
     case "mongodb": {
-      const { MongoClient } = await import("mongodb");
-      await using client = await new MongoClient(url).connect();
+      await using client = await mongoClient(url);
       for (const name of names) await client.db().dropCollection(name).catch(() => {});
       break;
     }

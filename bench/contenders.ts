@@ -109,7 +109,7 @@ function db0(connector: any, tableName: string): Store {
 }
 
 /** A connected client of node-redis. */
-async function redisClient(url: string) {
+export async function redisClient(url: string) {
   const { createClient } = await import("redis");
   const client = createClient({ url });
   client.on("error", () => {});
@@ -437,7 +437,7 @@ const sqlite: Contender[] = [
 ];
 
 /** A connected client of the MongoDB driver. */
-async function mongoClient(url: string) {
+export async function mongoClient(url: string) {
   const { MongoClient } = await import("mongodb");
   return await new MongoClient(url).connect();
 }

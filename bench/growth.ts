@@ -5,7 +5,15 @@ import { existsSync, statSync } from "node:fs";
 import process from "node:process";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import { type Backend, bare, contenders, ours, type Store, upstream } from "./contenders.ts";
+import {
+  type Backend,
+  bare,
+  contenders,
+  ours,
+  redisClient,
+  type Store,
+  upstream,
+} from "./contenders.ts";
 import { compare, type Effort, measure, type Result } from "./runner.ts";
 import { tableName } from "./throughput.ts";
 import { fill, key, update } from "./workloads.ts";
@@ -106,9 +114,7 @@ async function measureMemory(
 async function stored(backend: Backend, url: string, place: string): Promise<number | undefined> {
   switch (backend) {
     case "redis": {
-      const { createClient } = await import("redis");
-      const client = createClient({ url });
-      await client.connect();
+      const client = await redisClient(url);
       const info = String(await client.info("memory"));
       client.destroy();
       return Number(info.match(/used_memory_dataset:(\d+)/)![1]);

@@ -60,7 +60,7 @@ export function memoryTable(title: string, results: Memory[]): string {
   const rows = results.map(({ store, heap, resident, stored }) =>
     [
       store,
-      `heap +${megabytes(heap)}`,
+      `heap ${heap < 0 ? "" : "+"}${megabytes(heap)}`,
       `process ${megabytes(resident)}`,
       stored === undefined ? "" : `${stored.toFixed(0)} bytes each in the database`,
     ].map((cell, i) => cell.padEnd([20, 16, 18, 0][i]!)).join("  ").trimEnd()

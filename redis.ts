@@ -94,26 +94,27 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
       } else if (!wasOpen) await redis.join(existing);
       unwatch = redis.watch(client(), report);
     },
-    read: (keys, signal) =>
-      redis.hold(own, signal, async () => {
-        const names = keys.map(named);
-        const values = apart || names.length === 1
-          ? await redis.all(names.map((name) => client().get(name)))
-          : await client().mGet(names) as unknown[];
-        const lives = expires ? await redis.lives(client(), names) : [];
-        return redis.entries(keys, values, lives);
-      }),
-    write: (entries, signal) =>
-      redis.hold(own, signal, () => redis.write(client(), entries, named, apart)),
-    renew: (keys, expires, signal) =>
-      redis.hold(own, signal, () => redis.renew(client(), keys.map(named), expires)),
-    remove: (keys, signal) =>
-      redis.hold(own, signal, async () => {
-        const names = keys.map(named);
-        await redis.all((apart ? names : [names]).map((name) => client().del(name)));
-      }),
-    page: (start, size, signal) =>
-      redis.hold(own, signal, () => redis.page(client(), prefix, start, size)),
+    read(keys, signal) {
+      redis.guard(own, signal);
+      return redis.read(client, keys, named, { apart, expires });
+    },
+    async write(entries, signal) {
+      redis.guard(own, signal);
+      await redis.write(client(), entries, named, apart);
+    },
+    renew(keys, expires, signal) {
+      redis.guard(own, signal);
+      return redis.renew(client(), keys.map(named), expires);
+    },
+    async remove(keys, signal) {
+      redis.guard(own, signal);
+      const names = keys.map(named);
+      await redis.all((apart ? names : [names]).map((name) => client().del(name)));
+    },
+    page(start, size, signal) {
+      redis.guard(own, signal);
+      return redis.page(client(), prefix, start, size);
+    },
     close: () => existing === undefined ? redis.discard(own?.client) : unwatch?.(),
     transient: redis.transient,
   };

@@ -97,6 +97,7 @@ function backend(options: SQLiteOptions): Backend {
     handle: existing ?? {},
     scope: table,
     codec: json,
+    embedded: true,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ report, expiring, plan }) {
       database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);

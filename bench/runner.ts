@@ -34,7 +34,7 @@ export async function measure(tasks: Task[], count: number, effort: Effort): Pro
   for (const task of tasks) {
     // The first runs are to warm up; the last one tells how many fit in a slice.
     let time = 0;
-    for (let spent = 0, runs = 0; runs < 2000 && spent < effort.slice * 4; runs++) {
+    for (let spent = 0, runs = 0; spent < effort.slice * 30; runs++) {
       time = await timed(task, 1);
       spent += time;
     }

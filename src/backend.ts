@@ -86,6 +86,8 @@ export interface Backend<Encoded = string> {
   readonly scope: string;
   /** How sessions are stored. */
   readonly codec: Codec<Encoded>;
+  /** Whether it answers at once: reads need not wait for others to go together with. */
+  readonly embedded?: boolean;
   /** Bounds of one batch; may change in `open`, when the server has told its own. */
   readonly limits: Limits;
 

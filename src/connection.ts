@@ -6,8 +6,9 @@
  */
 
 import { clearTimeout, setTimeout } from "node:timers";
+import { onAbort } from "./abort.ts";
 import type { Backend, Entry, Limits, MaybePromise, Page, Plan } from "./backend.ts";
-import { type Carrier, expired, Queue } from "./queue.ts";
+import { type Carrier, expired, isPromise, Queue } from "./queue.ts";
 
 /** What stores on the same data have in common: whether it is open, and the order of its keys. */
 export class Connection<Encoded> implements Carrier<Encoded> {
@@ -50,27 +51,31 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     return this.#backend.limits;
   }
 
+  get embedded(): boolean {
+    return this.#backend.embedded ?? false;
+  }
+
   size(value: Encoded): number {
     return this.#backend.codec.size(value);
   }
 
-  read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]> {
+  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]> {
     return this.attempt(() => this.#backend.read(keys, signal), signal);
   }
 
-  write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): Promise<void> {
+  write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void> {
     return this.attempt(() => this.#backend.write(entries, signal, fresh), signal);
   }
 
-  renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
+  renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void> {
     return this.attempt(() => this.#backend.renew(keys, expires, signal), signal);
   }
 
-  page(start: string | undefined, signal: AbortSignal, size = 128): Promise<Page> {
+  page(start: string | undefined, signal: AbortSignal, size = 128): MaybePromise<Page> {
     return this.attempt(() => this.#backend.page(start, size, signal), signal);
   }
 
-  prune(signal: AbortSignal): Promise<number> {
+  prune(signal: AbortSignal): MaybePromise<number> {
     return this.attempt(() => this.#backend.prune?.(Date.now(), signal) ?? 0, signal);
   }
 
@@ -80,26 +85,46 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     await this.#backend.read(keys, signal);
   }
 
-  remove(keys: string[], signal: AbortSignal): Promise<void> {
+  remove(keys: string[], signal: AbortSignal): MaybePromise<void> {
     return this.attempt(() => this.#backend.remove(keys, signal), signal);
   }
 
   /** Opens if need be and does the work, again and again while errors are transient. */
-  async attempt<T>(work: () => MaybePromise<T>, signal: AbortSignal): Promise<T> {
-    for (let failures = 0;; failures++) {
+  attempt<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
+    if (!this.opened || this.trouble !== undefined) return this.#persist(work, signal);
+    // All is well: nothing but the work, for this is what every operation pays.
+    const failed = async (error: unknown) => {
+      await this.#recover(error, 0, signal);
+      return this.#persist(work, signal, 1);
+    };
+    try {
+      const result = work();
+      return isPromise(result) ? result.then(undefined, failed) : result;
+    } catch (error) {
+      return failed(error);
+    }
+  }
+
+  async #persist<T>(work: () => MaybePromise<T>, signal: AbortSignal, failures = 0): Promise<T> {
+    for (;; failures++) {
       try {
         if (!this.opened) await this.#open();
         const result = await work();
         this.trouble = undefined;
         return result;
       } catch (error) {
-        // What fails after it was given up only says so.
-        if (error !== expired && !signal.aborted) this.trouble = error;
-        if (error !== expired && !this.#backend.transient(error)) throw error;
-        await pause(failures, signal);
-        if (signal.aborted) throw error;
+        await this.#recover(error, failures, signal);
       }
     }
+  }
+
+  /** Waits for a better moment; throws the error if there is none. */
+  async #recover(error: unknown, failures: number, signal: AbortSignal): Promise<void> {
+    // What fails after it was given up only says so.
+    if (error !== expired && !signal.aborted) this.trouble = error;
+    if (error !== expired && !this.#backend.transient(error)) throw error;
+    await pause(failures, signal);
+    if (signal.aborted) throw error;
   }
 
   /** Takes leave of a store; once the last one has left, nothing is kept of them. */
@@ -149,10 +174,10 @@ function pause(failures: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return resolve();
     const end = () => {
       clearTimeout(timer);
-      signal.removeEventListener("abort", end);
+      onAbort(signal, undefined);
       resolve();
     };
     const timer = setTimeout(end, delay);
-    signal.addEventListener("abort", end);
+    onAbort(signal, end);
   });
 }

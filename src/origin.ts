@@ -7,8 +7,9 @@
 
 import type { Entry } from "./backend.ts";
 
-/** The entry that a session was decoded from. */
-export interface Origin<Encoded> extends Entry<Encoded> {
+/** Where a session was decoded from. */
+export interface Origin<Encoded> {
+  readonly content: Entry<Encoded>;
   /** The connection that read it. */
   readonly connection: object;
   /** What the queue counted for its key before. */

@@ -16,21 +16,23 @@
 
 import { nextTick } from "node:process";
 import { clearTimeout, setTimeout } from "node:timers";
-import type { Entry, Limits } from "./backend.ts";
+import type { Entry, Limits, MaybePromise } from "./backend.ts";
 
-/** What is stored under a key: the value and its expiry, or nothing. */
-export type Content<Encoded> = Omit<Entry<Encoded>, "key"> | undefined;
+/** What is stored under a key. */
+export type Content<Encoded> = Entry<Encoded> | undefined;
 
 /** Carries batches to the database; opens and retries as long as the signal has not aborted. */
 export interface Carrier<Encoded> {
   readonly limits: Limits;
   /** Until it is, what fails a batch is no fault of its entries. */
   readonly opened: boolean;
+  /** Whether it answers at once, so that reads gain nothing by going together. */
+  readonly embedded: boolean;
   size(value: Encoded): number;
-  read(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]>;
-  write(entries: Entry<Encoded>[], signal: AbortSignal): Promise<void>;
-  renew(keys: string[], expires: number, signal: AbortSignal): Promise<void>;
-  remove(keys: string[], signal: AbortSignal): Promise<void>;
+  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
+  write(entries: Entry<Encoded>[], signal: AbortSignal): MaybePromise<void>;
+  renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
+  remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
 }
 
 /** What a caller whose time is up is rejected with. */
@@ -58,21 +60,31 @@ interface WriteJob<Encoded> extends Job<void> {
 
 export class Queue<Encoded> {
   readonly #carrier: Carrier<Encoded>;
-  readonly #reads: Lane<Content<Encoded>, Job<Content<Encoded>>>;
-  readonly #writes: Lane<void, WriteJob<Encoded>>;
+  readonly #reads: Lane<Content<Encoded>, Job<Content<Encoded>>, Entry<Encoded>[]>;
+  readonly #writes: Lane<void, WriteJob<Encoded>, void>;
   /** Counts the writes by a hash of their key, so that idle keys cost no memory. */
   readonly #versions = new Uint32Array(4096);
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** When the first deadline may pass, and when the timer goes off. */
   #due = Infinity;
-  #idle = true;
+  #alarm = Infinity;
 
   constructor(carrier: Carrier<Encoded>) {
     this.#carrier = carrier;
-    const ended = () => this.#ended();
     this.#reads = new Lane({
       carrier,
-      carry: (jobs, signal) => this.#carryReads(jobs, signal),
-      ended,
+      get eager() {
+        return carrier.embedded;
+      },
+      carry(jobs, signal) {
+        return carrier.read(jobs.map(({ key }) => key), signal);
+      },
+      results(entries, jobs) {
+        if (jobs.length === 1) return entries;
+        const found = new Map(entries.map((entry) => [entry.key, entry]));
+        return jobs.map(({ key }) => found.get(key));
+      },
+      ended: () => this.#writes.schedule(), // those that waited for a read
     });
     this.#writes = new Lane({
       carrier,
@@ -81,7 +93,6 @@ export class Queue<Encoded> {
       ready: (key) => this.#reads.get(key) === undefined,
       carry: (jobs, signal) => this.#carryWrites(jobs, signal),
       rejected: (key) => this.#touch(key),
-      ended,
     });
   }
 
@@ -89,36 +100,41 @@ export class Queue<Encoded> {
   read(key: string, waiter: Waiter<Content<Encoded>>): void {
     const write = this.#writes.get(key);
     if (write !== undefined) return waiter.resolve(write.content);
-    this.#wait(this.#reads.get(key) ?? this.#reads.add({ key, waiters: [] }), waiter);
+    const read = this.#reads.get(key);
+    if (read !== undefined) read.waiters.push(waiter);
+    else this.#reads.add({ key, waiters: [waiter] });
+    this.#expireAt(waiter.deadline);
   }
 
-  /** Stores the content, or deletes; resolves when the database has done so. */
+  /** Stores the entry of the key, or deletes it; resolves when the database has done so. */
   write(key: string, content: Content<Encoded>, waiter: Waiter<void>): void {
     this.#touch(key);
-    const write = this.#writes.waiting.get(key) ??
-      this.#writes.add({ key, waiters: [], content });
-    write.content = content;
-    write.renewal = false;
-    this.#wait(write, waiter);
+    const write = this.#writes.waiting.get(key);
+    if (write !== undefined) {
+      write.content = content;
+      write.renewal = false;
+      write.waiters.push(waiter);
+    } else this.#writes.add({ key, waiters: [waiter], content });
+    this.#expireAt(waiter.deadline);
   }
 
   /** Lets what is stored live longer, and leaves its value to whoever changes it meanwhile. */
-  renew(
-    key: string,
-    content: Required<Omit<Entry<Encoded>, "key">>,
-    waiter: Waiter<void>,
-  ): void {
-    const write = this.#writes.waiting.get(key) ??
-      this.#writes.add({ key, waiters: [], content, renewal: true });
-    if (write.content !== undefined) write.content = { ...write.content, expires: content.expires };
-    this.#wait(write, waiter);
+  renew(content: Required<Entry<Encoded>>, waiter: Waiter<void>): void {
+    const { key, expires } = content;
+    const write = this.#writes.waiting.get(key);
+    if (write !== undefined) {
+      if (write.content !== undefined) write.content = { ...write.content, expires };
+      write.waiters.push(waiter);
+    } else this.#writes.add({ key, waiters: [waiter], content, renewal: true });
+    this.#expireAt(waiter.deadline);
   }
 
   /** Resolves when the last write of the key has reached the database: at once, if none pends. */
   written(key: string, waiter: Waiter<void>): void {
     const write = this.#writes.get(key);
-    if (write === undefined) waiter.resolve();
-    else this.#wait(write, waiter);
+    if (write === undefined) return waiter.resolve();
+    write.waiters.push(waiter);
+    this.#expireAt(waiter.deadline);
   }
 
   /** A number that every write of the key changes (and, rarely, a write of another key). */
@@ -146,85 +162,79 @@ export class Queue<Encoded> {
     return hash & (this.#versions.length - 1);
   }
 
-  async #carryReads(
-    jobs: Job<Content<Encoded>>[],
-    signal: AbortSignal,
-  ): Promise<Content<Encoded>[]> {
-    const entries = await this.#carrier.read(jobs.map((job) => job.key), signal);
-    if (jobs.length === 1) return [entries[0]];
-    const found = new Map(entries.map((entry) => [entry.key, entry]));
-    return jobs.map((job) => found.get(job.key));
-  }
-
-  async #carryWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): Promise<void[]> {
+  #carryWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {
     const entries: Entry<Encoded>[] = [];
-    const renewed = new Map<number, string[]>();
+    const renewals: Required<Entry<Encoded>>[] = [];
     const removed: string[] = [];
     for (const { key, content, renewal } of jobs) {
       if (content === undefined) removed.push(key);
-      else if (renewal) {
-        renewed.set(content.expires!, [...renewed.get(content.expires!) ?? [], key]);
-      } else entries.push({ key, ...content });
+      else if (renewal) renewals.push(content as Required<Entry<Encoded>>);
+      else entries.push(content);
     }
+    if (entries.length === jobs.length) return this.#carrier.write(entries, signal);
+    return this.#carryMixed(entries, renewals, removed, signal);
+  }
+
+  async #carryMixed(
+    entries: Entry<Encoded>[],
+    renewals: Required<Entry<Encoded>>[],
+    removed: string[],
+    signal: AbortSignal,
+  ): Promise<void> {
     if (entries.length > 0) await this.#carrier.write(entries, signal);
-    for (const [expires, keys] of renewed) await this.#carrier.renew(keys, expires, signal);
-    if (removed.length > 0) await this.#carrier.remove(removed, signal);
-    return [];
-  }
-
-  #wait<T>(job: Job<T>, waiter: Waiter<T>): void {
-    job.waiters.push(waiter);
-    this.#expireAt(waiter.deadline);
-  }
-
-  /** One timer for all who wait; it keeps the process alive only while somebody does. */
-  #expireAt(deadline: number): void {
-    if (this.#idle) {
-      this.#idle = false;
-      this.#timer?.ref();
+    for (const expires of new Set(renewals.map((renewal) => renewal.expires))) {
+      const keys = renewals.filter((renewal) => renewal.expires === expires).map(({ key }) => key);
+      await this.#carrier.renew(keys, expires, signal);
     }
-    if (deadline >= this.#due) return;
-    this.#due = deadline;
+    if (removed.length > 0) await this.#carrier.remove(removed, signal);
+  }
+
+  /**
+   * One timer for all who wait, which goes on every 100 ms while anybody does: to set and clear it
+   * whenever somebody begins or ends to wait costs more.
+   */
+  #expireAt(deadline: number): void {
+    if (deadline < this.#due) this.#due = deadline;
+    if (this.#due >= this.#alarm) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#expire(), Math.max(1, deadline - Date.now()));
+    const now = Date.now();
+    this.#alarm = Math.min(this.#due, now + 100);
+    this.#timer = setTimeout(() => this.#expire(), Math.max(1, this.#alarm - now));
   }
 
   #expire(): void {
-    this.#due = Infinity;
-    this.#timer = undefined;
+    this.#alarm = Infinity;
     const now = Date.now();
-    const next = Math.min(this.#reads.expire(now), this.#writes.expire(now));
-    this.#ended();
-    if (next < Infinity) this.#expireAt(next);
-  }
-
-  #ended(): void {
-    this.#writes.schedule(); // those that waited for a read
-    if (this.size > 0) return;
-    // Left to run out: to set and clear one for each operation costs more.
-    this.#idle = true;
-    this.#timer?.unref();
+    let due = this.size > 0 ? this.#due : Infinity;
+    if (due <= now) due = Math.min(this.#reads.expire(now), this.#writes.expire(now));
+    this.#due = Infinity;
+    if (due < Infinity) this.#expireAt(due);
   }
 }
 
-interface LaneOptions<T, J extends Job<T>> {
+interface LaneOptions<T, J extends Job<T>, Carried> {
   readonly carrier: Pick<Carrier<unknown>, "limits" | "opened">;
+  /** Whether jobs do not wait for others of their tick. */
+  readonly eager?: boolean;
   /** About how many bytes the job adds to its batch. */
   size?(job: J): number;
   /** Whether the key's job may go into the next batch. */
   ready?(key: string): boolean;
-  /** Carries out the jobs; the results in their order. */
-  carry(jobs: J[], signal: AbortSignal): Promise<T[]>;
+  /** Carries out the jobs. */
+  carry(jobs: J[], signal: AbortSignal): MaybePromise<Carried>;
+  /** What each job gets of what was carried out; nothing without it. */
+  results?(carried: Carried, jobs: J[]): T[];
   /** Called when somebody who waited for the key got an error. */
   rejected?(key: string): void;
   /** Called after each batch. */
-  ended(): void;
+  ended?(): void;
 }
 
 /** Jobs of one kind: at most one per key waits and one is carried out, in one batch at a time. */
-class Lane<T, J extends Job<T>> {
+class Lane<T, J extends Job<T>, Carried> {
   waiting = new Map<string, J>();
-  readonly #options: LaneOptions<T, J>;
+  readonly #options: LaneOptions<T, J, Carried>;
+  readonly #flush = () => this.#carry();
   #running = new Map<string, J>();
   #scheduled = false;
   /** The batch under way. */
@@ -232,7 +242,7 @@ class Lane<T, J extends Job<T>> {
   /** Of all batches until one is given up. */
   #controller = new AbortController();
 
-  constructor(options: LaneOptions<T, J>) {
+  constructor(options: LaneOptions<T, J, Carried>) {
     this.#options = options;
   }
 
@@ -249,17 +259,17 @@ class Lane<T, J extends Job<T>> {
     return this.waiting.get(key) ?? this.#running.get(key);
   }
 
-  add(job: J): J {
+  add(job: J): void {
     this.waiting.set(job.key, job);
     this.schedule();
-    return job;
   }
 
   schedule(): void {
     if (this.#scheduled || this.#batch !== undefined || this.waiting.size === 0) return;
     this.#scheduled = true;
+    if (this.#options.eager) this.#carry();
     // After the microtasks: updates that took a few more awaits to get here join the batch.
-    nextTick(() => this.#flush());
+    else nextTick(this.#flush);
   }
 
   /** Rejects those whose time is up, and gives up the batch for which nobody waits any more. */
@@ -280,31 +290,61 @@ class Lane<T, J extends Job<T>> {
       if (job.waiters.length > 0) waited ||= this.#running.get(job.key) === job;
       else if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
     }
-    if (!waited && this.#batch !== undefined) this.#abandon();
+    if (!waited && this.#batch !== undefined) this.#abandon(this.#batch);
     return next;
   }
 
-  async #flush(): Promise<void> {
+  #carry(): void {
     this.#scheduled = false;
     const jobs = this.#take();
     if (jobs.length === 0) return;
     this.#batch = jobs;
-    await this.#run(jobs, this.#controller.signal);
-    if (this.#batch === jobs) this.#end();
+    const { signal } = this.#controller;
+    const done = (carried: Carried) => {
+      this.#resolve(jobs, carried);
+      this.#end(jobs);
+    };
+    const failed = async (error: unknown) => {
+      if (jobs.length > 1 && this.#options.carrier.opened && !signal.aborted) {
+        await this.#carryApart(jobs, signal);
+      } else this.#reject(jobs, error);
+      this.#end(jobs);
+    };
+    let carried: MaybePromise<Carried>;
+    try {
+      carried = this.#options.carry(jobs, signal);
+    } catch (error) {
+      failed(error);
+      return;
+    }
+    if (isPromise(carried)) carried.then(done, failed);
+    else done(carried);
+  }
+
+  /** A batch that fails is tried again one by one, so that one bad entry fails alone. */
+  async #carryApart(jobs: J[], signal: AbortSignal): Promise<void> {
+    for (const job of jobs) {
+      try {
+        this.#resolve([job], await this.#options.carry([job], signal));
+      } catch (error) {
+        this.#reject([job], error);
+      }
+    }
   }
 
   /** What still comes of the batch comes too late for everybody. */
-  #abandon(): void {
+  #abandon(batch: J[]): void {
     this.#running.clear();
     this.#controller.abort();
     this.#controller = new AbortController();
-    this.#end();
+    this.#end(batch);
   }
 
-  #end(): void {
+  #end(batch: J[]): void {
+    if (this.#batch !== batch) return; // given up
     this.#batch = undefined;
     this.schedule();
-    this.#options.ended();
+    this.#options.ended?.();
   }
 
   #take(): J[] {
@@ -329,28 +369,29 @@ class Lane<T, J extends Job<T>> {
     return jobs;
   }
 
-  /** A batch that fails is tried again one by one, so that one bad entry fails alone. */
-  async #run(jobs: J[], signal: AbortSignal): Promise<void> {
-    try {
-      const results = await this.#options.carry(jobs, signal);
-      jobs.forEach((job, i) => {
-        for (const waiter of this.#settle(job)) waiter.resolve(results[i]!);
-      });
-    } catch (error) {
-      if (jobs.length > 1 && this.#options.carrier.opened && !signal.aborted) {
-        for (const job of jobs) await this.#run([job], signal);
-        return;
-      }
-      for (const job of jobs) {
-        for (const waiter of this.#settle(job)) waiter.reject(error);
-        this.#options.rejected?.(job.key);
-      }
+  #resolve(jobs: J[], carried: Carried): void {
+    const results = this.#options.results?.(carried, jobs);
+    for (let i = 0; i < jobs.length; i++) {
+      this.#settle(jobs[i]!);
+      for (const waiter of jobs[i]!.waiters) waiter.resolve(results?.[i] as T);
     }
   }
 
-  /** Ends the job at once, so that nobody joins it any more; not one that has replaced it. */
-  #settle(job: J): Waiter<T>[] {
-    if (this.#running.get(job.key) === job) this.#running.delete(job.key);
-    return job.waiters.splice(0);
+  #reject(jobs: J[], error: unknown): void {
+    for (const job of jobs) {
+      this.#settle(job);
+      for (const waiter of job.waiters) waiter.reject(error);
+      this.#options.rejected?.(job.key);
+    }
   }
+
+  /** Nobody joins the job any more; one that has replaced it stays. */
+  #settle(job: J): void {
+    if (this.#running.get(job.key) === job) this.#running.delete(job.key);
+  }
+}
+
+/** Whether the result is still to come. */
+export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
+  return typeof (result as Promise<T> | undefined)?.then === "function";
 }

@@ -142,23 +142,14 @@ export async function connect(create: Create, signal: AbortSignal): Promise<Own>
 }
 
 /**
- * Sends commands. A client of ours that has not answered them when nobody waits any more is
- * replaced: TCP takes a quarter of an hour to find out that a connection is dead, and as long as
- * something is sent, no timeout of the socket passes.
+ * For commands that are sent now: a client of ours that has not answered them when nobody waits any
+ * more is replaced. TCP takes a quarter of an hour to find out that a connection is dead, and as long
+ * as something is sent, no timeout of the socket passes.
  */
-export async function hold<T>(
-  own: Own | undefined,
-  signal: AbortSignal,
-  send: () => Promise<T>,
-): Promise<T> {
-  if (own === undefined) return await send();
+export function guard(own: Own | undefined, signal: AbortSignal): void {
+  if (own === undefined) return;
   const { client } = own;
   onAbort(signal, () => own.client === client && replace(own));
-  try {
-    return await send();
-  } finally {
-    onAbort(signal, undefined);
-  }
 }
 
 function replace(own: Own | undefined): void {
@@ -240,19 +231,42 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
   });
 }
 
+/** The entries that there are; asks for the client before each command. */
+export async function read(
+  client: () => Client,
+  keys: string[],
+  named: (key: string) => string,
+  { apart, expires }: { apart: boolean; expires: boolean },
+): Promise<Entry<string>[]> {
+  const names = keys.map(named);
+  const values = names.length === 1
+    ? [await client().get(names[0]!)]
+    : apart
+    ? await all(names.map((name) => client().get(name)))
+    : await client().mGet(names) as unknown[];
+  const ends = expires ? await lives(client(), names) : [];
+  const entries: Entry<string>[] = [];
+  for (let i = 0; i < keys.length; i++) {
+    if (values[i] == null) continue;
+    entries.push({ key: keys[i]!, value: String(values[i]), expires: ends[i] });
+  }
+  return entries;
+}
+
 /** Stores entries under the names of their keys; `apart` in a cluster, where their keys are on many servers. */
-export async function write(
+export function write(
   client: Client,
   entries: Entry<string>[],
   named: (key: string) => string,
   apart: boolean,
-): Promise<void> {
-  if (apart || entries.length === 1 || entries.some(({ expires }) => expires !== undefined)) {
-    await all(entries.map(({ key, value, expires }) => {
-      if (expires === undefined) return client.set(named(key), value);
-      return client.set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
-    }));
-  } else await client.mSet(entries.flatMap(({ key, value }) => [named(key), value]));
+): Promise<unknown> {
+  const set = ({ key, value, expires }: Entry<string>) =>
+    expires === undefined
+      ? client.set(named(key), value)
+      : client.set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
+  if (entries.length === 1) return set(entries[0]!);
+  if (apart || entries.some(({ expires }) => expires !== undefined)) return all(entries.map(set));
+  return client.mSet(entries.flatMap(({ key, value }) => [named(key), value]));
 }
 
 /** When the values of keys expire, in ms since the epoch; `undefined` for never. */
@@ -265,19 +279,6 @@ export async function lives(client: Client, keys: string[]): Promise<(number | u
 /** Lets keys expire at a time. */
 export async function renew(client: Client, keys: string[], expires: number): Promise<void> {
   await all(keys.map((key) => client.pExpireAt(key, expires)));
-}
-
-/** The entries that there are. */
-export function entries(
-  keys: string[],
-  values: unknown[],
-  lives: (number | undefined)[],
-): Entry<string>[] {
-  const entries: Entry<string>[] = [];
-  for (const [i, key] of keys.entries()) {
-    if (values[i] != null) entries.push({ key, value: String(values[i]), expires: lives[i] });
-  }
-  return entries;
 }
 
 /** Some of the keys with the prefix, and where the next page begins: at a cursor of a node. */

@@ -8,7 +8,7 @@
 import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
-import type { Backend } from "./backend.ts";
+import type { Backend, MaybePromise } from "./backend.ts";
 import { Connection, within } from "./connection.ts";
 import {
   ClosedError,
@@ -171,7 +171,19 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   get(key: string): Promise<Session | undefined> {
-    return rereadable(() => this.#get(key));
+    const connection = this.#connection;
+    let version: number;
+    const read = (name: string, waiter: Waiter<Content<Encoded>>) => {
+      version = connection.queue.version(name);
+      connection.queue.read(name, waiter);
+    };
+    const finish = (content: Content<Encoded>) => {
+      if (content === undefined || !isAlive(content)) return undefined;
+      const session = this.#decode(content.key, content.value);
+      setOrigin(session, { connection, content, version });
+      return session;
+    };
+    return this.#operate("read", key, read, finish, () => this.get(key));
   }
 
   set(key: string, session: Session): Promise<void> {
@@ -252,22 +264,6 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.close();
   }
 
-  #get(key: string): Promise<Session | undefined> {
-    const connection = this.#connection;
-    let version: number;
-    const read = (name: string, waiter: Waiter<Content<Encoded>>) => {
-      version = connection.queue.version(name);
-      connection.queue.read(name, waiter);
-    };
-    return this.#operate("read", key, read, (content, name) => {
-      if (content === undefined || !isAlive(content)) return undefined;
-      const { value, expires } = content;
-      const session = this.#decode(name, value);
-      setOrigin(session, { connection, key: name, value, expires, version });
-      return session;
-    });
-  }
-
   #decode(key: string, value: Encoded): Session | undefined {
     let session: unknown;
     try {
@@ -295,23 +291,24 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
     const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
     const last = originOf<Encoded>(session, this.#connection);
-    const unchanged = last?.key === key && last.version === queue.version(key) &&
-      codec.equal(last.value, value);
+    const content = last?.content;
+    const unchanged = content?.key === key && last!.version === queue.version(key) &&
+      codec.equal(content.value, value);
     if (unchanged) {
       // It costs at most one write per tenth of its life to keep a session that is only read.
-      const fresh = last.expires === undefined || expires === undefined
-        ? last.expires === expires
-        : Math.abs(expires - last.expires) < this.#ttl! / 10;
+      const fresh = content.expires === undefined || expires === undefined
+        ? content.expires === expires
+        : Math.abs(expires - content.expires) < this.#ttl! / 10;
       if (fresh) return queue.written(key, waiter);
       if (expires !== undefined) {
         // Rounded up by at most 1 %, so that what is renewed at once is renewed by one statement.
         const step = Math.ceil(this.#ttl! / 100);
-        const renewed = { value, expires: Math.ceil(expires / step) * step };
-        setOrigin(session, { ...last, ...renewed });
-        return queue.renew(key, renewed, waiter);
+        const renewed = { key, value, expires: Math.ceil(expires / step) * step };
+        setOrigin(session, { ...last!, content: renewed });
+        return queue.renew(renewed, waiter);
       }
     }
-    queue.write(key, { value, expires }, waiter);
+    queue.write(key, { key, value, expires }, waiter);
   }
 
   /** The keys of all sessions that count. */
@@ -330,39 +327,61 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   /**
    * Does the work for a key, and makes of its result what the caller gets. One promise is all that
    * an operation costs, for most of what it takes is that.
+   *
+   * @param again does it once more, whenever the promise is awaited after it was rejected.
    */
   #operate<Result, T = Result>(
     operation: Operation,
     key: string,
     work: (key: string, waiter: Waiter<Result>) => void,
-    finish?: (result: Result, key: string) => T,
+    finish?: (result: Result) => T,
+    again?: () => Promise<T>,
   ): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const name = checkKey(key);
+    let resolve!: (result: T) => void, fail!: (error: unknown) => void;
+    const promise = new Promise<T>((yes, no) => {
+      resolve = yes;
+      fail = no;
+    });
+    const reject = (error: unknown) => {
+      if (again !== undefined) repeatable(promise, again);
+      fail(error);
+    };
+    let name: string;
+    try {
+      name = checkKey(key);
       this.#begin(operation, name);
-      const fail = (error: unknown) => {
-        reject(this.#failure(error, { operation, key: name }));
-        this.#end();
-      };
-      const succeed = (result: Result) => {
+    } catch (error) {
+      reject(error);
+      return promise;
+    }
+    const waiter: Waiter<Result> = {
+      deadline: Date.now() + this.#timeout,
+      resolve: (result) => {
         try {
-          resolve(finish === undefined ? result as unknown as T : finish(result, name));
+          resolve(finish === undefined ? result as unknown as T : finish(result));
           this.#end();
         } catch (error) {
-          fail(error);
+          waiter.reject(error);
         }
-      };
-      try {
-        const deadline = Date.now() + this.#timeout;
-        work(name, { deadline, resolve: succeed, reject: fail });
-      } catch (error) {
-        fail(error);
-      }
-    });
+      },
+      reject: (error) => {
+        reject(this.#failure(error, { operation, key: name }));
+        this.#end();
+      },
+    };
+    try {
+      work(name, waiter);
+    } catch (error) {
+      waiter.reject(error);
+    }
+    return promise;
   }
 
   /** Does what concerns no single key, within the timeout. */
-  async #whole<T>(operation: Operation, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  async #whole<T>(
+    operation: Operation,
+    work: (signal: AbortSignal) => MaybePromise<T>,
+  ): Promise<T> {
     this.#begin(operation);
     try {
       return await within(this.#timeout, work);
@@ -430,19 +449,17 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
 /**
  * Telegraf keeps the promise of `get` until it is fulfilled, so a rejected one would fail every
- * later update of the chat. This one reads again whenever it is awaited after a rejection: `await`
- * calls `then` of a promise whose `constructor` is not `Promise`, and takes the native path else.
- * Guarded by "works again after a failing read" in `tests/telegraf.test.ts`.
+ * later update of the chat. This one is done again whenever it is awaited after its rejection:
+ * `await` calls `then` of a promise whose `constructor` is not `Promise`, and takes the native path
+ * else. Guarded by "works again after a failing read" in `tests/telegraf.test.ts`.
  */
-function rereadable<T>(read: () => Promise<T>): Promise<T> {
-  const promise = read();
+function repeatable<T>(promise: Promise<T>, again: () => Promise<T>): void {
   promise.catch(() => {
     Object.defineProperties(promise, {
       constructor: { value: undefined },
-      then: { value: (...on: Parameters<Promise<T>["then"]>) => read().then(...on) },
+      then: { value: (...on: Parameters<Promise<T>["then"]>) => again().then(...on) },
     });
   });
-  return promise;
 }
 
 /** Whether there is content that has not expired. */
@@ -462,7 +479,7 @@ export function checkKey(key: unknown): string {
   if (bytes === 0 || bytes > 512) {
     throw new RangeError(`A session key must have 1 to 512 bytes in UTF-8, but has ${bytes}`);
   }
-  if (key.includes("\0") || /\p{Surrogate}/u.test(key)) {
+  if (key.includes("\0") || !key.isWellFormed()) {
     throw new RangeError("A session key must be valid Unicode without NUL");
   }
   return key;

@@ -134,6 +134,36 @@ describe("batches", () => {
     assert.deepEqual(script.calls, ["open", "read k0 k1 k5 k20"]);
   });
 
+  it("reads of an embedded database are done at the call", async () => {
+    const memory = memoryBackend();
+    const calls: string[][] = [];
+    const failures = [new Transient("busy")];
+    const backend: Backend = {
+      ...memory,
+      embedded: true,
+      read(keys, signal) {
+        calls.push(keys);
+        const failure = failures.pop();
+        if (failure !== undefined) throw failure;
+        return memory.read(keys, signal);
+      },
+      transient: (error) => error instanceof Transient,
+    };
+    await using store = createStore<number, string>(backend);
+    await store.set("a", 1);
+    const first = store.get("a");
+    assert.deepEqual(calls, [["a"]]);
+    // While that one is tried again, others gather as they do elsewhere.
+    const others = Promise.all([store.get("a"), store.get("b"), store.get("c")]);
+    assert.equal(await first, 1);
+    assert.deepEqual(await others, [1, undefined, undefined]);
+    assert.deepEqual(calls, [["a"], ["a"], ["b", "c"]]);
+    const written = store.set("a", 2);
+    assert.equal(await store.get("a"), 2);
+    await written;
+    assert.equal(calls.length, 3);
+  });
+
   it("one batch is under way while the next fills", async () => {
     const script = new Script();
     await using store = script.store();
@@ -267,15 +297,8 @@ describe("the order of one key", () => {
 
   it("costs no memory for idle keys", async () => {
     const { backend } = new Script();
-    const queue = new Queue<string>({
-      limits: backend.limits,
-      opened: true,
-      size: backend.codec.size,
-      read: async (keys, signal) => await backend.read(keys, signal),
-      write: async (entries, signal) => await backend.write(entries, signal),
-      renew: async (keys, expires, signal) => await backend.renew(keys, expires, signal),
-      remove: async (keys, signal) => await backend.remove(keys, signal),
-    });
+    const size = backend.codec.size;
+    const queue = new Queue<string>({ ...backend, opened: true, embedded: false, size });
     const keys = Array.from({ length: 500 }, (_, i) => `k${i}`);
     const deadline = Date.now() + 60_000;
     const all = <T>(ask: (key: string, waiter: Waiter<T>) => void) =>
@@ -284,7 +307,7 @@ describe("the order of one key", () => {
           new Promise<T>((resolve, reject) => ask(key, { deadline, resolve, reject }))
         ),
       );
-    await all<void>((key, waiter) => queue.write(key, { value: key }, waiter));
+    await all<void>((key, waiter) => queue.write(key, { key, value: key }, waiter));
     const reads = all<Content<string>>((key, waiter) => queue.read(key, waiter));
     assert.equal(queue.size, 500);
     await reads;

@@ -5,7 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
-import type { Backend, Codec, Entry, Limits, Page, Plan } from "../backend.ts";
+import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
 import { Connection, within } from "../connection.ts";
 import { StoreError } from "../errors.ts";
 import { expired } from "../queue.ts";
@@ -249,7 +249,7 @@ export class Database implements AsyncDisposable {
   }
 
   async #do<T>(
-    work: (connection: Connection<unknown>, signal: AbortSignal) => Promise<T>,
+    work: (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>,
   ): Promise<T> {
     try {
       return await timed(patience, this.#connection, (signal) => work(this.#connection, signal));
@@ -296,7 +296,7 @@ export function placesOf(
 async function timed<T>(
   timeout: number,
   connection: Connection<unknown>,
-  work: (signal: AbortSignal) => Promise<T>,
+  work: (signal: AbortSignal) => MaybePromise<T>,
 ): Promise<T> {
   try {
     return await within(timeout, work);

@@ -17,7 +17,7 @@
 
 import { MongoClient, type MongoClientOptions } from "mongodb";
 import type { Backend } from "./src/backend.ts";
-import { document } from "./src/codec.ts";
+import { document } from "./src/document.ts";
 import * as mongo from "./src/mongodb.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";

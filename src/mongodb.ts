@@ -7,7 +7,7 @@
 
 import type { EventEmitter } from "node:events";
 import type { Entry, Opening, Page, Plan } from "./backend.ts";
-import { document } from "./codec.ts";
+import { document } from "./document.ts";
 import { reason, redact, TooLargeError } from "./errors.ts";
 
 /** What is used of a `MongoClient` of mongodb 5 to 7. */

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { createHash } from "node:crypto";
 import { disconnected, onConflict, quoted } from "./sql.ts";
 import type { Dialect, Lender, Row, Script } from "./sql.ts";
 
@@ -59,7 +58,9 @@ const heard = new WeakSet<Client>();
 /** When a connection is lost under a query, the client says so and the query fails. */
 function ignore(): void {}
 
+/** Of prepared statements, by their text. Other copies of this package may share a pool. */
 const names = new Map<string, string>();
+const copy = Math.random().toString(36).slice(2);
 
 /** Runs a statement; a prepared one is parsed once per connection. */
 export function rows(
@@ -70,9 +71,7 @@ export function rows(
 ): Promise<Row[]> {
   let name: string | undefined;
   if (prepared && (name = names.get(text)) === undefined) {
-    // The same for the same text in every copy of this package: they may share a pool.
-    name = "telegraf-session-" + createHash("sha256").update(text).digest("base64url");
-    names.set(text, name);
+    names.set(text, name = `telegraf-session-${copy}-${names.size}`);
   }
   return new Promise((resolve, reject) =>
     client.query({ name, text, values, rowMode: "array" }, (cause, result) => {

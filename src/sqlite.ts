@@ -4,9 +4,12 @@
  * @module
  */
 
-import process from "node:process";
 import { reason } from "./errors.ts";
 import { type Dialect, onConflict, playSync, quoted, type Row, type Script } from "./sql.ts";
+
+// Not imported: that evaluates all that is in it, which takes 5 ms of a start.
+// deno-lint-ignore no-process-global
+const { versions, getBuiltinModule } = process;
 
 /** What is used of a database of better-sqlite3, `node:sqlite` or `bun:sqlite`. */
 export interface Database extends Transactional {
@@ -77,7 +80,7 @@ export async function open(
   try {
     driver = (await load()).default as Driver;
     // Only 13 and newer have it; they end an older process without a word.
-    if ("explain" in driver.prototype && Number.parseInt(process.versions.node) < 22) {
+    if ("explain" in driver.prototype && Number.parseInt(versions.node) < 22) {
       throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
     }
     // Loads what is native in it, which may be missing or made for another Node.js.
@@ -125,7 +128,7 @@ function openBuiltIn(
 
 /** The runtime's own driver. It is not imported, for no bundler and no other runtime knows it. */
 function builtIn() {
-  const load = (name: string) => process.getBuiltinModule(name) as unknown;
+  const load = (name: string) => getBuiltinModule(name) as unknown;
   const bun = load("bun:sqlite") as { Database: Driver } | undefined;
   if (bun !== undefined) {
     return {

@@ -7,7 +7,7 @@ import { inspect } from "node:util";
 import * as mongodb7 from "mongodb";
 import { MongoClient } from "mongodb";
 import { Mongo, type MongoOptions } from "../mongodb.ts";
-import { document } from "../src/codec.ts";
+import { document } from "../src/document.ts";
 import { bounds, refused, transient } from "../src/mongodb.ts";
 import { entry, run } from "./child.ts";
 import { Cleanup } from "./cleanup.ts";

@@ -5,7 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
-import { document } from "../codec.ts";
+import { document } from "../document.ts";
 import { type Context, count, Failure, sentence } from "./context.ts";
 import { Database, locate } from "./database.ts";
 import { type Format, formats } from "./formats.ts";

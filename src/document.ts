@@ -1,0 +1,86 @@
+/**
+ * How sessions become documents.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import { isDeepStrictEqual } from "node:util";
+import type { Codec } from "./backend.ts";
+
+/**
+ * Native documents, as MongoDB stores them: dates, binary data and the driver's own types stay what
+ * they are; what BSON has no form for (`undefined`, functions, symbols) is left out, as in JSON.
+ */
+export const document: Codec<unknown> = {
+  encode(session) {
+    const copy = clone(session, new Set());
+    if (copy === undefined) throw new TypeError(`a ${typeof session} is not a document`);
+    return copy;
+  },
+  decode: (value) => clone(value, new Set()),
+  equal: isDeepStrictEqual,
+  size: bsonSize,
+};
+
+function clone(value: unknown, parents: Set<object>): unknown {
+  if (typeof value === "function" || typeof value === "symbol") return undefined;
+  if (typeof value !== "object" || value === null) return value;
+  if (value instanceof Date) return new Date(value);
+  if (value instanceof RegExp) return new RegExp(value);
+  if (value instanceof Uint8Array) return Buffer.from(value);
+  // ObjectId, Long and the like, of whichever copy of the driver: they do not change.
+  if ("_bsontype" in value) return value;
+  if (parents.has(value)) throw new TypeError("circular structure");
+  parents.add(value);
+  let copy: unknown;
+  if ("toBSON" in value && typeof value.toBSON === "function") {
+    copy = clone(value.toBSON(), parents);
+  } else if (Array.isArray(value)) {
+    copy = value.map((item) => clone(item, parents) ?? null);
+  } else {
+    copy = {};
+    for (const [name, field] of value instanceof Map ? value : Object.entries(value)) {
+      const fieldCopy = clone(field, parents);
+      if (fieldCopy === undefined) continue;
+      // Defined, not assigned: a field may be called "__proto__".
+      Object.defineProperty(copy, name, {
+        value: fieldCopy,
+        configurable: true,
+        enumerable: true,
+        writable: true,
+      });
+    }
+  }
+  parents.delete(value);
+  return copy;
+}
+
+/** The size in BSON: exact for plain data, near for the driver's own types. */
+function bsonSize(value: unknown): number {
+  switch (typeof value) {
+    case "string":
+      return 5 + Buffer.byteLength(value);
+    case "boolean":
+      return 1;
+    case "number":
+      return Number.isInteger(value) && Math.abs(value) < 2 ** 31 ? 4 : 8;
+    case "object":
+      break;
+    default:
+      return 8;
+  }
+  if (value === null) return 0;
+  if (value instanceof Uint8Array) return 5 + value.length;
+  if (value instanceof Date) return 8;
+  if (value instanceof RegExp) return 2 + Buffer.byteLength(value.source) + value.flags.length;
+  if ("_bsontype" in value) {
+    const { buffer } = value as { buffer?: unknown };
+    return buffer instanceof Uint8Array ? 5 + buffer.length : 16;
+  }
+  let size = 5;
+  for (const [name, field] of Object.entries(value)) {
+    size += 2 + Buffer.byteLength(name) + bsonSize(field);
+  }
+  return size;
+}

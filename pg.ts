@@ -96,8 +96,8 @@ function backend(options: PostgresOptions): Backend {
   const clients = lender(pool);
   const table = dialect(options.table ?? sql.defaultTable, options.schema);
   let statements: sql.Statements, unwatch: (() => void) | undefined;
-  const run = (signal: AbortSignal, text: string, values: unknown[], prepared = prepare) =>
-    sql.hold(clients, signal, (client) => rows(client, text, values, prepared));
+  const run = (signal: AbortSignal, text: string, values: unknown[]) =>
+    sql.hold(clients, signal, (client) => rows(client, text, values, prepare));
   const script = <T>(signal: AbortSignal, steps: sql.Script<T>) =>
     sql.hold(clients, signal, (client) => sql.play(steps, rows.bind(null, client)));
   const some = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
@@ -114,9 +114,9 @@ function backend(options: PostgresOptions): Backend {
       return (await run(signal, statements.read(keys.length), some(keys))).map(sql.entry);
     },
     async write(entries, signal) {
-      const values = sql.sorted(entries).flatMap(statements.values);
-      // Only the one for a single entry is prepared: there are too many lengths.
-      await run(signal, statements.write(entries.length), values, prepare && entries.length === 1);
+      const rows = sql.sorted(entries).map(statements.values);
+      const all = prepare ? sql.padded(rows, rows[0]!.map(() => null)) : rows;
+      await run(signal, statements.write(all.length), all.flat());
     },
     async renew(keys, expires, signal) {
       if (!statements.expiring) return;

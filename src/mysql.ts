@@ -8,7 +8,7 @@
 import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
 import { TooLargeError } from "./errors.ts";
-import { disconnected, listen, quoted, sorted } from "./sql.ts";
+import { disconnected, listen, padded, quoted, sorted } from "./sql.ts";
 import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
 
 type Callback<T = unknown> = (error: unknown, result: T) => void;
@@ -261,12 +261,6 @@ export function encoder(
       return padded(all, smallest).map(row);
     },
   };
-}
-
-/** Repeats an item until their number is a power of two, for each number is a statement. */
-function padded<T>(items: T[], item: T): T[] {
-  const count = 2 ** Math.ceil(Math.log2(items.length));
-  return [...items, ...Array(count - items.length).fill(item)];
 }
 
 /** Errors by name: of mysql2, of the server. */

@@ -154,7 +154,9 @@ export function dialect(table: string, schema?: string): Dialect {
       keys === 1
         ? `key = $${first}`
         : `key IN (SELECT key FROM ${name} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
-    value: (_, index) => `$${index}`,
+    value: (column, index) => `$${index}::${column === "expires" ? "bigint" : "text"}`,
+    // Rows without a key fill up a prepared statement.
+    source: (rows, columns) => `SELECT * FROM (${rows}) AS row (${columns}) WHERE key IS NOT NULL`,
     overwrite: onConflict,
   };
 }

@@ -98,6 +98,8 @@ export interface Dialect {
   locks?(keys: number, first: number): string;
   /** The placeholder of a value; `index` counts from 1 through all rows. */
   value(name: string, index: number): string;
+  /** What an insert takes from several rows, where that is not all of them as they are. */
+  source?(rows: string, columns: string): string;
   /** What an insert does where the key is there already. */
   overwrite(names: string[]): string;
   /** Deletes some rows that have expired, unless another process is at it; returns how many. */
@@ -199,10 +201,11 @@ function statements(dialect: Dialect, shape: Shape): Statements {
       return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
     },
     read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys, 1)}${order}`),
-    write: once((entries) =>
-      `INSERT INTO ${table} (${names}) VALUES ${Array.from({ length: entries }, row).join(", ")} ` +
-      overwrite(columns.slice(1))
-    ),
+    write: once((entries) => {
+      const rows = `VALUES ${Array.from({ length: entries }, row).join(", ")}`;
+      const source = entries > 1 && dialect.source?.(rows, names) || rows;
+      return `INSERT INTO ${table} (${names}) ${source} ${overwrite(columns.slice(1))}`;
+    }),
     remove: once((keys) => `DELETE FROM ${table} WHERE ${locks(keys, 1)}`),
     renew: once((keys) =>
       `UPDATE ${table} SET expires = ${value("expires", 1)} WHERE ${locks(keys, 2)}`
@@ -246,6 +249,12 @@ export function entry([key, session, expires]: Row): Entry<string> {
  */
 export function sorted<T extends { readonly key: string }>(entries: readonly T[]): T[] {
   return [...entries].sort((a, b) => a.key < b.key ? -1 : a.key > b.key ? 1 : 0);
+}
+
+/** Adds an item until their number is a power of two, for each number is a statement to prepare. */
+export function padded<T>(items: T[], item: T): T[] {
+  const count = 2 ** Math.ceil(Math.log2(items.length));
+  return [...items, ...Array(count - items.length).fill(item)];
 }
 
 /** Quotes an identifier; whatever it holds, it ends where it should. */

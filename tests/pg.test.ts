@@ -363,13 +363,17 @@ describe("PostgreSQL pools", () => {
       for (let i = 0; i < 3; i++) {
         await store.set("k", i);
         await store.get("k");
-        await Promise.all(["a", "b"].map((key) => store.set(key, i)));
-        await Promise.all(["a", "b"].map((key) => store.get(key)));
+        // Three entries and four are one statement, and those of two another.
+        for (const keys of [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]) {
+          await Promise.all(keys.map((key) => store.set(key, key + i)));
+          const found = await Promise.all(keys.map((key) => store.get(key)));
+          assert.deepEqual(found, keys.map((key) => key + i));
+        }
         await Promise.all(["a", "b"].map((key) => store.delete(key)));
         await store.delete("k");
       }
       const { rows } = await pool.query("SELECT name FROM pg_prepared_statements");
-      assert.equal(rows.length, prepare === false ? 0 : 5);
+      assert.equal(rows.length, prepare === false ? 0 : 7);
       await pool.end();
     }
   });

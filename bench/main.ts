@@ -137,6 +137,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
           openings: fake ? 1 : quick ? 2 : 4,
           rounds: Number(values.rounds ?? 10),
           slice: 15,
+          warmUp: 30,
         };
         if (quick) plan.rounds = Number(values.rounds ?? 5);
         const results = await throughput(url, stores, workload, size, plan);
@@ -167,7 +168,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     console.log(`\n${memoryTable(`${count.toLocaleString("en-US")} sessions`, report.memory)}`);
   }
   if (chosenParts.includes("growth") && !fake) {
-    const effort = { rounds: Number(values.rounds ?? 40), slice: 15 };
+    const effort = { rounds: Number(values.rounds ?? 40), slice: 15, warmUp: 30 };
     report.growth = await growth(backend, url, numbers(values.sessions), effort);
     print(table("one update at a time, random chats", report.growth.one));
     print(table("bursts of 100 random chats", report.growth.burst));

@@ -22,6 +22,8 @@ export interface Effort {
   rounds: number;
   /** How long one slice should take, in ms. */
   slice: number;
+  /** For how many slices each task runs before: bots run for days, so the first runs do not count. */
+  warmUp: number;
 }
 
 /**
@@ -32,13 +34,9 @@ export interface Effort {
 export async function measure(tasks: Task[], count: number, effort: Effort): Promise<Measured[]> {
   const slices = new Map<string, number>();
   for (const task of tasks) {
-    // The first runs are to warm up; the last one tells how many fit in a slice.
-    let time = 0;
-    for (let spent = 0, runs = 0; spent < effort.slice * 30; runs++) {
-      time = await timed(task, 1);
-      spent += time;
-    }
-    slices.set(task.name, Math.max(1, Math.round(effort.slice / time)));
+    let spent = 0, runs = 0;
+    for (; spent < effort.slice * effort.warmUp; runs++) spent += await timed(task, 1);
+    slices.set(task.name, Math.max(1, Math.round(effort.slice / (spent / runs))));
   }
   const measured = tasks.map(({ name }) => ({ name, times: [] as number[] }));
   for (let round = 0; round < effort.rounds; round++) {

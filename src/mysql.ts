@@ -50,14 +50,11 @@ export function checked(given: MySQLPool): Pool {
 /** Lends the connections of a pool. */
 export function lender(pool: Pool): Lender<Connection> {
   return {
-    acquire: () =>
-      new Promise((resolve, reject) =>
-        pool.getConnection((error, connection) => {
-          if (error) return reject(error);
-          listen(connection, pool);
-          resolve(connection);
-        })
-      ),
+    acquire: (callback) =>
+      pool.getConnection((error, connection) => {
+        if (!error) listen(connection, pool);
+        callback(error, connection);
+      }),
     release: (connection, error) =>
       error === undefined ? connection.release() : connection.destroy(),
   };

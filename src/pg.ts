@@ -40,14 +40,11 @@ export function checked(pool: PgPool): Pool {
 /** Lends the clients of a pool. */
 export function lender(pool: Pool): Lender<Client> {
   return {
-    acquire: () =>
-      new Promise((resolve, reject) =>
-        pool.connect((error, client) => {
-          if (error) return reject(error);
-          if (!heard.has(client)) heard.add(client.on("error", ignore) as Client);
-          resolve(client);
-        })
-      ),
+    acquire: (callback) =>
+      pool.connect((error, client) => {
+        if (!error && !heard.has(client)) heard.add(client.on("error", ignore) as Client);
+        callback(error, client);
+      }),
     release: (client, error) => client.release(error !== undefined),
   };
 }

@@ -269,33 +269,39 @@ export function onConflict(columns: string[]): string {
 
 /** What a pool does for `hold`. */
 export interface Lender<Connection> {
-  acquire(): Promise<Connection>;
+  acquire(callback: (error: unknown, connection: Connection) => void): void;
   /** Takes the connection back, or destroys it where it met an error. */
   release(connection: Connection, error?: unknown): void;
 }
 
 /** Works on a connection of a pool, and gives it up when the signal aborts. */
-export async function hold<Connection, T>(
+export function hold<Connection, T>(
   pool: Lender<Connection>,
   signal: AbortSignal,
   work: (connection: Connection) => Promise<T>,
 ): Promise<T> {
-  const connection = await pool.acquire();
-  let result: T;
-  try {
-    signal.throwIfAborted();
-    result = await new Promise<T>((resolve, reject) => {
-      onAbort(signal, () => reject(signal.reason));
-      work(connection).then(resolve, reject);
-    });
-  } catch (error) {
-    pool.release(connection, error);
-    throw error;
-  } finally {
-    onAbort(signal, undefined);
-  }
-  pool.release(connection);
-  return result;
+  return new Promise((resolve, reject) =>
+    pool.acquire((error, connection) => {
+      if (error) return reject(error);
+      let held = true;
+      const release = (error?: unknown) => {
+        if (!held) return;
+        held = false;
+        onAbort(signal, undefined);
+        pool.release(connection, error);
+      };
+      const fail = (error: unknown) => {
+        release(error);
+        reject(error);
+      };
+      if (signal.aborted) return fail(signal.reason);
+      onAbort(signal, () => fail(signal.reason));
+      work(connection).then((result) => {
+        release();
+        resolve(result);
+      }, fail);
+    })
+  );
 }
 
 /**

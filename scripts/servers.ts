@@ -201,7 +201,6 @@ const recipes: Record<Backend, Recipe> = {
         port,
         unix_socket_directories: "",
         max_connections: 300,
-        shared_buffers: "32MB",
       };
       const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
       return [join(bin, "postgres"), "-D", data, ...flags];
@@ -247,7 +246,7 @@ GRANT ALL ON *.* TO '${username}'@'%' WITH GRANT OPTION;
         command,
         ...flags,
         ...`--bind-address=127.0.0.1 --port=${port} --skip-name-resolve`.split(" "),
-        ..."--max-connections=500 --innodb-buffer-pool-size=64M".split(" "),
+        "--max-connections=500",
         `--init-file=${init}`,
         `--socket=${join(folder, "socket")}`,
         `--pid-file=${join(folder, "pid")}`,

@@ -209,7 +209,10 @@ export class Queue<Encoded> {
     this.#alarm = Infinity;
     const now = Date.now();
     let due = this.size > 0 ? this.#due : Infinity;
-    if (due <= now) due = Math.min(this.#reads.expire(now), this.#writes.expire(now));
+    if (due <= now) {
+      due = Math.min(this.#reads.expire(now), this.#writes.expire(now));
+      this.#writes.schedule(); // those that waited for a read which has been given up
+    }
     this.#due = Infinity;
     if (due < Infinity) this.#expireAt(due);
   }

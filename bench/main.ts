@@ -45,7 +45,8 @@ const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [
   --delays <list>       added to each round trip, in ms; 1,5 by default
   --stores <list>       those whose names begin so
   --sessions <list>     stored ones, for growth; 1000,100000,1000000 by default
-  --rounds <number>     of each opening of the stores; 10 by default, 4 openings
+  --rounds <number>     of each opening of the stores; 10 by default, 4 openings (2 for more than
+                        10,000 bytes), fewer rounds where they take longer than 5 s
   --output <folder>     for JSON and the chart; bench/results by default, none with --quick
   --no-install          installs no servers with apt-get
   --help
@@ -123,7 +124,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const chosenWorkloads = workloads.filter(({ name }) =>
     list(values.workloads, workloads.map(({ name }) => name)).includes(name)
   );
-  const sizes = numbers(values.sizes ?? (quick ? "300" : "300,4000,60000"));
+  const sizes = numbers(values.sizes ?? (quick || fake ? "300" : "300,4000,60000"));
   const print = (text: string) =>
     console.log(`\n${report.server}: ${text}${report.remark ? `(${report.remark})\n` : ""}`);
   const cells = async (url: string, delay: number, names: string[], stores: Contender[]) => {
@@ -134,10 +135,11 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
         // Every operation scans what is stored.
         if (fake && workload.keys > 100) continue;
         const plan = {
-          openings: fake ? 1 : quick ? 2 : 4,
+          openings: fake ? 1 : quick || size > 10_000 ? 2 : 4,
           rounds: Number(values.rounds ?? 10),
           slice: 15,
           warmUp: 30,
+          limit: 5000,
         };
         if (quick) plan.rounds = Number(values.rounds ?? 5);
         const results = await throughput(url, stores, workload, size, plan);
@@ -168,7 +170,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     console.log(`\n${memoryTable(`${count.toLocaleString("en-US")} sessions`, report.memory)}`);
   }
   if (chosenParts.includes("growth") && !fake) {
-    const effort = { rounds: Number(values.rounds ?? 40), slice: 15, warmUp: 30 };
+    const effort = { rounds: Number(values.rounds ?? 40), slice: 15, warmUp: 30, limit: 60_000 };
     report.growth = await growth(backend, url, numbers(values.sessions), effort);
     print(table("one update at a time, random chats", report.growth.one));
     print(table("bursts of 100 random chats", report.growth.burst));

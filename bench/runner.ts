@@ -20,6 +20,8 @@ export interface Measured {
 
 export interface Effort {
   rounds: number;
+  /** After how long no further round begins, in ms. */
+  limit: number;
   /** How long one slice should take, in ms. */
   slice: number;
   /** For how many slices each task runs before: bots run for days, so the first runs do not count. */
@@ -39,7 +41,9 @@ export async function measure(tasks: Task[], count: number, effort: Effort): Pro
     slices.set(task.name, Math.max(1, Math.round(effort.slice / (spent / runs))));
   }
   const measured = tasks.map(({ name }) => ({ name, times: [] as number[] }));
+  const end = performance.now() + effort.limit;
   for (let round = 0; round < effort.rounds; round++) {
+    if (round > 0 && performance.now() > end) break;
     for (const i of shuffled(tasks.length)) {
       const task = tasks[i]!;
       const runs = slices.get(task.name)!;

@@ -655,6 +655,26 @@ describe("retries and deadlines", () => {
     assert.equal(script.sessions.get("k")?.value, "1");
   });
 
+  it("a write goes on when the read before it has been given up before its turn", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 1000 });
+    await using hasty = createStore<unknown, string>({ ...script.backend }, { timeout: 30 });
+    await store.ready();
+    let answer = () => {};
+    script.before = (call) => {
+      if (call === "read a") return new Promise<void>((resolve) => answer = resolve);
+    };
+    const first = store.get("a");
+    await wait(1);
+    const waiting = hasty.get("k"); // for the batch of "a"
+    const write = store.set("k", 1);
+    await assert.rejects(waiting, { name: "TimeoutError" });
+    await write;
+    assert.equal(script.calls.includes("read k"), false);
+    answer();
+    assert.equal(await first, undefined);
+  });
+
   it("each store keeps its own timeout on a shared handle", async () => {
     const script = new Script();
     await using patient = script.store({ timeout: 300 });

@@ -153,7 +153,8 @@ export function dialect(table: string, schema?: string): Dialect {
         : `key IN (SELECT key FROM ${name} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
     value: (column, index) => `$${index}::${column === "expires" ? "bigint" : "text"}`,
     // Rows without a key fill up a prepared statement.
-    source: (rows, columns) => `SELECT * FROM (${rows}) AS row (${columns}) WHERE key IS NOT NULL`,
+    source: (rows, columns) =>
+      `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
     overwrite: onConflict,
   };
 }

@@ -479,7 +479,7 @@ export function checkKey(key: unknown): string {
   if (bytes === 0 || bytes > 512) {
     throw new RangeError(`A session key must have 1 to 512 bytes in UTF-8, but has ${bytes}`);
   }
-  if (key.includes("\0") || !key.isWellFormed()) {
+  if (key.includes("\0") || /\p{Surrogate}/u.test(key)) {
     throw new RangeError("A session key must be valid Unicode without NUL");
   }
   return key;

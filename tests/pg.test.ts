@@ -359,14 +359,21 @@ describe("PostgreSQL pools", () => {
   it("PostgreSQL prepares its statements, unless it is told not to", async () => {
     for (const prepare of [undefined, true, false]) {
       const pool = new pg.Pool({ connectionString: url, max: 1 });
+      let queries = 0;
+      pool.on("connect", (client) => {
+        const query = client.query.bind(client) as (...args: unknown[]) => unknown;
+        client.query = ((...args: unknown[]) => (queries++, query(...args))) as typeof client.query;
+      });
       await using store = Postgres({ pool, table: table(), prepare });
       for (let i = 0; i < 3; i++) {
         await store.set("k", i);
         await store.get("k");
         // Three entries and four are one statement, and those of two another.
         for (const keys of [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]) {
+          queries = 0;
           await Promise.all(keys.map((key) => store.set(key, key + i)));
           const found = await Promise.all(keys.map((key) => store.get(key)));
+          assert.equal(queries, 2);
           assert.deepEqual(found, keys.map((key) => key + i));
         }
         await Promise.all(["a", "b"].map((key) => store.delete(key)));

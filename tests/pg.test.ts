@@ -360,9 +360,9 @@ describe("PostgreSQL pools", () => {
     for (const prepare of [undefined, true, false]) {
       const pool = new pg.Pool({ connectionString: url, max: 1 });
       let queries = 0;
-      pool.on("connect", (client) => {
-        const query = client.query.bind(client) as (...args: unknown[]) => unknown;
-        client.query = ((...args: unknown[]) => (queries++, query(...args))) as typeof client.query;
+      pool.on("connect", (client: { query(...args: unknown[]): unknown }) => {
+        const query = client.query.bind(client);
+        client.query = (...args) => (queries++, query(...args));
       });
       await using store = Postgres({ pool, table: table(), prepare });
       for (let i = 0; i < 3; i++) {

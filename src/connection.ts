@@ -131,6 +131,7 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   async leave(reporter: (error: unknown) => void): Promise<void> {
     this.reporters.delete(reporter);
     if (this.reporters.size > 0) return;
+    this.queue.stop();
     const { handle, scope } = this.#backend;
     Connection.#shared.get(handle)!.delete(scope);
     await this.opening?.catch(() => {});

@@ -155,6 +155,11 @@ export class Queue<Encoded> {
     return this.#reads.size + this.#writes.size;
   }
 
+  /** Stops the timer, when nobody waits nor ever will. */
+  stop(): void {
+    clearTimeout(this.#timer);
+  }
+
   #touch(key: string): void {
     this.#versions[this.#slot(key)]!++;
   }

@@ -743,6 +743,22 @@ describe("close()", () => {
     await assert.rejects(hanging.store({ timeout: 20 }).close(), { name: "TimeoutError" });
   });
 
+  it("leaves no timer behind", async () => {
+    const { code, output } = await run(`
+      import process from "node:process";
+      import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
+      import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+      const timers = () => process.getActiveResourcesInfo().filter((it) => it === "Timeout").length;
+      const store = createStore(memoryBackend(), { ttl: 1000 });
+      await store.set("k", 1);
+      const before = timers();
+      await store.close();
+      console.log(before > 0, timers());
+    `);
+    // Bun does not tell of timers.
+    assert.deepEqual({ code, output }, { code: 0, output: `${!("bun" in process.versions)} 0\n` });
+  });
+
   it("of one store leaves another on the same handle open", async () => {
     const script = new Script();
     const one = script.store();

@@ -104,7 +104,7 @@ function backend(options: KyselyStoreOptions): Backend {
     },
     async read(keys) {
       const some = table.keys(keys);
-      return (await run(table.statements.read, some.length, some)).map(sql.entry);
+      return sql.entries(keys, await run(table.statements.read, some.length, some));
     },
     async write(entries) {
       const rows = table.rows(entries);

@@ -109,7 +109,7 @@ function backend(options: MySQLOptions): Backend {
       }),
     async read(keys, signal) {
       const some = encode.keys(keys);
-      return (await run(signal, statements.read(some.length), some)).map(sql.entry);
+      return sql.entries(keys, await run(signal, statements.read(some.length), some));
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);

@@ -111,7 +111,7 @@ function backend(options: PostgresOptions): Backend {
       statements = await script(signal, sql.prepareTable(table, { transient, ...opening }));
     },
     async read(keys, signal) {
-      return (await run(signal, statements.read(keys.length), some(keys))).map(sql.entry);
+      return sql.entries(keys, await run(signal, statements.read(keys.length), some(keys)));
     },
     async write(entries, signal) {
       const rows = sql.sorted(entries).map(statements.values);

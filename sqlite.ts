@@ -113,8 +113,8 @@ function backend(options: SQLiteOptions): Backend {
     },
     read: (keys) =>
       keys.flatMap((key) => {
-        const row = select.get(key);
-        return row == null ? [] : entry(Object.values(row));
+        const row = select.get(key) as { session: unknown; expires?: unknown } | null | undefined;
+        return row == null ? [] : entry(key, row.session, row.expires);
       }),
     write(entries) {
       sqlite.atomic(database, entries, (entry) => insert.run(...statements.values(entry)));

@@ -170,6 +170,7 @@ export interface Statements {
   readonly shape: Shape;
   /** Whether the table has a place for `expires`; an old one that could not be upgraded has none. */
   readonly expiring: boolean;
+  /** Makes rows for `entries`. */
   readonly read: (keys: number) => string;
   readonly write: (entries: number) => string;
   readonly remove: (keys: number) => string;
@@ -186,7 +187,7 @@ export interface Statements {
 function statements(dialect: Dialect, shape: Shape): Statements {
   const { name: table, column, select, matches, locks = matches, value, overwrite } = dialect;
   const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
-  const selected = columns.map((name) => select(name, shape)).join(", ");
+  const selected = (names: string[]) => names.map((name) => select(name, shape)).join(", ");
   const listed = columns.map((name) => name === "session" ? "NULL" : select(name, shape)).join(
     ", ",
   );
@@ -200,7 +201,11 @@ function statements(dialect: Dialect, shape: Shape): Statements {
     *prune(now) {
       return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
     },
-    read: once((keys) => `SELECT ${selected} FROM ${table} WHERE ${matches(keys, 1)}${order}`),
+    read: once((keys) => {
+      // Who asks for one key knows it; each column costs the driver time.
+      const some = selected(keys === 1 ? columns.slice(1) : columns);
+      return `SELECT ${some} FROM ${table} WHERE ${matches(keys, 1)}${order}`;
+    }),
     write: once((entries) => {
       const rows = `VALUES ${Array.from({ length: entries }, row).join(", ")}`;
       const source = entries > 1 && dialect.source?.(rows, names) || rows;
@@ -220,7 +225,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
 
 /** The page of these rows, if so many were asked for. */
 export function page(rows: Row[], size: number): Page {
-  const entries = rows.map(entry);
+  const entries = rows.map((row) => entry(...row));
   return { entries, next: rows.length < size ? undefined : entries.at(-1)!.key };
 }
 
@@ -234,8 +239,15 @@ function once(make: (count: number) => string): (count: number) => string {
   };
 }
 
-/** The entry of a row that was read; a session that is NULL is none. */
-export function entry([key, session, expires]: Row): Entry<string> {
+/** The entries of rows that were read for these keys. */
+export function entries(keys: string[], rows: Row[]): Entry<string>[] {
+  return keys.length === 1
+    ? rows.map((row) => entry(keys[0], ...row))
+    : rows.map((row) => entry(...row));
+}
+
+/** The entry of what was read; a session that is NULL is none. */
+export function entry(key?: unknown, session?: unknown, expires?: unknown): Entry<string> {
   return {
     key: String(key),
     value: session == null ? "" : String(session),
@@ -253,8 +265,9 @@ export function sorted<T extends { readonly key: string }>(entries: readonly T[]
 
 /** Adds an item until their number is a power of two, for each number is a statement to prepare. */
 export function padded<T>(items: T[], item: T): T[] {
-  const count = 2 ** Math.ceil(Math.log2(items.length));
-  return [...items, ...Array(count - items.length).fill(item)];
+  const all = [...items];
+  while (all.length & (all.length - 1)) all.push(item);
+  return all;
 }
 
 /** Quotes an identifier; whatever it holds, it ends where it should. */

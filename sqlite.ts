@@ -114,7 +114,7 @@ function backend(options: SQLiteOptions): Backend {
     read: (keys) =>
       keys.flatMap((key) => {
         const row = select.get(key) as { session: unknown; expires?: unknown } | null | undefined;
-        return row == null ? [] : entry(key, row.session, row.expires);
+        return row == null ? [] : entry([key, row.session, row.expires]);
       }),
     write(entries) {
       sqlite.atomic(database, entries, (entry) => insert.run(...statements.values(entry)));

@@ -225,7 +225,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
 
 /** The page of these rows, if so many were asked for. */
 export function page(rows: Row[], size: number): Page {
-  const entries = rows.map((row) => entry(...row));
+  const entries = rows.map(entry);
   return { entries, next: rows.length < size ? undefined : entries.at(-1)!.key };
 }
 
@@ -239,15 +239,13 @@ function once(make: (count: number) => string): (count: number) => string {
   };
 }
 
-/** The entries of rows that were read for these keys. */
+/** The entries of rows that `read` made for these keys: a single one is not among the columns. */
 export function entries(keys: string[], rows: Row[]): Entry<string>[] {
-  return keys.length === 1
-    ? rows.map((row) => entry(keys[0], ...row))
-    : rows.map((row) => entry(...row));
+  return rows.map(keys.length === 1 ? (row) => entry([keys[0], ...row]) : entry);
 }
 
-/** The entry of what was read; a session that is NULL is none. */
-export function entry(key?: unknown, session?: unknown, expires?: unknown): Entry<string> {
+/** The entry of a row with its key; a session that is NULL is none. */
+export function entry([key, session, expires]: Row): Entry<string> {
   return {
     key: String(key),
     value: session == null ? "" : String(session),

@@ -12,6 +12,12 @@ import { type Content, Queue, type Waiter } from "../src/queue.ts";
 import { createStore, type Store } from "../src/store.ts";
 import { run } from "./child.ts";
 
+/** For programs in a process of their own. */
+const imports = `
+  import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
+  import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+`;
+
 class Transient extends Error {
   override name = "Transient";
 }
@@ -746,8 +752,7 @@ describe("close()", () => {
   it("leaves no timer behind", async () => {
     const { code, output } = await run(`
       import process from "node:process";
-      import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
-      import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+      ${imports}
       const timers = () => process.getActiveResourcesInfo().filter((it) => it === "Timeout").length;
       const store = createStore(memoryBackend(), { ttl: 1000 });
       await store.set("k", 1);
@@ -794,8 +799,7 @@ describe("errors", () => {
 
   it("that nobody awaits do not end the process", async () => {
     const { code, output } = await run(`
-      import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
-      import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+      ${imports}
       const store = createStore({ ...memoryBackend(), open() { throw new Error("down"); } });
       store.get("k");
       setTimeout(() => console.log("alive"), 20);

@@ -84,6 +84,8 @@ export interface Backend<Encoded = string> {
   readonly handle: object;
   /** The part of the database that this store uses: its table, collection or prefix. */
   readonly scope: string;
+  /** Options, by name, in which all stores of one handle and scope must agree. */
+  readonly shared?: Readonly<Record<string, unknown>>;
   /** How sessions are stored. */
   readonly codec: Codec<Encoded>;
   /** Whether it answers at once: reads need not wait for others to go together with. */
@@ -93,7 +95,8 @@ export interface Backend<Encoded = string> {
 
   /**
    * Connects and prepares the schema: creates it, or upgrades what `@telegraf/session` 2.0.0-beta
-   * made. Called again after a failure. Safe from many processes at once.
+   * made. Called again after a failure, and when entries shall expire only later. Safe from many
+   * processes at the same time.
    */
   open(opening: Opening): MaybePromise<void>;
   /**

@@ -23,6 +23,14 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     if (connection === undefined) {
       scopes.set(backend.scope, connection = new Connection(backend, timeout));
     }
+    const { shared = {} } = connection.#backend;
+    for (const [option, value] of Object.entries(backend.shared ?? {})) {
+      if (shared[option] === value) continue;
+      throw new TypeError(
+        `option "${option}" is ${value}, but a store on the same data has ${shared[option]}; ` +
+          "make both the same",
+      );
+    }
     return connection;
   }
 
@@ -34,7 +42,7 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   readonly #report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
   opened = false;
   /** Whether a store has a `ttl`. */
-  expiring = false;
+  #expiring = false;
   /** Told what `open` would do, when it must not do it. */
   plan: ((plan: Plan) => void) | undefined;
   /** The attempt to open that is under way. */
@@ -45,6 +53,13 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   private constructor(backend: Backend<Encoded>, timeout: number) {
     this.#backend = backend;
     this.#timeout = timeout;
+  }
+
+  /** Prepares the database for entries that expire, by opening it again if that was done without. */
+  expire(): void {
+    if (this.#expiring) return;
+    this.#expiring = true;
+    this.opened = false;
   }
 
   get limits(): Limits {
@@ -81,7 +96,7 @@ export class Connection<Encoded> implements Carrier<Encoded> {
 
   /** A read without retries. */
   async once(keys: string[], signal: AbortSignal): Promise<void> {
-    if (!this.opened) await this.#open();
+    while (!this.opened) await this.#open();
     await this.#backend.read(keys, signal);
   }
 
@@ -108,7 +123,7 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   async #persist<T>(work: () => MaybePromise<T>, signal: AbortSignal, failures = 0): Promise<T> {
     for (;; failures++) {
       try {
-        if (!this.opened) await this.#open();
+        while (!this.opened) await this.#open();
         const result = await work();
         this.trouble = undefined;
         return result;
@@ -141,9 +156,10 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
   #open(): Promise<void> {
     return this.opening ??= within(this.#timeout, async (signal) => {
-      const { expiring, plan } = this;
+      const { plan } = this;
+      const expiring = this.#expiring;
       await this.#backend.open({ signal, report: this.#report, expiring, plan });
-      if (!signal.aborted) this.opened = true;
+      if (!signal.aborted && expiring === this.#expiring) this.opened = true;
     }).finally(() => this.opening = undefined);
   }
 }

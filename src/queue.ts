@@ -14,6 +14,7 @@
  * @module
  */
 
+import { performance } from "node:perf_hooks";
 import { clearTimeout, setTimeout } from "node:timers";
 import type { Entry, Limits, MaybePromise } from "./backend.ts";
 
@@ -43,7 +44,10 @@ export const expired = Symbol("expired");
 
 /** Who waits for an operation: one of the two is called, once. */
 export interface Waiter<T> {
-  /** Until when, in ms since the epoch; then `reject` is called with `expired`. */
+  /**
+   * Until when, in ms of `performance.now()`, because the clock of the machine may be set meanwhile;
+   * then `reject` is called with `expired`.
+   */
   readonly deadline: number;
   resolve(result: T): void;
   reject(error: unknown): void;
@@ -205,14 +209,14 @@ export class Queue<Encoded> {
     if (deadline < this.#due) this.#due = deadline;
     if (this.#due >= this.#alarm) return;
     clearTimeout(this.#timer);
-    const now = Date.now();
+    const now = performance.now();
     this.#alarm = Math.min(this.#due, now + 100);
     this.#timer = setTimeout(() => this.#expire(), Math.max(1, this.#alarm - now));
   }
 
   #expire(): void {
     this.#alarm = Infinity;
-    const now = Date.now();
+    const now = performance.now();
     let due = this.size > 0 ? this.#due : Infinity;
     if (due <= now) {
       due = Math.min(this.#reads.expire(now), this.#writes.expire(now));

@@ -167,7 +167,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#onInitError = quiet(options.onInitError);
     this.#connection = Connection.of(backend, this.#timeout);
     this.#connection.reporters.add(this.#report);
-    this.#connection.expiring ||= this.#ttl !== undefined;
+    if (this.#ttl !== undefined) this.#connection.expire();
   }
 
   get(key: string): Promise<Session | undefined> {
@@ -355,7 +355,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       return promise;
     }
     const waiter: Waiter<Result> = {
-      deadline: Date.now() + this.#timeout,
+      deadline: performance.now() + this.#timeout,
       resolve: (result) => {
         try {
           resolve(finish === undefined ? result as unknown as T : finish(result));

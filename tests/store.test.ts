@@ -1,6 +1,7 @@
 /** What all stores do around a database, against a scripted one. */
 
 import assert from "node:assert/strict";
+import { performance } from "node:perf_hooks";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
@@ -49,9 +50,9 @@ class Script {
     this.backend = {
       ...memory,
       limits: { keys: 128, bytes: 1e6, ...limits },
-      open: ({ signal, report }) => {
+      open: ({ signal, report, expiring }) => {
         this.report = report;
-        return step("open", [], signal);
+        return step("open", expiring ? ["expiring"] : [], signal);
       },
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
       write: (entries, signal) =>
@@ -500,6 +501,51 @@ describe("opening", () => {
     assert.equal(script.calls.filter((call) => call === "open").length, 1);
   });
 
+  it("happens again when a second store on the same data has a ttl", async () => {
+    const script = new Script();
+    await using first = script.store();
+    await first.set("a", 1);
+    await using second = script.store({ ttl: 60_000 });
+    await Promise.all([first.get("a"), second.set("b", 1)]);
+    await using third = script.store({ ttl: 1_000 });
+    await third.get("a");
+    const opened = script.calls.filter((call) => call.startsWith("open"));
+    assert.deepEqual(opened, ["open", "open expiring"]);
+    assert.ok(script.calls.indexOf("open expiring") < script.calls.indexOf("write b"));
+  });
+
+  it("happens again where the second store with a ttl came while it was under way", async () => {
+    const script = new Script();
+    await using first = script.store();
+    let go = () => {};
+    script.before = (call) =>
+      call === "open" ? new Promise<void>((resolve) => go = resolve) : undefined;
+    const reading = first.get("a");
+    await wait(1);
+    await using second = script.store({ ttl: 60_000 });
+    const writing = second.set("b", 1);
+    go();
+    await Promise.all([reading, writing]);
+    assert.deepEqual(script.calls.slice(0, 2), ["open", "open expiring"]);
+  });
+
+  it("is refused with options that contradict those of another store on the same data", async () => {
+    const script = new Script();
+    const backend = { ...script.backend, shared: { prepare: true } };
+    await using first = createStore(backend);
+    await first.set("a", 1);
+    const other = { ...script.backend, shared: { prepare: false } };
+    assert.throws(() => createStore(other), {
+      name: "TypeError",
+      message:
+        'option "prepare" is false, but a store on the same data has true; make both the same',
+    });
+    assert.equal(await first.get("a"), 1);
+    await first.close();
+    await using second = createStore({ ...other, handle: {} });
+    assert.equal(await second.get("a"), 1);
+  });
+
   it("is tried again by the next operation after it failed for good", async () => {
     const script = new Script();
     const told: unknown[] = [];
@@ -581,6 +627,30 @@ describe("retries and deadlines", () => {
     script.failures = [];
     await store.set("k", 1);
   });
+
+  for (const [what, jump] of [["forward", 3_600_000], ["back", -3_600_000]] as const) {
+    it(`deadlines do not move when the clock is set ${what}`, async (t) => {
+      const script = new Script();
+      await using store = script.store({ timeout: 300 });
+      await store.ready();
+      let answer = () => {};
+      script.before = (call) =>
+        call === "read slow" ? new Promise<void>((resolve) => answer = resolve) : never();
+      const ended = performance.now() + 5_000;
+      const slow = store.get("slow");
+      await wait(1);
+      const hanging = assert.rejects(store.get("hangs"), { name: "TimeoutError" });
+      await wait(1);
+      const now = Date.now;
+      t.mock.method(Date, "now", () => now() + jump);
+      await wait(150); // the queue looks at its deadlines every 100 ms
+      answer();
+      assert.equal(await slow, undefined);
+      await hanging;
+      script.before = () => {};
+      assert.ok(performance.now() < ended);
+    });
+  }
 
   it("the last error before a deadline is not that a call was given up", async () => {
     const script = new Script();

@@ -166,7 +166,7 @@ export class Database implements AsyncDisposable {
     try {
       backend = backendOf(await factories[kind](), { ...options, ...places, timeout: patience });
       const connection = Connection.of(backend, patience);
-      connection.expiring = purpose !== "fill";
+      if (purpose !== "fill") connection.expire();
       if (purpose !== "fill") connection.plan = (found) => plan = found;
       connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
       await timed(10_000, connection, (signal) => connection.attempt(() => {}, signal));

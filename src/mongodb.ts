@@ -34,6 +34,7 @@ type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };
 /** What is used of a collection. */
 export interface Collection {
   readonly namespace: string;
+  readonly writeConcern?: { readonly w?: unknown };
   findOne(filter: object, options: object): Promise<Document | null>;
   find(filter: object, options: object): Cursor<Document>;
   updateOne(filter: object, update: object, options?: object): Promise<unknown>;
@@ -61,6 +62,14 @@ export function checkClient(client: Client): void {
   }
 }
 
+/** In place of settings of the client with which a read would return something else than was stored. */
+const asStored = {
+  readPreference: "primary", // a secondary may not have the last write yet,
+  readConcern: { level: "local" }, // and neither has a majority
+  promoteValues: true,
+  raw: false,
+};
+
 /**
  * The collection.
  *
@@ -68,8 +77,10 @@ export function checkClient(client: Client): void {
  */
 export function collection(client: Client, database: string | undefined, name: string): Collection {
   try {
-    // A secondary may not have the last write yet.
-    return client.db(database).collection(name, { readPreference: "primary" });
+    const db = client.db(database);
+    const found: Collection = db.collection(name, asStored);
+    if (found.writeConcern?.w !== 0) return found;
+    return db.collection(name, { ...asStored, writeConcern: { w: 1 } }); // or nobody hears of errors
   } catch (error) {
     throw refused(error);
   }

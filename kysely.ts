@@ -41,8 +41,8 @@ export interface KyselyStoreOptions extends StoreOptions {
    */
   table?: string;
   /**
-   * PostgreSQL only: the schema of the table, which must exist; without it the connection's search
-   * path counts.
+   * The schema of the table (in MySQL: its database), which must exist; not in SQLite. Without it
+   * the connection's search path or database counts when the store is opened.
    */
   schema?: string;
 }
@@ -83,8 +83,6 @@ function backend(options: KyselyStoreOptions): Backend {
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
   const limits = { keys: 32, bytes: 1_000_000 };
   let table: kysely.Table;
-  const run = (statement: (count: number) => string, count: number, values: unknown[]) =>
-    kysely.rows(db!, statement(count), values);
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
@@ -104,23 +102,24 @@ function backend(options: KyselyStoreOptions): Backend {
     },
     async read(keys) {
       const some = table.keys(keys);
-      return sql.entries(keys, await run(table.statements.read, some.length, some));
+      return sql.entries(keys, await table.read(db!, table.statements.read(some.length), some));
     },
     async write(entries) {
       const rows = table.rows(entries);
-      await run(table.statements.write, rows.length, rows.flat());
+      await table.write(db!, table.statements.write(rows.length), rows.flat());
     },
     async renew(keys, expires) {
       if (!table.statements.expiring) return;
       const some = table.keys(keys);
-      await run(table.statements.renew, some.length, [expires, ...some]);
+      await table.write(db!, table.statements.renew(some.length), [expires, ...some]);
     },
     async remove(keys) {
       const some = table.keys(keys);
-      await run(table.statements.remove, some.length, some);
+      await table.write(db!, table.statements.remove(some.length), some);
     },
     async page(start = "", size) {
-      return sql.page(await run(table.statements.page, size, table.keys([start])), size);
+      const { page } = table.statements;
+      return sql.page(await table.read(db!, page(size), table.keys([start])), size);
     },
     prune: (now) => kysely.play(db!, table.statements.prune(now)),
     close: () => options.db === undefined ? db?.destroy() : undefined,

@@ -19,8 +19,8 @@ import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
-import { askSetting, checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
-import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
+import { checked, type Encoder, encoder, end, lender, type MySQLPool } from "./src/mysql.ts";
+import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -49,6 +49,12 @@ export interface MySQLOptions extends StoreOptions {
    * @default {"telegraf-sessions"}
    */
   table?: string;
+  /**
+   * The database of the table, which must exist. Without it the connection's database counts when the
+   * store is opened; a `table` of the form `database.table` is that table if it exists and no table
+   * has the whole name.
+   */
+  schema?: string;
 }
 
 /** @ignore */
@@ -77,39 +83,39 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
     config: rules.object,
     pool: rules.object,
     table: rules.identifier(64, "characters"),
+    schema: rules.identifier(64, "characters"),
   },
   existing: { pool: ["url", ...address, "config"], url: address },
   backend,
 });
 
 function backend(options: MySQLOptions): Backend {
-  const { table = sql.defaultTable } = options;
+  const { table = sql.defaultTable, schema } = options;
   const pool = options.pool === undefined ? create(options) : checked(options.pool);
   const connections = lender(pool);
   const limits = { keys: 128, bytes: 1_000_000 };
   let statements: sql.Statements;
   let encode: Encoder;
   let unwatch: (() => void) | undefined;
-  const run = (signal: AbortSignal, text: string, values: unknown[]) =>
-    sql.hold(connections, signal, (connection) => rows(connection, text, values));
+  const run = (signal: AbortSignal, text: string, values: unknown[], work = rows) =>
+    sql.hold(connections, signal, (connection) => work(connection, text, values));
   return {
     handle: pool,
-    scope: table,
+    scope: [schema ?? "", table].join("\0"),
     codec: json,
     limits,
     open: ({ signal, ...opening }) =>
       sql.hold(connections, signal, async (connection) => {
         unwatch = sql.watch(pool, opening.report);
-        const run = rows.bind(null, connection);
-        const setting = await sql.play(askSetting(), run);
-        const tools = { transient, ...opening };
-        statements = await sql.play(sql.prepareTable(dialect(table, setting), tools), run);
-        encode = encoder(statements, setting);
+        const steps = prepareTable(table, schema, opening);
+        const prepared = await sql.play(steps, rows.bind(null, connection));
+        statements = prepared.statements;
+        encode = encoder(statements, prepared.setting);
         Object.assign(limits, encode.limits);
       }),
     async read(keys, signal) {
       const some = encode.keys(keys);
-      return sql.entries(keys, await run(signal, statements.read(some.length), some));
+      return sql.entries(keys, await run(signal, statements.read(some.length), some, read));
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);
@@ -125,7 +131,8 @@ function backend(options: MySQLOptions): Backend {
       await run(signal, statements.remove(some.length), some);
     },
     async page(start = "", size, signal) {
-      return sql.page(await run(signal, statements.page(size), [encode.keys([start])[0]]), size);
+      const [key] = encode.keys([start]);
+      return sql.page(await run(signal, statements.page(size), [key], read), size);
     },
     prune: (now, signal) =>
       sql.hold(connections, signal, (it) => sql.play(statements.prune(now), rows.bind(null, it))),

@@ -20,7 +20,8 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
+import { checked, lender, type PgPool, type Pool } from "./src/pg.ts";
+import { prepareTable, rows, transient } from "./src/pg.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
@@ -48,7 +49,11 @@ export interface PostgresOptions extends StoreOptions {
    * @default {"telegraf-sessions"}
    */
   table?: string;
-  /** The schema of the table, which must exist; without it the connection's search path counts. */
+  /**
+   * The schema of the table, which must exist. Without it the search path counts when the store is
+   * opened; a `table` of the form `schema.table` is that table if it exists and no table has the
+   * whole name.
+   */
   schema?: string;
   /**
    * Whether to prepare statements; PgBouncer before 1.21 in transaction mode needs `false`.
@@ -94,7 +99,7 @@ function backend(options: PostgresOptions): Backend {
   const { pool: existing, prepare = true } = options;
   const pool = existing === undefined ? create(options) : checked(existing);
   const clients = lender(pool);
-  const table = dialect(options.table ?? sql.defaultTable, options.schema);
+  const { table = sql.defaultTable, schema } = options;
   let statements: sql.Statements, unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     sql.hold(clients, signal, (client) => rows(client, text, values, prepare));
@@ -103,12 +108,13 @@ function backend(options: PostgresOptions): Backend {
   const some = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
-    scope: table.name,
+    scope: [schema ?? "", table].join("\0"),
+    shared: { prepare },
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, ...opening }) {
       unwatch = sql.watch(pool, opening.report);
-      statements = await script(signal, sql.prepareTable(table, { transient, ...opening }));
+      statements = await script(signal, prepareTable(table, schema, { transient, ...opening }));
     },
     async read(keys, signal) {
       return sql.entries(keys, await run(signal, statements.read(keys.length), some(keys)));

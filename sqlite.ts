@@ -102,10 +102,10 @@ function backend(options: SQLiteOptions): Backend {
     async open({ report, expiring, plan }) {
       database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);
       if (existing === undefined && !config?.readonly && plan === undefined) {
-        database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+        sqlite.useLog(database, report);
       }
       const tools = { transient: sqlite.transient, report, expiring, plan };
-      statements = sqlite.play(database, prepareTable(sqlite.dialect(table, database), tools));
+      statements = sqlite.play(database, prepareTable(sqlite.dialect(table), tools));
       select = database.prepare(statements.read(1));
       // Needs the unique key that an old table may lack.
       if (plan === undefined) insert = database.prepare(statements.write(1));
@@ -113,20 +113,23 @@ function backend(options: SQLiteOptions): Backend {
     },
     read: (keys) =>
       keys.flatMap((key) => {
-        const row = select.get(key) as { session: unknown; expires?: unknown } | null | undefined;
-        return row == null ? [] : entry([key, row.session, row.expires]);
+        const row = select.get(key) as object | null | undefined;
+        return row == null ? [] : entry([key, ...Object.values(row)]); // or an array
       }),
     write(entries) {
-      sqlite.atomic(database, entries, (entry) => insert.run(...statements.values(entry)));
+      sqlite.atomic(database, entries.length, () => {
+        for (const entry of entries) insert.run(...statements.values(entry));
+      });
     },
     renew(keys, expires) {
       if (!statements.expiring) return;
       const renew = database.prepare(statements.renew(1));
-      sqlite.atomic(database, keys, (key) => renew.run(expires, key));
+      sqlite.atomic(database, keys.length, () => keys.forEach((key) => renew.run(expires, key)));
     },
-    remove: (keys) => sqlite.atomic(database, keys, (key) => remove.run(key)),
+    remove: (keys) =>
+      sqlite.atomic(database, keys.length, () => keys.forEach((key) => remove.run(key))),
     page: (start = "", size) => page(sqlite.rows(database, statements.page(size), [start]), size),
-    prune: (now) => sqlite.play(database, statements.prune(now)),
+    prune: (now) => sqlite.atomic(database, 1, () => sqlite.play(database, statements.prune(now))),
     close() {
       if (existing === undefined) database?.close();
     },

@@ -17,7 +17,7 @@ export interface Database {
   readonly isTransaction: boolean;
   withoutPlugins(): Database;
   updateTable(table: string): { set(values: object): { compile(): { sql: string } } };
-  executeQuery(query: object): Promise<{ rows: object[] }>;
+  executeQuery(query: object): Promise<{ rows: object[]; numAffectedRows?: bigint }>;
   connection(): Builder;
   transaction(): Builder;
   destroy(): Promise<void>;
@@ -73,8 +73,10 @@ export function familyOf(db: Database, schema?: string): Family {
     const names = [...families.values()].join(", ");
     throw new TypeError(`KyselyStore: the dialect is not of a family that it knows: ${names}`);
   }
-  if (schema !== undefined && family !== "PostgreSQL") {
-    throw new TypeError(`KyselyStore: option "schema" is for PostgreSQL, but this is ${family}`);
+  if (schema !== undefined && family === "SQLite") {
+    throw new TypeError(
+      'KyselyStore: option "schema" is for PostgreSQL and MySQL, but this is SQLite',
+    );
   }
   return family;
 }
@@ -84,14 +86,32 @@ export async function rows(db: Database, sql: string, parameters: unknown[]): Pr
   // As Kysely's `CompiledQuery.raw` makes it.
   const query = { kind: "RawNode", sqlFragments: [sql], parameters: [] };
   const queryId = { queryId: "telegraf-session" };
-  const result = await db.executeQuery({ sql, parameters, query, queryId });
-  return result.rows.map((row) => Object.values(row));
+  const { rows, numAffectedRows } = await db.executeQuery({ sql, parameters, query, queryId });
+  if (prunes.test(sql)) return [[numAffectedRows]];
+  return rows.map((row) => Object.values(row));
+}
+
+/** How MySQL prunes, which returns no rows but a number. */
+const prunes = /^DELETE .* LIMIT \d+$/;
+
+/**
+ * Runs a statement in a transaction of its own in databases like MySQL, where autocommit may be off,
+ * or the application may have left a transaction open: what is in that is not for the store to commit.
+ */
+export function alone(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+  return db.connection().execute(async (connection) => {
+    await rows(connection, "ROLLBACK", []);
+    const result = await rows(connection, sql, parameters);
+    await rows(connection, "COMMIT", []);
+    return result;
+  });
 }
 
 /** Runs a script on one connection. */
 export function play<T>(db: Database, script: Script<T>): Promise<T> {
   return db.connection().execute((connection) => {
     const run = async (text: string, values: unknown[]): Promise<Row[]> => {
+      if (prunes.test(text)) return await alone(connection, text, values);
       if (text !== transaction) return await rows(connection, text, values);
       const [script] = values as [Script<unknown>];
       return [[
@@ -108,6 +128,10 @@ const transaction = "BEGIN";
 /** A table that is ready, and how keys and entries become values of its statements. */
 export interface Table extends mysql.Encoder {
   readonly statements: Statements;
+  /** Runs a query of sessions. */
+  read: typeof rows;
+  /** Runs a statement that changes sessions. */
+  write: typeof rows;
 }
 
 /** Prepares the table in a database of any family. */
@@ -117,29 +141,73 @@ export function* prepare(
   schema: string | undefined,
   tools: Omit<sql.Tools, "transient">,
 ): Script<Table> {
+  yield* checkRows();
   if (family !== "MySQL") {
-    const dialect = family === "SQLite" ? sqliteDialect(table) : postgresDialect(table, schema);
+    const dialect = family === "SQLite"
+      ? sqliteDialect(table)
+      : postgresDialect(yield* pg.locate(table, schema));
     const statements = yield* sql.prepareTable(dialect, { ...tools, transient });
     return {
       statements,
+      read: rows,
+      write: rows,
       // D1 takes 100 values in a statement, and three of them are an entry.
       limits: { keys: family === "SQLite" ? 32 : 128, bytes: 1_000_000 },
       keys: (keys) => [...keys].sort(),
       rows: (entries) => sql.sorted(entries).map(statements.values),
     };
   }
-  const setting = yield* mysql.askSetting();
-  const dialect = mysql.dialect(table, setting);
-  const statements = yield* sql.prepareTable(dialect, { ...tools, transient });
-  // mysql2 puts the values into the statement: text with backslashes, bytes as hexadecimal digits.
-  const growth = (session: string) =>
-    1024 +
-    (setting.charset === "utf8mb4"
-      ? session.match(/["'\\]/g)?.length ?? 0
-      : Buffer.byteLength(session));
-  const encoder = mysql.encoder(statements, setting, growth);
+  const options = { ...tools, transient };
+  const { statements, setting } = yield* mysql.prepareTable(table, schema, options, mysqlDialect);
+  const [[autocommit] = []] = yield "SELECT @@autocommit";
+  const encoder = mysql.encoder(statements, setting, literals);
   const { keys, bytes } = encoder.limits;
-  return { statements, ...encoder, limits: { keys, bytes: bytes / 2 } };
+  return {
+    statements,
+    // With autocommit off, a connection goes on reading what was stored.
+    read: Number(autocommit) === 1 ? rows : alone,
+    write: alone,
+    ...encoder,
+    limits: { keys, bytes: bytes / 2 },
+  };
+}
+
+/**
+ * Checks that rows arrive as they are: settings of the driver beneath Kysely may change them.
+ *
+ * @throws {TypeError} where they do not.
+ */
+function* checkRows(): Script<void> {
+  const [row = []] = yield "SELECT 'telegraf' AS a, 1 AS b";
+  if (row.length === 2 && row[0] === "telegraf" && Number(row[1]) === 1) return;
+  throw new TypeError(
+    "the driver changes rows: expected text and a number; leave out its settings for rows and types " +
+      "(nestTables, typeCast, a parser for text)",
+  );
+}
+
+/**
+ * mysql2 writes values into the text of a statement and escapes text by backslashes, which is wrong
+ * with `NO_BACKSLASH_ESCAPES`: the text would end its literal, and what follows would be SQL. Base64
+ * has nothing to escape, and bytes become hexadecimal digits.
+ */
+const literals: mysql.Literals = {
+  growth: (session) => 1024 + Math.ceil(Buffer.byteLength(session) / 3),
+  encodeSession: (session) => Buffer.from(session).toString("base64"),
+  checkKey(key) {
+    // deno-lint-ignore no-control-regex
+    if (!/[\x00-\x1f"'\\]/.test(key)) return;
+    throw new TypeError(
+      `in a table of an older version a key may not have quotes, backslashes and control characters: ${key}`,
+    );
+  },
+};
+
+function mysqlDialect(dialect: Dialect): Dialect {
+  return {
+    ...dialect,
+    value: (column) => column === "session" ? "CONVERT(FROM_BASE64(?) USING utf8mb4)" : "?",
+  };
 }
 
 /** The condition that a row has one of so many keys: not every driver takes an array as one value. */
@@ -150,8 +218,8 @@ function matches(dialect: Dialect): Dialect["matches"] {
   };
 }
 
-function postgresDialect(table: string, schema?: string): Dialect {
-  const own = pg.dialect(table, schema);
+function postgresDialect(name: string): Dialect {
+  const own = pg.dialect(name);
   const among = matches(own);
   return {
     ...own,

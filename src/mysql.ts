@@ -7,9 +7,10 @@
 
 import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
-import { TooLargeError } from "./errors.ts";
-import { disconnected, listen, padded, quoted, sorted } from "./sql.ts";
+import { StoreError, TooLargeError } from "./errors.ts";
+import { disconnected, listen, padded, quoted, sorted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
+import * as sql from "./sql.ts";
 
 type Callback<T = unknown> = (error: unknown, result: T) => void;
 
@@ -22,13 +23,20 @@ export interface Pool {
 
 /** What is used of a connection of mysql2. */
 export interface Connection {
-  execute(query: object, callback: Callback<Row[]>): unknown;
-  query(query: object, callback: Callback<Row[]>): unknown;
+  execute(query: object, callback: Callback<Row[] | Done>): unknown;
+  query(query: object, callback: Callback<Row[] | Done>): unknown;
   on(event: "error", listener: (error: unknown) => void): unknown;
   release(): void;
   destroy(): void;
   /** Settings of the pool. */
   readonly config?: { readonly typeCast?: unknown };
+}
+
+/** What the server says of a statement that returns no rows. */
+interface Done {
+  readonly affectedRows: number;
+  /** Flags, of which the first says that a transaction is open. */
+  readonly serverStatus?: number;
 }
 
 /** A pool of mysql2 or mysql2/promise, as far as it tells that it is one. */
@@ -72,44 +80,180 @@ const plain = { rowsAsArray: true, nestTables: false };
 /** The same for a pool with a `typeCast`: in place of it, for each value, which takes its time. */
 const cast = { ...plain, typeCast: (_field: unknown, next: () => unknown) => next() };
 
-/** Runs a statement, prepared if it has values. */
+/**
+ * Runs a statement, prepared if it has values. One that returns no rows is committed when this
+ * resolves, whatever the application made of the connection, and gives the number of affected rows.
+ */
 export function rows(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  return new Promise((resolve, reject) =>
+    send(connection, sql, values, (error, result) => {
+      if (error) reject(error);
+      else if (Array.isArray(result)) resolve(result);
+      else if (!isPending(result)) resolve([[result.affectedRows]]);
+      else resolve(commit(connection, sql, values));
+    })
+  );
+}
+
+function send(
+  connection: Connection,
+  sql: string,
+  values: unknown[],
+  callback: Callback<Row[] | Done>,
+): void {
   const options = connection.config?.typeCast === true ? plain : cast;
-  return new Promise((resolve, reject) => {
-    connection[values.length > 0 ? "execute" : "query"](
-      { ...options, sql, values },
-      (error, rows) => error ? reject(error) : resolve(rows),
-    );
-  });
+  connection[values.length > 0 ? "execute" : "query"]({ ...options, sql, values }, callback);
+}
+
+/** Whether the statement is part of a transaction that is still open. */
+function isPending({ serverStatus = 0 }: Done): boolean {
+  return (serverStatus & 1) !== 0;
+}
+
+/**
+ * Runs a statement again that has become part of a transaction: either autocommit is off, or the
+ * application left a transaction open, and to commit that is not for the store to do.
+ */
+async function commit(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  await rows(connection, "ROLLBACK", []);
+  const result = await new Promise<Done>((resolve, reject) =>
+    send(
+      connection,
+      sql,
+      values,
+      (error, result) => error ? reject(error) : resolve(result as Done),
+    )
+  );
+  if (isPending(result)) {
+    manual.set(connection, true);
+    await rows(connection, "COMMIT", []);
+  }
+  return [[result.affectedRows]];
+}
+
+/** Whether autocommit is off, for the connections of which that is known. */
+const manual = new WeakMap<Connection, boolean>();
+
+/** Reads what is stored now: with autocommit off, a connection goes on reading what was stored. */
+export function read(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  return manual.get(connection) === false
+    ? rows(connection, sql, values)
+    : readAnew(connection, sql, values);
+}
+
+async function readAnew(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  if (!manual.has(connection)) {
+    const [[autocommit] = []] = await rows(connection, "SELECT @@autocommit", []);
+    manual.set(connection, Number(autocommit) === 0);
+  }
+  if (!manual.get(connection)) return await rows(connection, sql, values);
+  await rows(connection, "ROLLBACK", []);
+  const result = await rows(connection, sql, values);
+  await rows(connection, "ROLLBACK", []); // the table is not locked any longer
+  return result;
+}
+
+/** The application may have set `sql_select_limit`, which counts where a query has no limit. */
+const unlimited = "LIMIT 1000000";
+
+/** A column that numbers the rows of a table that has no key, from the oldest to the newest. */
+const rowNumber = "telegraf-session-row";
+
+/** Where a table is: in a database, or in that of the connection, where it has none. */
+export interface Place {
+  readonly schema: string | undefined;
+  readonly table: string;
+}
+
+/**
+ * Where the table is: the application may choose another database on a connection later. A name with
+ * a dot may be that of a database and a table, as upstream reads it.
+ */
+export function* locate(table: string, schema: string | undefined): Script<Place> {
+  if (schema !== undefined) return { schema, table };
+  const [otherSchema, otherTable] = splitName(table) ?? [];
+  const [[current, found, other] = []] = yield [
+    `SELECT DATABASE(),
+      (SELECT COUNT(*) FROM information_schema.TABLES
+        WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?),
+      (SELECT COUNT(*) FROM information_schema.TABLES
+        WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?)`,
+    table,
+    otherSchema ?? null,
+    otherTable ?? null,
+  ];
+  if (Number(found) === 0 && Number(other) > 0) return { schema: otherSchema, table: otherTable! };
+  return { schema: current === null ? undefined : String(current), table };
+}
+
+/**
+ * The name of a lock, of at most 64 characters. It is made here, because MySQL 9.6 has moved `SHA1()`
+ * out of the server; two tables that get the same one only wait for each other.
+ */
+function lockName(about: string): string {
+  let hash = 0xcbf29ce484222325n; // FNV-1a
+  for (const byte of Buffer.from(about)) {
+    hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  }
+  return `telegraf-session:${hash.toString(16)}`;
+}
+
+/**
+ * Runs the script while no other process has the lock. Without it where the server refuses locks, as
+ * Percona XtraDB Cluster does, or has one per node, as Galera: all that they keep out is work done
+ * twice.
+ *
+ * @param busy what comes of it when another process has the lock.
+ */
+function* withLock<T>(
+  name: string,
+  patience: number,
+  { transient, script, busy }: {
+    transient(error: unknown): boolean;
+    script: Script<T>;
+    busy(): T;
+  },
+): Script<T> {
+  let row: Row | undefined;
+  try {
+    [row] = yield [`SELECT GET_LOCK(?, ${patience})`, name];
+  } catch (error) {
+    if (transient(error)) throw error;
+    return yield* script;
+  }
+  if (Number(row?.[0]) !== 1) return busy();
+  try {
+    return yield* script;
+  } finally {
+    yield ["SELECT RELEASE_LOCK(?)", name];
+  }
 }
 
 /**
  * Keys are bytes where the column has become binary, which it is but for an old table. Sessions are
  * text, or bytes on a connection whose character set has not all signs.
  */
-export function dialect(table: string, { charset }: Pick<Setting, "charset">): Dialect {
-  const name = quoted(table, "`");
-  /** The name of a lock, of at most 64 characters; takes what it is about. */
-  const lock = "CONCAT('telegraf-session:', SHA1(CONCAT_WS('.', DATABASE(), ?)))";
-  /** Numbers the rows of a table that has no key, from the oldest to the newest. */
-  const row = "telegraf-session-row";
+export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "charset">): Dialect {
+  const name = (schema === undefined ? "" : `${quoted(schema, "`")}.`) + quoted(table, "`");
+  const database = schema ?? null;
+  const row = rowNumber;
   return {
     name,
     inspect: [
       `SELECT c.COLUMN_NAME, CONCAT_WS(' ', c.COLUMN_TYPE, c.CHARACTER_SET_NAME),
         IF(c.COLUMN_NAME = 'key', EXISTS (
           SELECT MAX(INDEX_NAME) FROM information_schema.STATISTICS
-          WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? GROUP BY INDEX_NAME
+          WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? GROUP BY INDEX_NAME
           HAVING COUNT(*) = 1 AND MAX(NON_UNIQUE) = 0 AND MAX(COLUMN_NAME) = 'key'
             AND COUNT(SUB_PART) = 0
         ), EXISTS (
-          SELECT * FROM information_schema.STATISTICS s WHERE TABLE_SCHEMA = DATABASE()
+          SELECT * FROM information_schema.STATISTICS s WHERE TABLE_SCHEMA = ?
           AND TABLE_NAME = ? AND s.COLUMN_NAME = c.COLUMN_NAME AND SEQ_IN_INDEX = 1
         ))
-      FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?`,
-      table,
-      table,
-      table,
+      FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ${unlimited}`,
+      ...[database, table],
+      ...[database, table],
+      ...[database, table],
     ],
     changes(shape) {
       if (shape === undefined) {
@@ -144,40 +288,46 @@ export function dialect(table: string, { charset }: Pick<Setting, "charset">): D
           `DELETE old FROM ${name} old JOIN (
             SELECT \`key\`, MAX(\`${row}\`) AS newest FROM ${name} GROUP BY \`key\`
           ) kept ON old.\`key\` = kept.\`key\` AND old.\`${row}\` < kept.newest`,
-          `ALTER TABLE ${name} DROP COLUMN \`${row}\`, ADD UNIQUE (\`key\`)`,
+          `ALTER TABLE ${name} DROP COLUMN \`${row}\`,
+            ADD UNIQUE \`telegraf-session-key\` (\`key\`)`,
         );
+      } else if (columns.has(row)) {
+        // Two processes upgraded the table at the same time, without a lock.
+        changes.push(`ALTER TABLE ${name} DROP COLUMN \`${row}\``);
       }
       return changes;
     },
-    index: `ALTER TABLE ${name} ADD INDEX (expires)`,
-    *prune(now): Script<number> {
-      const [[locked] = []] = yield [`SELECT GET_LOCK(${lock}, 0)`, `${table} prune`];
-      if (Number(locked) !== 1) return 0;
-      try {
-        yield [`DELETE FROM ${name} WHERE expires <= ? LIMIT 500`, now];
-        const [[count] = []] = yield "SELECT ROW_COUNT()";
+    index: `ALTER TABLE ${name} ADD INDEX \`telegraf-session-expires\` (expires)`,
+    prune(now): Script<number> {
+      function* script(): Script<number> {
+        const [[count] = []] = yield [`DELETE FROM ${name} WHERE expires <= ? LIMIT 500`, now];
         return Number(count);
-      } finally {
-        yield [`SELECT RELEASE_LOCK(${lock})`, `${table} prune`];
       }
+      return withLock(lockName(`${name} prune`), 0, { transient, script: script(), busy: () => 0 });
     },
-    *alone(script) {
+    *alone<T>(script: Script<T>): Script<T> {
       const [[patience] = []] = yield "SELECT @@SESSION.lock_wait_timeout";
-      const [[locked] = []] = yield [`SELECT GET_LOCK(${lock}, 5)`, table];
-      if (Number(locked) !== 1) {
-        const error = new Error(`another process is preparing table ${name}`);
-        throw Object.assign(error, { code: "ER_LOCK_WAIT_TIMEOUT" });
+      function* patiently(): Script<T> {
+        try {
+          // A queued ALTER TABLE blocks all later queries, so it must not wait for a transaction of
+          // the application.
+          yield "SET SESSION lock_wait_timeout = 1";
+          return yield* script;
+        } finally {
+          yield `SET SESSION lock_wait_timeout = ${Number(patience)}`;
+        }
       }
-      try {
-        // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
-        yield "SET SESSION lock_wait_timeout = 1";
-        return yield* script;
-      } finally {
-        yield `SET SESSION lock_wait_timeout = ${Number(patience)}`;
-        yield [`SELECT RELEASE_LOCK(${lock})`, table];
-      }
+      return yield* withLock(lockName(name), 5, {
+        transient,
+        script: patiently(),
+        busy() {
+          const error = new Error(`another process is preparing table ${name}`);
+          throw Object.assign(error, { code: "ER_LOCK_WAIT_TIMEOUT" });
+        },
+      });
     },
     column: (column) => quoted(column, "`"),
+    limit: unlimited,
     select(column, { columns }) {
       const quote = quoted(column, "`");
       const bytes = column === "expires" || columns.get(column)?.startsWith("varbinary");
@@ -194,6 +344,24 @@ export function dialect(table: string, { charset }: Pick<Setting, "charset">): D
   };
 }
 
+/** A table that is ready, and the setting of the connection that it was prepared on. */
+export interface Prepared {
+  readonly statements: Statements;
+  readonly setting: Setting;
+}
+
+/** Prepares the table where it is, or where it belongs. */
+export function* prepareTable(
+  table: string,
+  schema: string | undefined,
+  tools: Omit<sql.Tools, "transient">,
+  adapt: (dialect: Dialect) => Dialect = (dialect) => dialect,
+): Script<Prepared> {
+  const setting = yield* askSetting();
+  const own = adapt(dialect(yield* locate(table, schema), setting));
+  return { statements: yield* sql.prepareTable(own, { transient, ...tools }), setting };
+}
+
 /** What a connection says of itself. */
 export interface Setting {
   /** The character set of text. */
@@ -203,7 +371,7 @@ export interface Setting {
 }
 
 /** Asks for the setting of a connection. */
-export function* askSetting(): Script<Setting> {
+function* askSetting(): Script<Setting> {
   const [[charset, packet] = []] = yield "SELECT @@character_set_results, @@max_allowed_packet";
   return { charset: charset as string | null, packet: Number(packet) };
 }
@@ -222,34 +390,51 @@ export interface Encoder {
   rows(entries: Entry<string>[]): unknown[][];
 }
 
-/**
- * Encodes for the table as it is, and for connections with this setting.
- *
- * @param growth how many bytes longer a session can get on the wire than it is.
- */
+/** What differs where a driver writes values into the text of a statement. */
+export interface Literals {
+  /** How many bytes longer a session can get on the wire than it is. */
+  growth(session: string): number;
+  /** Throws for a key that a literal cannot hold. */
+  checkKey(key: string): void;
+  /** Makes of a session what its literal can hold. */
+  encodeSession(session: string): string;
+}
+
+/** Encodes for the table as it is, and for connections with this setting. */
 export function encoder(
   { shape, values }: Statements,
   { charset, packet }: Setting,
-  growth = (_session: string) => 0,
+  { growth, checkKey, encodeSession }: Partial<Literals> = {},
 ): Encoder {
   const binary = shape.columns.get("key")?.startsWith("varbinary");
+  // A table that could not be upgraded: without strict mode the server would cut a longer key.
+  const [, length = Infinity] = /^(?:var)?char\((\d+)\)/.exec(shape.columns.get("key") ?? "") ?? [];
   const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
   // A table that could not be upgraded.
   const room = shape.columns.get("session")?.startsWith("text") ? 65_535 : Infinity;
   function row(entry: Entry<string>): unknown[] {
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
-    const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64 - growth(entry.value));
+    const more = growth?.(entry.value) ?? 0;
+    const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64 - more);
     if (bytes > most) {
       const why = `it has ${bytes} bytes, and the server takes ${most}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });
     }
-    return [encode(key), charset === "utf8mb4" ? session : Buffer.from(entry.value), ...others];
+    if ([...entry.key].length > Number(length)) {
+      const why = `the key is too long: the old column takes ${length} characters`;
+      throw new StoreError(why, { operation: "write", key: entry.key });
+    }
+    if (!binary) checkKey?.(entry.key);
+    const text = encodeSession?.(entry.value) ??
+      (charset === "utf8mb4" ? session : Buffer.from(entry.value));
+    return [encode(key), text, ...others];
   }
   return {
     // Padding can double a batch, and UTF-8 has up to three bytes for what counts as one.
     limits: { keys: Math.min(128, packet >> 13), bytes: Math.min(1_000_000, packet >> 3) },
     keys(keys) {
+      if (!binary && checkKey !== undefined) keys.forEach(checkKey);
       const values = [...keys].sort().map(encode);
       return padded(values, values.at(-1));
     },
@@ -277,6 +462,9 @@ const codes = new Set([
   "ER_OPTION_PREVENTS_STATEMENT",
   "ER_READ_ONLY_MODE",
   "ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION",
+  // The application left tables locked on the connection.
+  "ER_TABLE_NOT_LOCKED",
+  "ER_TABLE_NOT_LOCKED_FOR_WRITE",
   // A node of a cluster that is not ready.
   "ER_UNKNOWN_COM_ERROR",
   // The table was altered meanwhile, by somebody whom the lock does not keep out.
@@ -284,13 +472,17 @@ const codes = new Set([
   "ER_TABLE_DEF_CHANGED",
   "ER_TABLE_EXISTS_ERROR",
   "ER_DUP_FIELDNAME",
+  "ER_DUP_KEYNAME",
   "ER_DUP_ENTRY",
   "ER_CANT_DROP_FIELD_OR_KEY",
 ]);
+
+/** What has no code of its own; the last one: another process has just ended the same upgrade. */
+const messages = new RegExp(`in closed state$|Unknown column '(${rowNumber}|\\w+\\.${rowNumber})'`);
 
 /** Whether another attempt may succeed; it has another connection, for this one is given up. */
 export function transient(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const { code, message } = error as Error & { code?: string };
-  return disconnected(error) || codes.has(code ?? "") || /in closed state$/.test(message);
+  return disconnected(error) || codes.has(code ?? "") || messages.test(message);
 }

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { disconnected, onConflict, quoted } from "./sql.ts";
+import { disconnected, isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script } from "./sql.ts";
+import * as sql from "./sql.ts";
 
 /** What is used of a pool of `pg`. */
 export interface Pool {
@@ -19,6 +20,17 @@ export interface Client {
   query(query: object, callback: (error: unknown, result: { rows: Row[] }) => void): void;
   on(event: "error", listener: () => void): unknown;
   release(destroy: boolean): void;
+  /** Where messages of the server arrive; `pg-native` has none. */
+  readonly connection?: {
+    prependListener(event: "readyForQuery", listener: (message?: Ready) => void): unknown;
+  };
+  /** The state of its transaction; not in `pg` before 8.17. */
+  getTransactionStatus?(): string | null;
+}
+
+/** The server is ready for a query: `I` outside a transaction, `T` inside, `E` after an error. */
+interface Ready {
+  readonly status?: string;
 }
 
 /** A pool of `pg`, as far as it tells that it is one. */
@@ -42,15 +54,33 @@ export function lender(pool: Pool): Lender<Client> {
   return {
     acquire: (callback) =>
       pool.connect((error, client) => {
-        if (!error && !heard.has(client)) heard.add(client.on("error", ignore) as Client);
+        if (!error && !states.has(client)) listen(client);
         callback(error, client);
       }),
+    inTransaction(client) {
+      const { transaction } = states.get(client)!;
+      return transaction === "T" || transaction === "E";
+    },
     release: (client, error) => client.release(error !== undefined),
   };
 }
 
-/** Clients that have been lent. While they are, the pool does not listen to their errors. */
-const heard = new WeakSet<Client>();
+/** What is known of the clients that have been lent. */
+const states = new WeakMap<Client, { transaction?: string | null }>();
+
+/**
+ * Listens to a client: while it is lent, the pool does not listen to its errors, and only the server
+ * knows whether the application has left a transaction open.
+ */
+function listen(client: Client): void {
+  const state = { transaction: client.getTransactionStatus?.() };
+  states.set(client, state);
+  client.on("error", ignore);
+  // Prepended, because the driver's own listener calls back to the store.
+  client.connection?.prependListener("readyForQuery", (message) => {
+    state.transaction = message?.status;
+  });
+}
 
 /** When a connection is lost under a query, the client says so and the query fails. */
 function ignore(): void {}
@@ -58,6 +88,16 @@ function ignore(): void {}
 /** Of prepared statements, by their text. Other copies of this package may share a pool. */
 const names = new Map<string, string>();
 const copy = Math.random().toString(36).slice(2);
+
+/**
+ * Values as the server sends them, whatever parsers the application has set. All that is read is text,
+ * because that is the same in the binary format, which the application may have chosen.
+ */
+const types = { getTypeParser: () => plain };
+
+function plain(value: unknown): unknown {
+  return value;
+}
 
 /** Runs a statement; a prepared one is parsed once per connection. */
 export function rows(
@@ -71,7 +111,7 @@ export function rows(
     names.set(text, name = `telegraf-session-${copy}-${names.size}`);
   }
   return new Promise((resolve, reject) =>
-    client.query({ name, text, values, rowMode: "array" }, (cause, result) => {
+    client.query({ name, text, values, rowMode: "array", types }, (cause, result) => {
       if (!cause) return resolve(result.rows);
       const { code, message } = cause as Error & { code?: string };
       if (!prepared || (code !== "26000" && code !== "42P05")) return reject(cause);
@@ -81,16 +121,39 @@ export function rows(
   );
 }
 
-/** The table is looked for as in any query: in the schema, or along the search path. */
-export function dialect(table: string, schema?: string): Dialect {
-  const name = (schema === undefined ? "" : quoted(schema, '"') + ".") + quoted(table, '"');
+/**
+ * The name of the table with its schema, quoted: the application may change the search path of a
+ * connection later. Without a schema the table is looked for as in any query, along the search path;
+ * a name with a dot may be that of a schema and a table, as upstream reads it.
+ */
+export function* locate(table: string, schema: string | undefined): Script<string> {
+  const whole = quoted(table, '"');
+  if (schema !== undefined) return `${quoted(schema, '"')}.${whole}`;
+  const split = splitName(table)?.map((part) => quoted(part, '"')).join(".");
+  const [[found, other, current, encoding] = []] = yield [
+    `SELECT (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass($1)),
+      (to_regclass($2) IS NOT NULL)::text, quote_ident(current_schema()),
+      current_setting('client_encoding')`,
+    whole,
+    split ?? whole,
+  ];
+  if (!/^utf-?8$/i.test(String(encoding))) {
+    throw new Error(`client_encoding of the connection is ${encoding}, but must be UTF8`);
+  }
+  if (found === null && split !== undefined && other === "true") return split;
+  const place = found ?? current;
+  return place === null ? whole : `${place}.${whole}`;
+}
+
+/** A table by its name, as {@linkcode locate} returns it. */
+export function dialect(name: string): Dialect {
   return {
     name,
     inspect: [
       `SELECT a.attname, format_type(a.atttypid, a.atttypmod), EXISTS (
         SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
           AND i.indisvalid AND i.indpred IS NULL AND (a.attname <> 'key'
-            OR i.indnkeyatts = 1 AND i.indisunique AND i.indimmediate))::int
+            OR i.indnkeyatts = 1 AND i.indisunique AND i.indimmediate))::int::text
       FROM pg_attribute a
       WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
       name,
@@ -130,11 +193,11 @@ export function dialect(table: string, schema?: string): Dialect {
     },
     column: (column) => column,
     age: "ctid",
-    select: (column) => column,
+    select: (column) => column === "expires" ? "expires::text" : column,
     index: `CREATE INDEX ON ${name} (expires)`,
     *prune(now): Script<number> {
       const rows = yield [
-        `WITH turn AS MATERIALIZED (
+        `WITH turn AS (
           SELECT pg_try_advisory_xact_lock(1952803192, hashtext($1)) AS ours
         )
         DELETE FROM ${name} WHERE ctid = ANY(ARRAY(
@@ -159,6 +222,15 @@ export function dialect(table: string, schema?: string): Dialect {
   };
 }
 
+/** Prepares the table where it is, or where it belongs. */
+export function* prepareTable(
+  table: string,
+  schema: string | undefined,
+  tools: sql.Tools,
+): Script<sql.Statements> {
+  return yield* sql.prepareTable(dialect(yield* locate(table, schema)), tools);
+}
+
 /** In a transaction: the script, while no other process prepares a table of this name. */
 export function* locked<T>(name: string, script: Script<T>): Script<T> {
   // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
@@ -176,6 +248,7 @@ const codes = new RegExp(`^(${
     "25006", // read-only: no longer the primary
     "40001", // serialization failure
     "40P01", // deadlock
+    "25P02", // the application left a transaction open, in which a statement had failed
     "55P03", // somebody holds a lock
     "23505", // an older version inserted while the unique key was being added
     "42P07", // the table has just been created
@@ -190,5 +263,6 @@ const messages =
 export function transient(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const { code, message } = error as Error & { code?: string };
-  return disconnected(error) || codes.test(code ?? "") || messages.test(message);
+  return disconnected(error) || isLeftOpen(error) || codes.test(code ?? "") ||
+    messages.test(message);
 }

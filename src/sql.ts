@@ -90,6 +90,8 @@ export interface Dialect {
   column(name: string): string;
   /** The order in which the newest row of a key counts, where a table lets keys be there twice. */
   readonly age?: string;
+  /** What ends a query of sessions, where it returned only some of them without it. */
+  readonly limit?: string;
   /** How a column is read. */
   select(name: string, shape: Shape): string;
   /** The condition that a row has one of so many keys; `first` is the index of the first value. */
@@ -186,6 +188,7 @@ export interface Statements {
 
 function statements(dialect: Dialect, shape: Shape): Statements {
   const { name: table, column, select, matches, locks = matches, value, overwrite } = dialect;
+  const { limit = "" } = dialect;
   const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
   const selected = (names: string[]) => names.map((name) => select(name, shape)).join(", ");
   const listed = columns.map((name) => name === "session" ? "NULL" : select(name, shape)).join(
@@ -204,7 +207,7 @@ function statements(dialect: Dialect, shape: Shape): Statements {
     read: once((keys) => {
       // Who asks for one key knows it; each column costs the driver time.
       const some = selected(keys === 1 ? columns.slice(1) : columns);
-      return `SELECT ${some} FROM ${table} WHERE ${matches(keys, 1)}${order}`;
+      return `SELECT ${some} FROM ${table} WHERE ${matches(keys, 1)}${order} ${limit}`;
     }),
     write: once((entries) => {
       const rows = `VALUES ${Array.from({ length: entries }, row).join(", ")}`;
@@ -244,13 +247,27 @@ export function entries(keys: string[], rows: Row[]): Entry<string>[] {
   return rows.map(keys.length === 1 ? (row) => entry([keys[0], ...row]) : entry);
 }
 
-/** The entry of a row with its key; a session that is NULL is none. */
+/**
+ * The entry of a row with its key; a session that is NULL is none.
+ *
+ * @throws {TypeError} for a row in another form than text: settings of a driver can change what it
+ * returns, and a session that cannot be read must not pass for one that is missing.
+ */
 export function entry([key, session, expires]: Row): Entry<string> {
-  return {
-    key: String(key),
-    value: session == null ? "" : String(session),
-    expires: expires == null ? undefined : Number(expires),
-  };
+  const end = expires == null ? undefined : Number(expires);
+  if (!isText(key) || session !== null && !isText(session) || Number.isNaN(end)) {
+    const found = [key, session, expires].map((value) => typeof value).join(", ");
+    throw new TypeError(
+      "the driver returned a row in a form that the store cannot read: expected key, session and " +
+        `expiry, got ${found}; check the driver's settings for rows and types`,
+    );
+  }
+  return { key: String(key), value: session === null ? "" : String(session), expires: end };
+}
+
+/** Whether it is text, or the bytes of text. */
+function isText(value: unknown): boolean {
+  return typeof value === "string" || ArrayBuffer.isView(value);
 }
 
 /**
@@ -273,6 +290,12 @@ export function quoted(name: string, mark: string): string {
   return mark + name.replaceAll(mark, mark + mark) + mark;
 }
 
+/** The schema and table that upstream takes a name with a dot for. */
+export function splitName(name: string): [schema: string, table: string] | undefined {
+  const [schema, table] = name.split(".").map((part) => part.trim());
+  return schema && table ? [schema, table] : undefined;
+}
+
 /** What an insert does where the key is there already, in PostgreSQL and SQLite. */
 export function onConflict(columns: string[]): string {
   return `ON CONFLICT (key) DO UPDATE SET ${columns.map((name) => `${name} = excluded.${name}`)}`;
@@ -281,6 +304,8 @@ export function onConflict(columns: string[]): string {
 /** What a pool does for `hold`. */
 export interface Lender<Connection> {
   acquire(callback: (error: unknown, connection: Connection) => void): void;
+  /** Whether a transaction is open on the connection, as far as the driver knows. */
+  inTransaction?(connection: Connection): boolean;
   /** Takes the connection back, or destroys it where it met an error. */
   release(connection: Connection, error?: unknown): void;
 }
@@ -306,13 +331,27 @@ export function hold<Connection, T>(
         reject(error);
       };
       if (signal.aborted) return fail(signal.reason);
+      if (pool.inTransaction?.(connection)) return fail(leftOpen());
       onAbort(signal, () => fail(signal.reason));
       work(connection).then((result) => {
+        // In a transaction of the application nothing is stored yet, and what is read may be old.
+        if (pool.inTransaction?.(connection)) return fail(leftOpen());
         release();
         resolve(result);
       }, fail);
     })
   );
+}
+
+/** The application left a transaction open on a connection, or has one open on its database. */
+export function leftOpen(): Error {
+  const error = new Error("the application has a transaction open on the connection");
+  return Object.assign(error, { code: "TRANSACTION_OPEN" });
+}
+
+/** Whether the error says that a transaction of the application is in the way. */
+export function isLeftOpen(error: unknown): boolean {
+  return (error as { code?: unknown } | undefined)?.code === "TRANSACTION_OPEN";
 }
 
 /**

@@ -5,7 +5,8 @@
  */
 
 import { reason } from "./errors.ts";
-import { type Dialect, onConflict, playSync, quoted, type Row, type Script } from "./sql.ts";
+import { type Dialect, isLeftOpen, leftOpen, onConflict, playSync, quoted } from "./sql.ts";
+import type { Row, Script } from "./sql.ts";
 
 // Not imported: that evaluates all that is in it, which takes 5 ms of a start.
 // deno-lint-ignore no-process-global
@@ -162,14 +163,21 @@ export function play<T>(database: Database, script: Script<T>): T {
   return playSync(script, (sql, values) => rows(database, sql, values));
 }
 
-/** Does the work with all items or, if it fails, with none; in the caller's transaction as it is. */
-export function atomic<T>(database: Database, items: T[], work: (item: T) => unknown): void {
-  // A statement is a transaction by itself.
-  if (items.length === 1 || inTransaction(database)) return items.forEach((item) => work(item));
-  database.exec("BEGIN IMMEDIATE");
+/** Does work of so many statements, or none of it. */
+export function atomic<T>(database: Database, statements: number, work: () => T): T {
+  const open = inTransaction(database);
+  if (open) throw leftOpen();
+  // A statement is a transaction by itself, unless one is open without the driver saying so.
+  if (statements === 1 && open === false) return work();
   try {
-    items.forEach((item) => work(item));
+    database.exec("BEGIN IMMEDIATE");
+  } catch (error) {
+    throw nested(error);
+  }
+  try {
+    const result = work();
     database.exec("COMMIT");
+    return result;
   } catch (error) {
     try {
       database.exec("ROLLBACK");
@@ -180,13 +188,39 @@ export function atomic<T>(database: Database, items: T[], work: (item: T) => unk
   }
 }
 
-/** Whether the caller has a transaction open; in Node.js before 22.16 there is no telling. */
-function inTransaction({ inTransaction, isTransaction }: Transactional): boolean {
-  return inTransaction ?? isTransaction ?? false;
+/**
+ * What to throw when a transaction did not begin. Where the application has one open, the store waits:
+ * what it wrote in that would be lost if the application rolled it back.
+ */
+function nested(error: unknown): unknown {
+  return /within a transaction/.test((error as Error).message) ? leftOpen() : error;
 }
 
-/** The table on a connection. */
-export function dialect(table: string, database: Transactional = {}): Dialect {
+/** Whether the application has a transaction open; before Node.js 22.16 `node:sqlite` does not say. */
+function inTransaction({ inTransaction, isTransaction }: Transactional): boolean | undefined {
+  return inTransaction ?? isTransaction;
+}
+
+/**
+ * Switches a database of ours to a write-ahead log. Where that cannot be, on a network share for
+ * example, it stays with its journal, which is slower but safe.
+ */
+export function useLog(database: Database, report: (error: unknown) => void): void {
+  let why: string;
+  try {
+    const [mode] = Object.values(database.prepare("PRAGMA journal_mode = WAL").get() as object);
+    if (mode === "wal") return void database.exec("PRAGMA synchronous = NORMAL");
+    if (mode === "memory") return;
+    why = `it stays in mode "${mode}"`;
+  } catch (error) {
+    if (transient(error)) throw error;
+    why = reason(error);
+  }
+  report(new Error(`SQLite cannot use a write-ahead log for this file, so it is slower: ${why}`));
+}
+
+/** The table. */
+export function dialect(table: string): Dialect {
   const name = quoted(table, '"');
   return {
     name,
@@ -230,8 +264,11 @@ export function dialect(table: string, database: Transactional = {}): Dialect {
       return rows.length;
     },
     *alone(script) {
-      if (inTransaction(database)) return yield* script;
-      yield "BEGIN IMMEDIATE";
+      try {
+        yield "BEGIN IMMEDIATE";
+      } catch (error) {
+        throw nested(error);
+      }
       try {
         const result = yield* script;
         yield "COMMIT";
@@ -258,6 +295,6 @@ export function dialect(table: string, database: Transactional = {}): Dialect {
 export function transient(error: unknown): boolean {
   // Deno's `exec` has but a message.
   const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
-  return /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) ||
+  return isLeftOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) ||
     [5, 6, 15].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
 }

@@ -345,23 +345,32 @@ describe("Kysely tables", () => {
     }
   });
 
-  it("Kysely takes a schema of PostgreSQL, and no other's", async () => {
+  it("Kysely takes a schema of PostgreSQL or MySQL, and none of SQLite", async () => {
     const schema = place();
     await postgres.query(`CREATE SCHEMA "${schema}"`);
     const db = connect("Postgres");
     const lite = connect("SQLite");
+    const mine = connect("MySQL");
     try {
       await using store = KyselyStore({ db, schema });
       await store.set("k", 1);
       await using other = Postgres({ ...address.Postgres, schema });
       assert.equal(await other.get("k"), 1);
+      await using third = KyselyStore({
+        db: mine,
+        schema: new URL(serverUrl("mysql")).pathname.slice(1),
+        table: table("MySQL"),
+      });
+      await third.set("k", 1);
+      assert.equal(await third.get("k"), 1);
       assert.throws(() => KyselyStore({ db: lite, schema }), {
         name: "TypeError",
-        message: 'KyselyStore: option "schema" is for PostgreSQL, but this is SQLite',
+        message: 'KyselyStore: option "schema" is for PostgreSQL and MySQL, but this is SQLite',
       });
     } finally {
       await db.destroy();
       await lite.destroy();
+      await mine.destroy();
       await postgres.query(`DROP SCHEMA "${schema}" CASCADE`);
     }
   });
@@ -508,15 +517,16 @@ describe("Kysely databases", () => {
   it("Kysely refuses a session that is larger than MySQL takes, and nothing else", async () => {
     const [[most]] = await families.MySQL.query("SELECT @@max_allowed_packet") as [[number]];
     await using store = made.MySQL({ ...address.MySQL, table: table("MySQL") });
-    const escaped = '"'.repeat(most / 3); // four bytes each, once JSON and SQL have quoted it
+    const fits = Math.floor(most * 3 / 4) - 2048; // in base64
+    const large = "x".repeat(fits + 2048);
     const results = await Promise.allSettled([
-      store.set("escaped", escaped),
+      store.set("large", large),
       store.set("k", { a: 1 }),
-      store.set("fits", "x".repeat(most - 2048)),
+      store.set("fits", "x".repeat(fits)),
     ]);
     assert.deepEqual(results.map(({ status }) => status), ["rejected", "fulfilled", "fulfilled"]);
-    await assert.rejects(store.set("escaped", escaped), { name: "TooLargeError", key: "escaped" });
-    assert.equal((await store.get("fits")).length, most - 2048);
+    await assert.rejects(store.set("large", large), { name: "TooLargeError", key: "large" });
+    assert.equal((await store.get("fits")).length, fits);
   });
 
   it("Kysely keeps no process alive after close()", async () => {

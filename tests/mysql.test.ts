@@ -201,7 +201,9 @@ describe("MySQL tables", () => {
       await keyless([name], "latin1");
       const columns = new Map([["key", "varchar(32) latin1"], ["session", "text latin1"]]);
       const old = { columns, unique: false, indexed: false };
-      const changes = dialect(name, { charset: "utf8mb4" }).changes(old);
+      const changes = dialect({ schema: undefined, table: name }, { charset: "utf8mb4" }).changes(
+        old,
+      );
       if (done > changes.length) break;
       for (const change of changes.slice(0, done)) await admin.query(change);
       await using store = MySQL({ url, table: name, onError: (error) => errors.push(error) });
@@ -233,6 +235,43 @@ describe("MySQL tables", () => {
     }
   });
 
+  it("MySQL opens, upgrades and prunes from 12 processes where the server refuses locks", async () => {
+    await using proxy = await Proxy.to(url);
+    // The name of a function that the server does not know, as long as the real one.
+    proxy.change = (request) => {
+      const at = request.indexOf("GET_LOCK");
+      if (at >= 0) request.write("GXT_LOCK", at);
+    };
+    const through = urlWith(url, { host: proxy.host });
+    const all = Array.from({ length: 12 }, () => table());
+    for (const name of all.slice(6)) await keyless([name], "latin1");
+    const errors = await coldStart({
+      module: entry("mysql", import.meta.url),
+      factory: "MySQL",
+      options: { url: through, timeout: 60_000 },
+      place: "table",
+    }, all);
+    assert.deepEqual(errors, []);
+    for (const [i, name] of all.entries()) {
+      await using store = MySQL({ url: through, table: name, ttl: 60_000 }); // ends what is left
+      await store.ready();
+      const { columns, unique } = await shape(name);
+      assert.deepEqual({ columns, unique }, { ...ours, unique: 2 }); // the key, and what expires
+      const own = await rows(`SELECT 1 FROM ${quoted(name)} WHERE \`key\` LIKE 'process:%'`);
+      assert.equal(own.length, processes);
+      if (i < 6) continue;
+      const left = await rows(
+        `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${quoted(name)}
+        WHERE \`key\` IS NULL OR \`key\` NOT LIKE 'process:%' AND \`key\` <> 'shared' ORDER BY \`key\`, 2`,
+      );
+      assert.deepEqual(left, remaining);
+    }
+    await using store = MySQL({ url: through, table: all[0], ttl: 1 });
+    await store.set("k", 1);
+    await wait(5);
+    assert.equal(await store.prune(), 1);
+  });
+
   const dml = "GRANT SELECT, INSERT, UPDATE, DELETE ON";
 
   it("MySQL works for a user without the right to create, on a table that is there", async () => {
@@ -253,7 +292,7 @@ describe("MySQL tables", () => {
     const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
     const errors: unknown[] = [];
     await using store = MySQL({ url: restricted, onInitError: (error) => errors.push(error) });
-    const message = /table `telegraf-sessions` cannot be created: CREATE command denied/;
+    const message = /table `[^`]+`\.`telegraf-sessions` cannot be created: CREATE command denied/;
     await assert.rejects(store.get("k"), { name: "StoreError", message });
     assert.equal(errors.length, 1);
   });
@@ -326,6 +365,51 @@ describe("MySQL tables", () => {
     }
     assert.equal(await store.get("k"), 1);
     assert.deepEqual(await shape(name), ours);
+  });
+
+  it("MySQL opens the table of another database that upstream took a dot for", async () => {
+    const { name: database } = await createDatabase();
+    const pool = createCallbackPool(url);
+    const dotted = `${database}.sess`;
+    await rows(
+      `CREATE TABLE ${quoted(database, "sess")} (\`key\` varchar(32) PRIMARY KEY, session text)`,
+    );
+    await upstream(pool, dotted).set("k", { old: true });
+    await using store = MySQL({ pool, table: dotted });
+    assert.deepEqual(await store.get("k"), { old: true });
+    await store.set("k", { old: false });
+    assert.deepEqual(await upstream(pool, dotted).get("k"), { old: false });
+    assert.deepEqual(await shape(database, "sess"), ours);
+    await using same = MySQL({ pool, schema: database, table: "sess" });
+    assert.deepEqual(await same.get("k"), { old: false });
+    pool.end();
+  });
+
+  it("MySQL keeps a table with a dot in its name, and makes one where there is no other", async () => {
+    const { name: database } = await createDatabase();
+    for (const name of [table(`${database}.sess`), table(`${place()}.sess`)]) {
+      await using made = MySQL({ url, table: name });
+      await made.set("k", 1);
+      await rows(`CREATE TABLE IF NOT EXISTS ${quoted(database, "sess")} (x int)`);
+      await using store = MySQL({ url, table: name });
+      assert.equal(await store.get("k"), 1);
+      assert.deepEqual(await rows(`SELECT session FROM ${quoted(name)}`), [["1"]]);
+      await using named = MySQL({ url, table: name, schema: new URL(url).pathname.slice(1) });
+      assert.equal(await named.get("k"), 1);
+    }
+  });
+
+  it("MySQL works in a database that is not the connection's", async () => {
+    const { name: database } = await createDatabase();
+    const none = new URL(url);
+    none.pathname = "";
+    await using store = MySQL({ url: none.href, schema: database, ttl: 60_000 });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+    assert.deepEqual(await rows(`SELECT session FROM ${quoted(database, "telegraf-sessions")}`), [[
+      "1",
+    ]]);
+    assert.equal(await store.prune(), 0);
   });
 
   it("MySQL takes any names, quoted", async () => {
@@ -524,7 +608,7 @@ describe("MySQL options", () => {
 
   it("MySQL refuses options that are wrong", () => {
     assert.throws(refused({ tabel: "x" }), /^TypeError: MySQL: unknown option "tabel"/);
-    assert.throws(refused({ schema: "x" }), TypeError);
+    assert.throws(refused({ schema: "" }), RangeError);
     assert.throws(refused({ table: "" }), RangeError);
     assert.throws(refused({ table: "x".repeat(65) }), RangeError);
     assert.throws(refused({ table: "a\0b" }), RangeError);

@@ -27,6 +27,8 @@ export class Proxy implements AsyncDisposable {
   blackHole = false;
   /** Answers a request in place of the server, where it returns something. */
   answer: ((request: Buffer) => Buffer | undefined) | undefined;
+  /** Changes bytes of a request before the server gets it. */
+  change: ((request: Buffer) => void) | undefined;
 
   private constructor(host: string, port: number) {
     this.#server = createServer((near) => {
@@ -52,6 +54,7 @@ export class Proxy implements AsyncDisposable {
         return;
       }
       near.on("data", (data: Buffer) => {
+        this.change?.(data);
         const answer = this.answer?.(data);
         if (answer !== undefined) return near.write(answer);
         trap ??= [...this.#traps].find(({ marker }) => data.includes(marker));

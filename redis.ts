@@ -38,7 +38,11 @@ export interface RedisOptions extends StoreOptions {
    * @default {"redis://localhost:6379"}
    */
   url?: string;
-  /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
+  /**
+   * Options of node-redis' `createClient`; unless given here, `pingInterval` is 3 s,
+   * `socket.socketTimeout` 5 s, and `RESP` 2. Where `socket.reconnectStrategy` ends a client, the next
+   * operation begins another one.
+   */
   config?: Config;
   /**
    * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
@@ -77,7 +81,7 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
   const existing = given && redis.checked(given);
   const wasOpen = existing?.isOpen;
   if (url !== undefined) redis.checkUrl(url);
-  const client = () => redis.ready(existing ?? own!.client);
+  const client = () => existing === undefined ? redis.alive(own!) : redis.ready(existing);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
   const named = (key: string) => prefix + key;
   let expires = false;
@@ -131,6 +135,8 @@ function create(
   try {
     return driver.createClient({
       pingInterval: 3_000, // with socketTimeout: a connection that went silent is given up
+      RESP: 2, // not every server knows HELLO, which 3 begins with
+      maintNotifications: "disabled", // with them the driver looks up an IPv6 address as a name
       ...config,
       commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
       url,

@@ -5,7 +5,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import { isDeepStrictEqual } from "node:util";
+import { isDeepStrictEqual, types } from "node:util";
 import type { Codec } from "./backend.ts";
 
 /**
@@ -23,12 +23,13 @@ export const document: Codec<unknown> = {
   size: bsonSize,
 };
 
+// Values may be of another realm, as under jest, where `instanceof` does not know them.
 function clone(value: unknown, parents: Set<object>): unknown {
   if (typeof value === "function" || typeof value === "symbol") return undefined;
   if (typeof value !== "object" || value === null) return value;
-  if (value instanceof Date) return new Date(value);
-  if (value instanceof RegExp) return new RegExp(value);
-  if (value instanceof Uint8Array) return Buffer.from(value);
+  if (types.isDate(value)) return new Date(Number(value));
+  if (types.isRegExp(value)) return new RegExp(value);
+  if (types.isUint8Array(value)) return Buffer.from(value);
   // ObjectId, Long and the like, of whichever copy of the driver: they do not change.
   if ("_bsontype" in value) return value;
   if (parents.has(value)) throw new TypeError("circular structure");
@@ -40,7 +41,8 @@ function clone(value: unknown, parents: Set<object>): unknown {
     copy = value.map((item) => clone(item, parents) ?? null);
   } else {
     copy = {};
-    for (const [name, field] of value instanceof Map ? value : Object.entries(value)) {
+    const fields = types.isMap(value) ? value as Map<string, unknown> : Object.entries(value);
+    for (const [name, field] of fields) {
       const fieldCopy = clone(field, parents);
       if (fieldCopy === undefined) continue;
       // Defined, not assigned: a field may be called "__proto__".
@@ -71,12 +73,12 @@ function bsonSize(value: unknown): number {
       return 8;
   }
   if (value === null) return 0;
-  if (value instanceof Uint8Array) return 5 + value.length;
-  if (value instanceof Date) return 8;
-  if (value instanceof RegExp) return 2 + Buffer.byteLength(value.source) + value.flags.length;
+  if (types.isUint8Array(value)) return 5 + value.length;
+  if (types.isDate(value)) return 8;
+  if (types.isRegExp(value)) return 2 + Buffer.byteLength(value.source) + value.flags.length;
   if ("_bsontype" in value) {
     const { buffer } = value as { buffer?: unknown };
-    return buffer instanceof Uint8Array ? 5 + buffer.length : 16;
+    return types.isUint8Array(buffer) ? 5 + buffer.length : 16;
   }
   let size = 5;
   for (const [name, field] of Object.entries(value)) {

@@ -85,9 +85,17 @@ export function redact(text: string): string {
   return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");
 }
 
+/**
+ * Whether it is an error, of any realm: under jest, for example, the errors of the runtime are not
+ * instances of the `Error` that modules know.
+ */
+export function isError(error: unknown): error is Error {
+  return typeof (error as Error | null | undefined)?.message === "string";
+}
+
 /** What an error says, in one line without credentials. */
 export function reason(error: unknown): string {
-  if (!(error instanceof Error)) return redact(String(error));
+  if (!isError(error)) return redact(String(error));
   const { code } = error as { code?: unknown };
   const [line] = error.message.split("\n", 1);
   return redact(line || (code === undefined ? error.name : String(code)));

@@ -6,6 +6,7 @@
  */
 
 import { Buffer } from "node:buffer";
+import { isError } from "./errors.ts";
 import * as mysql from "./mysql.ts";
 import * as pg from "./pg.ts";
 import * as sql from "./sql.ts";
@@ -265,7 +266,7 @@ const messages = new RegExp([
 
 /** Whether another attempt may succeed. Drivers of any family, and what they were caused by. */
 export function transient(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
+  if (!isError(error)) return false;
   const { code, message, cause } = error as Error & { code?: unknown };
   const known = [pg, mysql, sqlite].some(({ transient }) => transient(error));
   return known || codes.test(String(code)) || messages.test(message) || transient(cause);

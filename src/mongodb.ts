@@ -8,7 +8,7 @@
 import type { EventEmitter } from "node:events";
 import type { Entry, Opening, Page, Plan } from "./backend.ts";
 import { document } from "./document.ts";
-import { reason, redact, TooLargeError } from "./errors.ts";
+import { isError, reason, redact, TooLargeError } from "./errors.ts";
 
 /** What is used of a `MongoClient` of mongodb 5 to 7. */
 export interface Client {
@@ -419,6 +419,7 @@ const passingCodes = new Set([
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
+  if (!isError(error)) return false;
   const { name, code, message, errorResponse } = error as DriverError;
   // The driver has tried for a while when it says that, and this does not pass.
   if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;

@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
-import { StoreError, TooLargeError } from "./errors.ts";
+import { isError, StoreError, TooLargeError } from "./errors.ts";
 import { disconnected, listen, padded, quoted, sorted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
 import * as sql from "./sql.ts";
@@ -482,7 +482,7 @@ const messages = new RegExp(`in closed state$|Unknown column '(${rowNumber}|\\w+
 
 /** Whether another attempt may succeed; it has another connection, for this one is given up. */
 export function transient(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
+  if (!isError(error)) return false;
   const { code, message } = error as Error & { code?: string };
   return disconnected(error) || codes.has(code ?? "") || messages.test(message);
 }

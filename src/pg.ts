@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isError } from "./errors.ts";
 import { disconnected, isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script } from "./sql.ts";
 import * as sql from "./sql.ts";
@@ -261,7 +262,7 @@ const messages =
 
 /** Whether another attempt may succeed; it has another client, for this one is given up. */
 export function transient(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
+  if (!isError(error)) return false;
   const { code, message } = error as Error & { code?: string };
   return disconnected(error) || isLeftOpen(error) || codes.test(code ?? "") ||
     messages.test(message);

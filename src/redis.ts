@@ -7,6 +7,7 @@
 
 import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
+import { isError } from "./errors.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -150,6 +151,19 @@ export function guard(own: Own | undefined, signal: AbortSignal): void {
   if (own === undefined) return;
   const { client } = own;
   onAbort(signal, () => own.client === client && replace(own));
+}
+
+/** The client of ours, or another one in the place of one whose `reconnectStrategy` ended it. */
+export function alive(own: Own): Client {
+  const { client } = own;
+  const { error, connecting } = stateOf(client);
+  if (client.isOpen || connecting) return ready(client);
+  replace(own);
+  // What the server refuses, a wrong password for example, does not pass.
+  if (/^(WRONGPASS|NOAUTH|NOPERM|ERR)\b/.test((error as Error | undefined)?.message ?? "")) {
+    throw error;
+  }
+  throw new Error("The client is offline", { cause: error });
 }
 
 function replace(own: Own | undefined): void {
@@ -319,6 +333,7 @@ const passes = new RegExp(
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
+  if (!isError(error)) return false;
   const { code, message, constructor } = error as Error & { code?: string };
   return connectionLost.test(code ?? "") || passes.test(message) ||
     constructor.name === "TimeoutError"; // a command that was not sent in time

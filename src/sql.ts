@@ -7,7 +7,7 @@
 
 import { onAbort } from "./abort.ts";
 import type { Entry, Opening, Page } from "./backend.ts";
-import { reason } from "./errors.ts";
+import { isError, reason } from "./errors.ts";
 
 /** The table of upstream and ours. */
 export const defaultTable = "telegraf-sessions";
@@ -409,7 +409,7 @@ const unreachable = new Set([
 
 /** Whether the connection was lost or could not be made. */
 export function disconnected(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
+  if (!isError(error)) return false;
   const { code, syscall, errors } = error as { code?: string; syscall?: string; errors?: unknown };
   // No such file: the socket of a server that is not running.
   if (unreachable.has(code ?? "") || (code === "ENOENT" && syscall === "connect")) return true;

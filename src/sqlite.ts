@@ -4,7 +4,7 @@
  * @module
  */
 
-import { reason } from "./errors.ts";
+import { isError, reason } from "./errors.ts";
 import { type Dialect, isLeftOpen, leftOpen, onConflict, playSync, quoted } from "./sql.ts";
 import type { Row, Script } from "./sql.ts";
 
@@ -293,6 +293,7 @@ export function dialect(table: string): Dialect {
 
 /** Whether somebody else has the database locked. */
 export function transient(error: unknown): boolean {
+  if (!isError(error)) return false;
   // Deno's `exec` has but a message.
   const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
   return isLeftOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) ||

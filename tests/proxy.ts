@@ -20,6 +20,7 @@ export class Proxy implements AsyncDisposable {
   readonly #sockets = new Set<Socket>();
   readonly #traps = new Set<Trap>();
   #port = 0;
+  #address = "127.0.0.1";
   #paused = false;
   /** How many connections were made through it. */
   connections = 0;
@@ -76,17 +77,18 @@ export class Proxy implements AsyncDisposable {
     });
   }
 
-  /** A proxy to the server of the URL. */
-  static async to(url: string): Promise<Proxy> {
+  /** A proxy to the server of the URL, which listens on an address. */
+  static async to(url: string, address = "127.0.0.1"): Promise<Proxy> {
     const { hostname, port } = new URL(url);
     const proxy = new Proxy(hostname, Number(port));
+    proxy.#address = address;
     await proxy.up();
     return proxy;
   }
 
   /** Where it listens. */
   get host(): string {
-    return `127.0.0.1:${this.#port}`;
+    return `${this.#address.includes(":") ? `[${this.#address}]` : this.#address}:${this.#port}`;
   }
 
   /** Cuts all connections. */
@@ -135,7 +137,7 @@ export class Proxy implements AsyncDisposable {
   /** Takes connections again. */
   async up(): Promise<void> {
     await new Promise<void>((resolve) =>
-      this.#server.listen(this.#port, "127.0.0.1", () => resolve())
+      this.#server.listen(this.#port, this.#address, () => resolve())
     );
     this.#port = (this.#server.address() as { port: number }).port;
   }

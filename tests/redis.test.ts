@@ -12,6 +12,7 @@ import { entry, run } from "./child.ts";
 import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";
+import { urlWith } from "./faults.ts";
 import { Proxy } from "./proxy.ts";
 import { chats, exercise } from "./redis.ts";
 import { place, serverUrl } from "./servers.ts";
@@ -418,6 +419,61 @@ describe("Redis options", () => {
       return error.cause instanceof TypeError;
     });
   });
+});
+
+describe("Redis servers", () => {
+  it("Redis connects to an IPv6 address", async () => {
+    await using proxy = await Proxy.to(url, "::1");
+    const through = urlWith(url, { host: proxy.host });
+    assert.match(through, /\[::1\]/);
+    await using store = Redis({ url: through, prefix: `${place()}:`, ttl: 60_000 });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+  });
+
+  it("Redis works with a server that does not know HELLO", async () => {
+    await using proxy = await Proxy.to(url);
+    proxy.answer = (request) =>
+      /hello/i.test(String(request))
+        ? Buffer.from("-ERR unknown command 'HELLO', with args beginning with: '3'\r\n")
+        : undefined;
+    const through = urlWith(url, { host: proxy.host });
+    await using store = Redis({ url: through, prefix: `${place()}:`, ttl: 60_000 });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+  });
+
+  const strategies = {
+    "false": false,
+    "a function that returns false": () => false as const,
+    "a function that returns an error": () => new Error("enough"),
+    "a function that ends after some attempts": (attempts: number) => attempts > 2 ? false : 5,
+  } as const;
+  for (const [title, reconnectStrategy] of Object.entries(strategies)) {
+    it(`Redis works again after a reconnectStrategy ended its client: ${title}`, async () => {
+      await using proxy = await Proxy.to(url);
+      const errors: unknown[] = [];
+      await using store = Redis({
+        url: urlWith(url, { host: proxy.host }),
+        prefix: `${place()}:`,
+        config: { socket: { reconnectStrategy } },
+        timeout: 5_000,
+        onError: (error) => errors.push(error),
+      });
+      await store.set("k", 1);
+      for (let n = 2; n <= 3; n++) {
+        await proxy.down();
+        for (let i = 0; i < 500 && errors.length < n - 1; i++) await wait(10);
+        await wait(50); // the strategy has ended it
+        const write = store.set("k", n); // waits for the server
+        await wait(50);
+        await proxy.up();
+        await write;
+        assert.equal(await store.get("k"), n);
+      }
+      assert.ok(errors.length >= 2);
+    });
+  }
 });
 
 describe("Redis trouble", () => {

@@ -104,6 +104,14 @@ describe("structure", () => {
     }
   });
 
+  it("what is of another realm is known as well as what is of ours", () => {
+    const builtIn =
+      /instanceof (Array|Date|Error|Map|Object|Promise|RangeError|RegExp|Set|TypeError|Uint8Array)\b/;
+    for (const path of [...entries, ...sources("src").map((file) => `src/${file}`)]) {
+      assert.doesNotMatch(code(path), builtIn, path);
+    }
+  });
+
   it("what an export reaches runs on Node 20", () => {
     const folders = ["src", "src/cli"];
     const inner = folders.flatMap((folder) => sources(folder).map((file) => `${folder}/${file}`));

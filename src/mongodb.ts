@@ -9,6 +9,7 @@ import type { EventEmitter } from "node:events";
 import type { Entry, Opening, Page, Plan } from "./backend.ts";
 import { document } from "./document.ts";
 import { isError, reason, redact, TooLargeError } from "./errors.ts";
+import { disconnected } from "./network.ts";
 
 /** What is used of a `MongoClient` of mongodb 5 to 7. */
 export interface Client {
@@ -381,6 +382,7 @@ export async function insert(
 
 interface DriverError extends Error {
   readonly code?: unknown;
+  readonly errorLabels?: readonly string[];
   /** What a bulk write wraps, or what the server answered. */
   readonly errorResponse?: { readonly name?: string };
 }
@@ -410,19 +412,25 @@ const passingNames = new Set([
   "MongoClientClosedError",
 ]);
 
-/** Connection, failover and write conflict; 11000 is what upserts of one key at once may end with. */
+/** What passes, by the server's number; `docs/errors.md` has the reasons, and what does not pass. */
 const passingCodes = new Set([
-  ...[6, 7, 89, 9001], // network
+  ...[6, 7, 89, 202, 9001], // network
   ...[91, 189, 10058, 10107, 11600, 11602, 13435, 13436], // shutting down, no longer primary
-  ...[112, 134, 262, 11000],
+  ...[63, 70, 133, 150, 13388], // the state of a cluster that the server does not know yet
+  ...[24, 43, 46, 50, 64, 112, 117, 134, 262, 11000, 11601], // locks, conflicts, limits of time
+  ...[391, 462, 16500], // log in again, limits of load
 ]);
+
+/** What the driver or the server says of errors that pass. */
+const passingLabels = ["RetryableWriteError", "RetryableError", "TransientTransactionError"];
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  const { name, code, message, errorResponse } = error as DriverError;
+  const { name, code, message, errorResponse, errorLabels } = error as DriverError;
   // The driver has tried for a while when it says that, and this does not pass.
   if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;
   return passingNames.has(name) || passingNames.has(errorResponse?.name ?? "") ||
-    passingCodes.has(Number(code)) || /^E[A-Z_]+$/.test(String(code)); // a name that is not resolved
+    passingCodes.has(Number(code)) || disconnected(error) ||
+    passingLabels.some((label) => errorLabels?.includes(label));
 }

@@ -8,7 +8,8 @@
 import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
 import { isError, StoreError, TooLargeError } from "./errors.ts";
-import { disconnected, listen, padded, quoted, sorted, splitName } from "./sql.ts";
+import { disconnected } from "./network.ts";
+import { listen, padded, quoted, sorted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
 import * as sql from "./sql.ts";
 
@@ -446,43 +447,81 @@ export function encoder(
   };
 }
 
-/** Errors by name: of mysql2, of the server. */
-const codes = new Set([
+/**
+ * Errors that pass, by the names that mysql2 gives them, or by number where it has no name for one of
+ * MariaDB; `docs/errors.md` has each with its reason, and those that do not.
+ */
+const codes = new Set<unknown>([
   "PROTOCOL_CONNECTION_LOST",
+  "PROTOCOL_PACKETS_OUT_OF_ORDER",
   "PROTOCOL_SEQUENCE_TIMEOUT",
-  "ER_CON_COUNT_ERROR",
-  "ER_TOO_MANY_USER_CONNECTIONS",
-  "ER_SERVER_SHUTDOWN",
-  "ER_CONNECTION_KILLED",
-  "ER_CLIENT_INTERACTION_TIMEOUT",
-  "ER_QUERY_INTERRUPTED",
-  "ER_LOCK_DEADLOCK",
-  "ER_LOCK_WAIT_TIMEOUT",
-  // Read-only: no longer the primary.
-  "ER_OPTION_PREVENTS_STATEMENT",
-  "ER_READ_ONLY_MODE",
+  "ER_ABORTING_CONNECTION",
+  "ER_CANT_DROP_FIELD_OR_KEY",
   "ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION",
-  // The application left tables locked on the connection.
-  "ER_TABLE_NOT_LOCKED",
-  "ER_TABLE_NOT_LOCKED_FOR_WRITE",
-  // A node of a cluster that is not ready.
-  "ER_UNKNOWN_COM_ERROR",
-  // The table was altered meanwhile, by somebody whom the lock does not keep out.
-  "ER_NEED_REPREPARE",
-  "ER_TABLE_DEF_CHANGED",
-  "ER_TABLE_EXISTS_ERROR",
+  "ER_CANT_UPDATE_WITH_READLOCK",
+  "ER_CHECKREAD",
+  "ER_CLIENT_INTERACTION_TIMEOUT",
+  "ER_CON_COUNT_ERROR",
+  "ER_DUP_ENTRY",
   "ER_DUP_FIELDNAME",
   "ER_DUP_KEYNAME",
-  "ER_DUP_ENTRY",
-  "ER_CANT_DROP_FIELD_OR_KEY",
+  "ER_ERROR_DURING_COMMIT",
+  "ER_FORCING_CLOSE",
+  "ER_GET_TEMPORARY_ERRMSG",
+  "ER_GRP_TRX_CONSISTENCY_AFTER_ON_TRX_BEGIN",
+  "ER_GRP_TRX_CONSISTENCY_BEFORE",
+  "ER_HANDSHAKE_ERROR",
+  "ER_LOCK_ABORTED",
+  "ER_LOCK_DEADLOCK",
+  "ER_LOCK_NOWAIT",
+  "ER_LOCK_TABLE_FULL",
+  "ER_LOCK_WAIT_TIMEOUT",
+  "ER_NEED_REPREPARE",
+  "ER_NET_ERROR_ON_WRITE",
+  "ER_NET_READ_ERROR",
+  "ER_NET_READ_INTERRUPTED",
+  "ER_NET_WRITE_INTERRUPTED",
+  "ER_NEW_ABORTING_CONNECTION",
+  "ER_NORMAL_SHUTDOWN",
+  "ER_OPTION_PREVENTS_STATEMENT",
+  "ER_OUTOFMEMORY",
+  "ER_OUT_OF_RESOURCES",
+  "ER_QUERY_INTERRUPTED",
+  "ER_QUERY_TIMEOUT",
+  "ER_READ_ONLY_MODE",
+  "ER_RUN_HOOK_ERROR",
+  "ER_SERVER_ISNT_AVAILABLE",
+  "ER_SERVER_OFFLINE_MODE",
+  "ER_SERVER_SHUTDOWN",
+  "ER_SESSION_WAS_KILLED",
+  "ER_SHUTDOWN_COMPLETE",
+  "ER_TABLE_DEF_CHANGED",
+  "ER_TABLE_EXISTS_ERROR",
+  "ER_TABLE_NOT_LOCKED",
+  "ER_TABLE_NOT_LOCKED_FOR_WRITE",
+  "ER_TOO_MANY_CONCURRENT_TRXS",
+  "ER_TOO_MANY_USER_CONNECTIONS",
+  "ER_TRANSACTION_ROLLBACK_DURING_COMMIT",
+  "ER_UNKNOWN_COM_ERROR",
+  "ER_USER_LIMIT_REACHED",
+  "ER_XA_RBDEADLOCK",
+  "ER_XA_RBTIMEOUT",
+  1927,
+  1969,
 ]);
 
 /** What has no code of its own; the last one: another process has just ended the same upgrade. */
-const messages = new RegExp(`in closed state$|Unknown column '(${rowNumber}|\\w+\\.${rowNumber})'`);
+const messages = new RegExp([
+  "in closed state$",
+  "^No connections available\\.$",
+  "^Queue limit reached\\.$",
+  "code = (Unavailable|Aborted|ResourceExhausted|DeadlineExceeded)", // Vitess
+  `Unknown column '(\\w+\\.)?${rowNumber}'`,
+].join("|"));
 
-/** Whether another attempt may succeed; it has another connection, for this one is given up. */
+/** Whether another attempt may succeed; it has another connection, because this one is discarded. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  const { code, message } = error as Error & { code?: string };
-  return disconnected(error) || codes.has(code ?? "") || messages.test(message);
+  const { code, errno, message } = error as Error & { code?: string; errno?: number };
+  return disconnected(error) || codes.has(code) || codes.has(errno) || messages.test(message);
 }

@@ -5,7 +5,8 @@
  */
 
 import { isError } from "./errors.ts";
-import { disconnected, isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
+import { disconnected } from "./network.ts";
+import { isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script } from "./sql.ts";
 import * as sql from "./sql.ts";
 
@@ -240,30 +241,35 @@ export function* locked<T>(name: string, script: Script<T>): Script<T> {
   return yield* script;
 }
 
-/** SQLSTATE, by what happened. */
+/** SQLSTATE of errors that pass; `docs/errors.md` has each with its reason, and those that do not. */
 const codes = new RegExp(`^(${
   [
-    "08...", // connection lost or refused
-    "57P0[1235]", // the server stops, starts, or has ended an idle session
-    "53300", // too many connections
-    "25006", // read-only: no longer the primary
-    "40001", // serialization failure
-    "40P01", // deadlock
-    "25P02", // the application left a transaction open, in which a statement had failed
-    "55P03", // somebody holds a lock
-    "23505", // an older version inserted while the unique key was being added
+    "08[^P]..",
+    "25(006|P0[234])",
+    "40(000|001|003|P01)",
     "42P07", // the table has just been created
+    "23505", // an older version inserted while the unique key was being added
+    "53[23]00",
+    "55P03",
+    "57(000|014|P0[1235])",
+    "580[03]0",
   ].join("|")
 })$`);
 
-/** The driver's own errors have no code. The last one: the table was altered under a statement. */
-const messages =
-  /^(Connection terminated|timeout e|Query read timeout|cached plan must not)|not queryable$/;
+/** What PgBouncer refuses with the code 08P01, which it also has for what passes. */
+const refused = /transaction blocks|no such|not (allowed|supported)|unsupported|auth|password/i;
 
-/** Whether another attempt may succeed; it has another client, for this one is given up. */
+/** The driver's own errors have no code. */
+const messages = /^(Connection terminated|timeout e|Query read timeout)|not queryable$/;
+
+/** Whether another attempt may succeed; it has another client, because this one is discarded. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  const { code, message } = error as Error & { code?: string };
-  return disconnected(error) || isLeftOpen(error) || codes.test(code ?? "") ||
+  const { code = "", message, routine } = error as Error & { code?: string; routine?: string };
+  if (code === "08P01") return !refused.test(message);
+  // "cached plan must not change result type", in whatever language: the table was altered.
+  const altered = code === "0A000" &&
+    (routine === "RevalidateCachedQuery" || /^cached plan must not/.test(message));
+  return altered || disconnected(error) || isLeftOpen(error) || codes.test(code) ||
     messages.test(message);
 }

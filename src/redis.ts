@@ -8,6 +8,7 @@
 import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { isError } from "./errors.ts";
+import { disconnected } from "./network.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -319,22 +320,23 @@ export async function page(
   return { entries: keys.map((key) => ({ key })), next };
 }
 
-const connectionLost =
-  /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTCONN|ENOTFOUND|EAI_\w+|EHOST\w+|ENET\w+|ENOENT)$/;
-/** Of node-redis, of ioredis, of the server. */
+/** What passes: of node-redis, of ioredis, of servers and proxies; `docs/errors.md` has the reasons. */
 const passes = new RegExp(
   "^(The client is offline|Socket closed|Disconnects client|All the root nodes|" +
     "(Socket|Connection|Command) timeout|Timeout waiting|" +
     "(Ready check failed: )?Connection is closed|Command (timed out|aborted)|" +
     "Reached the max retries|Stream isn't writeable|Cluster isn't ready|None of startup nodes|" +
     "Failed to refresh slots|Too many Cluster redirections|All sentinels|An earlier write|" +
-    "LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|READONLY|NOREPLICAS|BUSY |ERR max number of clients)",
+    "LOADING|CLUSTERDOWN|MASTERDOWN|NOMASTERLINK|TRYAGAIN|READONLY|REDIRECT|NOREPLICAS|BUSY |" +
+    "ERR max (number of clients|concurrent connections|commands per second)|" +
+    "(no upstream host|upstream (failure|protocol error))|" + // Envoy
+    "ERR (Connection (refused|reset by peer|timed out)|Broken pipe|Host is down|No route to host))", // Twemproxy
 );
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  const { code, message, constructor } = error as Error & { code?: string };
-  return connectionLost.test(code ?? "") || passes.test(message) ||
+  const { message, constructor } = error;
+  return disconnected(error) || passes.test(message) ||
     constructor.name === "TimeoutError"; // a command that was not sent in time
 }

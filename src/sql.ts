@@ -7,7 +7,7 @@
 
 import { onAbort } from "./abort.ts";
 import type { Entry, Opening, Page } from "./backend.ts";
-import { isError, reason } from "./errors.ts";
+import { reason } from "./errors.ts";
 
 /** The table of upstream and ours. */
 export const defaultTable = "telegraf-sessions";
@@ -392,26 +392,4 @@ export function listen(emitter: Emitter, pool: object): void {
     delete (error as { client?: unknown }).client;
     reports.get(pool)?.forEach((report) => report(error));
   });
-}
-
-/** Codes of errors that say that a server cannot be reached for now. */
-const unreachable = new Set([
-  "EAI_AGAIN",
-  "ECONNABORTED",
-  "ECONNREFUSED",
-  "ECONNRESET",
-  "EHOSTUNREACH",
-  "ENETUNREACH",
-  "ENOTFOUND",
-  "EPIPE",
-  "ETIMEDOUT",
-]);
-
-/** Whether the connection was lost or could not be made. */
-export function disconnected(error: unknown): boolean {
-  if (!isError(error)) return false;
-  const { code, syscall, errors } = error as { code?: string; syscall?: string; errors?: unknown };
-  // No such file: the socket of a server that is not running.
-  if (unreachable.has(code ?? "") || (code === "ENOENT" && syscall === "connect")) return true;
-  return Array.isArray(errors) && errors.some(disconnected);
 }

@@ -296,6 +296,6 @@ export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   // Deno's `exec` has but a message.
   const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
-  return isLeftOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL)/.test(String(code)) ||
-    [5, 6, 15].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
+  return isLeftOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL|SCHEMA)/.test(String(code)) ||
+    [5, 6, 15, 17].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
 }

@@ -20,6 +20,7 @@
 
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
+import { missing } from "./src/errors.ts";
 import * as kysely from "./src/kysely.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as sql from "./src/sql.ts";
@@ -68,8 +69,8 @@ export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
   name: "KyselyStore",
   rules: {
     ...storeRules,
-    db: rules.object,
-    dialect: rules.object,
+    db: rules.existing("a Kysely", "executeQuery"),
+    dialect: rules.existing("a dialect of Kysely", "createDriver"),
     table: rules.identifier(63),
     schema: rules.identifier(63),
   },
@@ -92,7 +93,7 @@ function backend(options: KyselyStoreOptions): Backend {
     limits,
     async open({ report, expiring, plan }) {
       if (db === undefined) {
-        const { Kysely } = await import("kysely");
+        const { Kysely } = await driver();
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       const family = kysely.familyOf(db, schema);
@@ -126,4 +127,13 @@ function backend(options: KyselyStoreOptions): Backend {
     close: () => options.db === undefined ? db?.destroy() : undefined,
     transient: kysely.transient,
   };
+}
+
+/** Loads Kysely, which is an ES module only since 0.29. */
+async function driver(): Promise<typeof import("kysely")> {
+  try {
+    return await import("kysely");
+  } catch (error) {
+    throw missing(error, "kysely", "or pass a Kysely as { db }");
+  }
 }

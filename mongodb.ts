@@ -64,8 +64,8 @@ export const Mongo: StoreFactory<MongoOptions> = storeFactory({
   rules: {
     ...storeRules,
     url: rules.secret,
-    config: rules.object,
-    client: rules.object,
+    config: rules.config,
+    client: rules.existing("a MongoClient", "db"),
     database: rules.identifier(63),
     collection: rules.identifier(191), // 255 with the database's
   },

@@ -22,6 +22,7 @@ import { reason } from "./src/errors.ts";
 import { askSetting, checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
 import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { address, place } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
@@ -31,8 +32,8 @@ export interface MySQLOptions extends StoreOptions {
   url?: string;
   /** The server; `localhost` by default. */
   host?: string;
-  /** The server's port, from 1 to 65535; 3306 by default. */
-  port?: number;
+  /** The server's port, from 1 to 65535; text of digits is converted; 3306 by default. */
+  port?: number | string;
   /** The database. */
   database?: string;
   /** The user. */
@@ -54,8 +55,6 @@ export interface MySQLOptions extends StoreOptions {
 /** @ignore */
 type PoolLike = MySQLPool;
 
-const address = ["host", "port", "database", "user", "password"] as const;
-
 /**
  * Makes a store in MySQL or MariaDB, on a pool. The first operation opens it and makes the table, if
  * need be; a table of `@telegraf/session` 2.0.0-beta is upgraded. A session that is larger than the
@@ -64,7 +63,7 @@ const address = ["host", "port", "database", "user", "password"] as const;
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  * @throws {RangeError} for an option out of range.
  */
-export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
+export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
   name: "MySQL",
   rules: {
     ...storeRules,
@@ -74,11 +73,11 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: rules.secret,
-    config: rules.object,
-    pool: rules.object,
+    config: rules.config,
+    pool: rules.existing("a Pool of mysql2", "getConnection"),
     table: rules.identifier(64, "characters"),
   },
-  existing: { pool: ["url", ...address, "config"], url: address },
+  existing: { pool: ["url", ...place, "config"], url: place },
   backend,
 });
 
@@ -135,12 +134,13 @@ function backend(options: MySQLOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, ...others }: MySQLOptions): Pool {
+function create(options: MySQLOptions): Pool {
+  const { url, config } = options;
   try {
     if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
-    const own = { uri: url, host, port, database, user, password };
-    const bounds = { connectTimeout: sql.patience(others) };
-    return createPool({ ...bounds, ...own, ...others.config }) as unknown as Pool;
+    const own = { uri: url, ...address(options) };
+    const bounds = { connectTimeout: sql.patience(options) };
+    return createPool({ ...bounds, ...own, ...config }) as unknown as Pool;
   } catch (error) {
     // Without the cause: it may hold the URL.
     throw new TypeError(`MySQL: option "url" or "config" is refused by mysql2: ${reason(error)}`);

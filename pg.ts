@@ -21,6 +21,7 @@ import { json } from "./src/codec.ts";
 import { reason } from "./src/errors.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
+import { address, place } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
@@ -30,8 +31,8 @@ export interface PostgresOptions extends StoreOptions {
   url?: string;
   /** The server, or the folder of its socket; `pg` has defaults for all these (`PGHOST` …). */
   host?: string;
-  /** The server's port, from 1 to 65535. */
-  port?: number;
+  /** The server's port, from 1 to 65535; text of digits is converted. */
+  port?: number | string;
   /** The database. */
   database?: string;
   /** The role. */
@@ -61,8 +62,6 @@ export interface PostgresOptions extends StoreOptions {
 /** @ignore */
 type PoolLike = PgPool;
 
-const address = ["host", "port", "database", "user", "password"] as const;
-
 /**
  * Makes a store in PostgreSQL, on a pool. The first operation opens it and makes the table, if need
  * be; a table of `@telegraf/session` 2.0.0-beta is upgraded.
@@ -70,7 +69,7 @@ const address = ["host", "port", "database", "user", "password"] as const;
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  * @throws {RangeError} for an option out of range.
  */
-export const Postgres: StoreFactory<PostgresOptions> = storeFactory({
+export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
   name: "Postgres",
   rules: {
     ...storeRules,
@@ -80,13 +79,13 @@ export const Postgres: StoreFactory<PostgresOptions> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: { ...rules.secret, type: ["string", "function"], expected: "a string or function" },
-    config: rules.object,
-    pool: rules.object,
+    config: rules.config,
+    pool: rules.existing("a Pool of pg", "totalCount"),
     table: rules.identifier(63),
     schema: rules.identifier(63),
     prepare: rules.flag,
   },
-  existing: { pool: ["url", ...address, "config"], url: address },
+  existing: { pool: ["url", ...place, "config"], url: place },
   backend,
 });
 
@@ -135,14 +134,15 @@ function backend(options: PostgresOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, ...others }: PostgresOptions): Pool {
+function create(options: PostgresOptions): Pool {
+  const { url, config } = options;
   try {
     if (url !== undefined) {
       if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
       new pg.Client({ connectionString: url }); // does nothing but read it
     }
-    const own = { connectionString: url, host, port, database, user, password };
-    return new pg.Pool({ connectionTimeoutMillis: sql.patience(others), ...own, ...others.config });
+    const own = { connectionString: url, ...address(options) };
+    return new pg.Pool({ connectionTimeoutMillis: sql.patience(options), ...own, ...config });
   } catch (error) {
     // Without the cause: it may hold the URL.
     throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);

@@ -19,10 +19,11 @@
 import type { RedisClientOptions } from "redis";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { redact } from "./src/errors.ts";
+import { missing, redact } from "./src/errors.ts";
 import type { IORedis } from "./src/ioredis.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as redis from "./src/redis.ts";
+import { redisSettings as settings } from "./src/settings.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
@@ -59,13 +60,13 @@ export interface RedisOptions extends StoreOptions {
  *
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  */
-export const Redis: StoreFactory<RedisOptions> = storeFactory({
+export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
   name: "Redis",
   rules: {
     ...storeRules,
     url: rules.secret,
-    config: rules.object,
-    client: rules.object,
+    config: rules.config,
+    client: rules.existing(redis.kinds, "connect"),
     prefix: rules.text,
   },
   existing: { client: ["url", "config"] },
@@ -89,8 +90,8 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
     async open({ signal, report, expiring }) {
       expires = expiring;
       if (existing === undefined) {
-        const driver = await import("redis"); // not at the top: who has ioredis need not have it
-        own = await redis.connect((opened) => create(driver, opened, url, config), signal);
+        const module = await driver();
+        own = await redis.connect((opened) => create(module, opened, url, config), signal);
       } else if (!wasOpen) await redis.join(existing);
       unwatch = redis.watch(client(), report);
     },
@@ -120,27 +121,24 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
   };
 }
 
+/** Not imported at the top because it is not needed with a client of ioredis. */
+async function driver(): Promise<typeof import("redis")> {
+  try {
+    return await import("redis");
+  } catch (error) {
+    throw missing(error, "redis", "or pass a client of ioredis as { client }");
+  }
+}
+
 /** A client of ours, not connected; until it was `opened`, it does not connect again by itself. */
 function create(
-  driver: typeof import("redis"),
+  { createClient }: typeof import("redis"),
   opened: () => boolean,
   url?: string,
-  config: Config = {},
+  config?: Config,
 ): redis.OwnClient {
-  const { reconnectStrategy: strategy = redis.delay } = config.socket ?? {};
   try {
-    return driver.createClient({
-      pingInterval: 3_000, // with socketTimeout: a connection that went silent is given up
-      ...config,
-      commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
-      url,
-      socket: {
-        socketTimeout: 5_000,
-        ...config.socket,
-        reconnectStrategy: (attempts: number, cause: Error) =>
-          opened() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
-      },
-    } as RedisClientOptions);
+    return createClient(settings(opened, url, config) as RedisClientOptions);
   } catch (error) {
     const { message } = error as Error;
     const why = redact(url ? message.replaceAll(url, "url") : message);

@@ -72,8 +72,8 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
   rules: {
     ...storeRules,
     filename: rules.text,
-    config: rules.object,
-    database: rules.object,
+    config: rules.config,
+    database: rules.existing("a database of a driver", "prepare"),
     table: {
       ...rules.text,
       expected: "a name without NUL",

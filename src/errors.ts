@@ -85,6 +85,24 @@ export function redact(text: string): string {
   return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");
 }
 
+/**
+ * What an `import()` of a driver failed with. Where the driver is not installed, it is an error that
+ * says what to do.
+ */
+export function missing(error: unknown, driver: string, others: string): unknown {
+  const { message } = Object(error) as { message?: unknown };
+  // Of Node.js, Bun, Deno and bundles of esbuild, webpack, Rollup and Bun. A dependency of the driver
+  // has another name.
+  const [, name] =
+    /^(?:Cannot (?:find|require) (?:package|module)|Dynamic require of|Import) ["']?([@\w/-]+)/
+      .exec(
+        String(message),
+      ) ?? [];
+  if (name !== driver) return error;
+  const why = `Cannot find package '${driver}': npm install ${driver}, ${others}`;
+  return Object.assign(new Error(why, { cause: error }), { code: "ERR_MODULE_NOT_FOUND" });
+}
+
 /** What an error says, in one line without credentials. */
 export function reason(error: unknown): string {
   if (!(error instanceof Error)) return redact(String(error));

@@ -359,7 +359,7 @@ describe("Redis options", () => {
   const bad = (options: unknown) => () => Redis(options as RedisOptions);
 
   it("Redis refuses what is no option", () => {
-    assert.throws(bad(undefined), { name: "TypeError", message: /^Redis: options must be/ });
+    assert.throws(bad(null), { name: "TypeError", message: /^Redis: options must be/ });
     assert.throws(bad({ prefx: "" }), { name: "TypeError", message: /unknown option "prefx"/ });
     for (const options of [{ url: 1 }, { prefix: 1 }, { config: 1 }, { client: 1 }]) {
       const [name] = Object.keys(options);

@@ -32,20 +32,20 @@ export interface KyselyStoreOptions extends StoreOptions {
    * A Kysely, of any copy, and no transaction. Its plugins are not used; `withSchema` neither. It
    * stays open when the store is closed.
    */
-  db?: DatabaseLike;
+  db?: DatabaseLike | undefined;
   /** A dialect, of which the store makes a Kysely of its own; closing the store destroys that. */
-  dialect?: DialectLike;
+  dialect?: DialectLike | undefined;
   /**
    * The table, made if it is missing; up to 63 bytes.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
   /**
    * PostgreSQL only: the schema of the table, which must exist; without it the connection's search
    * path counts.
    */
-  schema?: string;
+  schema?: string | undefined;
 }
 
 /** @ignore */

@@ -30,25 +30,25 @@ type Config = MongoClientOptions;
 /** Options of {@link Mongo}: `url` and `config`, or `client`. */
 export interface MongoOptions extends StoreOptions {
   /** The server: `mongodb://[user:password@]host[:port][/database]` or `mongodb+srv://…`. */
-  url?: string;
+  url?: string | undefined;
   /**
    * Options of the driver's `MongoClient`. Unless given, here or in `url`, `socketTimeoutMS` is half
    * of `timeout`; so are `serverSelectionTimeoutMS` and `connectTimeoutMS`, but at most 5 s.
    */
-  config?: Config;
+  config?: Config | undefined;
   /**
    * A `MongoClient` of any copy of the driver; mongoose's is `mongoose.connection.getClient()`. It
    * stays open when the store is closed.
    */
-  client?: Client;
+  client?: Client | undefined;
   /** The database's name; without one it is the one in the client's URL, or `test`. */
-  database?: string;
+  database?: string | undefined;
   /**
    * The collection's name.
    *
    * @default {"telegraf-sessions"}
    */
-  collection?: string;
+  collection?: string | undefined;
 }
 
 /**

@@ -29,27 +29,27 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
 export interface MySQLOptions extends StoreOptions {
   /** The database: `mysql://[user[:password]@]host[:port]/database[?parameters]`. */
-  url?: string;
+  url?: string | undefined;
   /** The server; `localhost` by default. */
-  host?: string;
+  host?: string | undefined;
   /** The server's port, from 1 to 65535; text of digits is converted; 3306 by default. */
-  port?: number | string;
+  port?: number | string | undefined;
   /** The database. */
-  database?: string;
+  database?: string | undefined;
   /** The user. */
-  user?: string;
+  user?: string | undefined;
   /** The user's password. */
-  password?: string;
+  password?: string | undefined;
   /** Options of mysql2's `createPool`; they override the others. */
-  config?: object;
+  config?: object | undefined;
   /** A pool of mysql2 or mysql2/promise, of any copy. It stays open when the store is closed. */
-  pool?: PoolLike;
+  pool?: PoolLike | undefined;
   /**
    * The table, made if it is missing; up to 64 characters.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
 }
 
 /** @ignore */

@@ -28,35 +28,35 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
 export interface PostgresOptions extends StoreOptions {
   /** The database: `postgres://[user[:password]@][host][:port][/database][?parameters]`. */
-  url?: string;
+  url?: string | undefined;
   /** The server, or the folder of its socket; `pg` has defaults for all these (`PGHOST` …). */
-  host?: string;
+  host?: string | undefined;
   /** The server's port, from 1 to 65535; text of digits is converted. */
-  port?: number | string;
+  port?: number | string | undefined;
   /** The database. */
-  database?: string;
+  database?: string | undefined;
   /** The role. */
-  user?: string;
+  user?: string | undefined;
   /** The role's password, or a function that gives it, for each connection anew. */
-  password?: string | (() => string | Promise<string>);
+  password?: string | (() => string | Promise<string>) | undefined;
   /** Options of `pg`'s `Pool`; they override the others. */
-  config?: object;
+  config?: object | undefined;
   /** A pool of `pg`, of any copy. It stays open when the store is closed. */
-  pool?: PoolLike;
+  pool?: PoolLike | undefined;
   /**
    * The table, made if it is missing; up to 63 bytes.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
   /** The schema of the table, which must exist; without it the connection's search path counts. */
-  schema?: string;
+  schema?: string | undefined;
   /**
    * Whether to prepare statements; PgBouncer before 1.21 in transaction mode needs `false`.
    *
    * @default {true}
    */
-  prepare?: boolean;
+  prepare?: boolean | undefined;
 }
 
 /** @ignore */

@@ -29,7 +29,7 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** @ignore */
 type Client = redis.Client | IORedis;
 /** @ignore */
-type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 };
+type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 | undefined };
 
 /** Options of {@link Redis}: `url` and `config`, or `client`. */
 export interface RedisOptions extends StoreOptions {
@@ -38,20 +38,20 @@ export interface RedisOptions extends StoreOptions {
    *
    * @default {"redis://localhost:6379"}
    */
-  url?: string;
+  url?: string | undefined;
   /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
-  config?: Config;
+  config?: Config | undefined;
   /**
    * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
    * not be connected, and stays open.
    */
-  client?: Client;
+  client?: Client | undefined;
   /**
    * What the store's keys in Redis begin with; may be empty.
    *
    * @default {"telegraf:"}
    */
-  prefix?: string;
+  prefix?: string | undefined;
 }
 
 /**

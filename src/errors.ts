@@ -12,7 +12,7 @@ export interface StoreErrorOptions {
   /** What the store was asked to do. */
   operation: Operation;
   /** The session's key, where the operation has one. */
-  key?: string;
+  key?: string | undefined;
   /** The driver's own error, where there is one. */
   cause?: unknown;
 }

@@ -14,13 +14,13 @@ export interface StoreOptions {
    *
    * @default {10000}
    */
-  timeout?: number;
+  timeout?: number | undefined;
   /**
    * How long a session lives after the last update that read or changed it, in ms; for ever without
    * it. Those that were stored without it live on until an update reads or changes them. From 1 to
    * 3155760000000 (100 years).
    */
-  ttl?: number;
+  ttl?: number | undefined;
   /**
    * How often expired sessions are deleted, in ms, where the database does not do it by itself:
    * PostgreSQL, MySQL and SQLite. Chosen at random from half to one and a half of it; 0 for never.
@@ -28,7 +28,7 @@ export interface StoreOptions {
    *
    * @default {3600000}
    */
-  pruneInterval?: number;
+  pruneInterval?: number | undefined;
   /**
    * What `get` does with a stored value that cannot be decoded: `"throw"` rejects with a
    * `DecodeError`; `"discard"` takes it as no session, so that the next `set` overwrites it; a
@@ -36,17 +36,17 @@ export interface StoreOptions {
    *
    * @default {"throw"}
    */
-  onCorrupt?: "throw" | "discard" | ((value: unknown, key: string) => unknown);
+  onCorrupt?: "throw" | "discard" | ((value: unknown, key: string) => unknown) | undefined;
   /**
    * Called with what goes wrong in the background: an idle connection was lost, the database user
    * may not upgrade an old table. Nothing is printed without it. What it throws is ignored.
    */
-  onError?: (error: unknown) => void;
+  onError?: ((error: unknown) => void) | undefined;
   /**
    * Called when the store cannot be opened, with a `StoreError` whose `cause` is the driver's
    * error. The operation that wanted to open it rejects as well.
    */
-  onInitError?: (error: unknown) => void;
+  onInitError?: ((error: unknown) => void) | undefined;
 }
 
 /** The `typeof` of an option. */

@@ -18,11 +18,10 @@
 import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { reason } from "./src/errors.ts";
 import { askSetting, checked, dialect, type Encoder, encoder, end, lender } from "./src/mysql.ts";
 import { type MySQLPool, type Pool, rows, transient } from "./src/mysql.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { address, place } from "./src/settings.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { mysqlSettings, place, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
@@ -40,7 +39,7 @@ export interface MySQLOptions extends StoreOptions {
   user?: string | undefined;
   /** The user's password. */
   password?: string | undefined;
-  /** Options of mysql2's `createPool`; they override the others. */
+  /** Options of mysql2's `createPool`; they override the others and what is in `url`. */
   config?: object | undefined;
   /** A pool of mysql2 or mysql2/promise, of any copy. It stays open when the store is closed. */
   pool?: PoolLike | undefined;
@@ -73,7 +72,7 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: rules.secret,
-    config: rules.config,
+    config: rules.config(misplaced.mysql),
     pool: rules.existing("a Pool of mysql2", "getConnection"),
     table: rules.identifier(64, "characters"),
   },
@@ -135,14 +134,9 @@ function backend(options: MySQLOptions): Backend {
 
 /** A pool of ours; nothing is opened yet. */
 function create(options: MySQLOptions): Pool {
-  const { url, config } = options;
   try {
-    if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
-    const own = { uri: url, ...address(options) };
-    const bounds = { connectTimeout: sql.patience(options) };
-    return createPool({ ...bounds, ...own, ...config }) as unknown as Pool;
+    return createPool(mysqlSettings(options)) as unknown as Pool;
   } catch (error) {
-    // Without the cause: it may hold the URL.
-    throw new TypeError(`MySQL: option "url" or "config" is refused by mysql2: ${reason(error)}`);
+    throw refused(error, "MySQL", "mysql2");
   }
 }

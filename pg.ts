@@ -18,10 +18,9 @@
 import pg from "pg";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { reason } from "./src/errors.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, dialect, lender, type PgPool, type Pool, rows, transient } from "./src/pg.ts";
-import { address, place } from "./src/settings.ts";
+import { pgSettings, place, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
@@ -39,7 +38,7 @@ export interface PostgresOptions extends StoreOptions {
   user?: string | undefined;
   /** The role's password, or a function that gives it, for each connection anew. */
   password?: string | (() => string | Promise<string>) | undefined;
-  /** Options of `pg`'s `Pool`; they override the others. */
+  /** Options of `pg`'s `Pool`; they override the others and what is in `url`. */
   config?: object | undefined;
   /** A pool of `pg`, of any copy. It stays open when the store is closed. */
   pool?: PoolLike | undefined;
@@ -79,7 +78,7 @@ export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: { ...rules.secret, type: ["string", "function"], expected: "a string or function" },
-    config: rules.config,
+    config: rules.config(misplaced.pg),
     pool: rules.existing("a Pool of pg", "totalCount"),
     table: rules.identifier(63),
     schema: rules.identifier(63),
@@ -135,16 +134,9 @@ function backend(options: PostgresOptions): Backend {
 
 /** A pool of ours; nothing is opened yet. */
 function create(options: PostgresOptions): Pool {
-  const { url, config } = options;
   try {
-    if (url !== undefined) {
-      if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
-      new pg.Client({ connectionString: url }); // does nothing but read it
-    }
-    const own = { connectionString: url, ...address(options) };
-    return new pg.Pool({ connectionTimeoutMillis: sql.patience(options), ...own, ...config });
+    return new pg.Pool(pgSettings(pg.Client, options));
   } catch (error) {
-    // Without the cause: it may hold the URL.
-    throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);
+    throw refused(error, "Postgres", "pg");
   }
 }

@@ -19,17 +19,17 @@
 import type { RedisClientOptions } from "redis";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { missing, redact } from "./src/errors.ts";
+import { missing, reason } from "./src/errors.ts";
 import type { IORedis } from "./src/ioredis.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as redis from "./src/redis.ts";
-import { redisSettings as settings } from "./src/settings.ts";
+import { redisSettings as settings, urlOf } from "./src/settings.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
 type Client = redis.Client | IORedis;
 /** @ignore */
-type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 | undefined };
+type Config = Omit<RedisClientOptions, "RESP"> & { RESP?: 2 | 3 | undefined };
 
 /** Options of {@link Redis}: `url` and `config`, or `client`. */
 export interface RedisOptions extends StoreOptions {
@@ -39,7 +39,10 @@ export interface RedisOptions extends StoreOptions {
    * @default {"redis://localhost:6379"}
    */
   url?: string | undefined;
-  /** Options of node-redis' `createClient`; `pingInterval` is 3 s, `socket.socketTimeout` 5 s. */
+  /**
+   * Options of node-redis' `createClient`, which override what is in `url`; `pingInterval` is 3 s,
+   * `socket.socketTimeout` 5 s.
+   */
   config?: Config | undefined;
   /**
    * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
@@ -65,7 +68,7 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
   rules: {
     ...storeRules,
     url: rules.secret,
-    config: rules.config,
+    config: rules.config(misplaced.redis),
     client: rules.existing(redis.kinds, "connect"),
     prefix: rules.text,
   },
@@ -73,10 +76,12 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
   backend,
 });
 
-function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOptions): Backend {
+function backend(options: RedisOptions): Backend {
+  const { config, client: given, prefix = "telegraf:" } = options;
   let own: redis.Own | undefined, unwatch: (() => void) | undefined;
   const existing = given && redis.checked(given);
   const wasOpen = existing?.isOpen;
+  const url = urlOf("Redis", options, "url");
   if (url !== undefined) redis.checkUrl(url);
   const client = () => redis.ready(existing ?? own!.client);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
@@ -140,8 +145,6 @@ function create(
   try {
     return createClient(settings(opened, url, config) as RedisClientOptions);
   } catch (error) {
-    const { message } = error as Error;
-    const why = redact(url ? message.replaceAll(url, "url") : message);
-    throw new TypeError(`Redis: node-redis refuses these options: ${why}`);
+    throw new TypeError(`Redis: node-redis refuses these options: ${reason(error)}`);
   }
 }

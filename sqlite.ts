@@ -18,7 +18,7 @@
 
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { defaultTable, entry, page, prepareTable, type Statements } from "./src/sql.ts";
 import * as sqlite from "./src/sqlite.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -72,7 +72,7 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
   rules: {
     ...storeRules,
     filename: rules.text,
-    config: rules.config,
+    config: rules.config(misplaced.sqlite),
     database: rules.existing("a database of a driver", "prepare"),
     table: {
       ...rules.text,

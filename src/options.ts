@@ -64,6 +64,8 @@ export interface Rule {
   readonly secret?: boolean;
   /** The option takes plain objects only. */
   readonly plain?: boolean;
+  /** Properties that have no effect in such an object, and what to use instead. */
+  readonly misplaced?: Readonly<Record<string, string>>;
   /** A property that tells that an object should be passed as this option. */
   readonly mark?: string;
 }
@@ -87,8 +89,14 @@ function milliseconds(least: number, most: number): Rule {
 export const rules = {
   text: { type: "string", expected: "a string" },
   secret: { type: "string", expected: "a string", secret: true },
-  /** Options of the driver. */
-  config: { type: "object", expected: "a plain object", secret: true, plain: true },
+  /** Options of the driver, without those that have no effect there. */
+  config: (misplaced: Readonly<Record<string, string>>): Rule => ({
+    type: "object",
+    expected: "a plain object",
+    secret: true,
+    plain: true,
+    misplaced,
+  }),
   /** An object of the driver; the property `mark` tells it from other objects. */
   existing: (expected: string, mark: string): Rule => ({
     type: "object",
@@ -114,6 +122,42 @@ export const rules = {
       (unit === "bytes" ? Buffer.byteLength(value) : value.length) <= most,
   }),
 } as const satisfies Record<string, Rule | ((...args: never[]) => Rule)>;
+
+const url = 'option "url"';
+const sql = {
+  username: "config.user",
+  hostname: "config.host",
+  dbname: "config.database",
+  db: "config.database",
+  pass: "config.password",
+};
+
+/**
+ * What is easily put into `config`, where the driver ignores it, by driver: then the client would
+ * connect to another place, as another user. (mongodb refuses unknown options itself.)
+ */
+export const misplaced = {
+  redis: {
+    uri: url,
+    connectionString: url,
+    host: "config.socket.host",
+    port: "config.socket.port",
+    path: "config.socket.path",
+    tls: "config.socket.tls",
+    user: "config.username",
+    db: "config.database",
+    keyPrefix: 'option "prefix"',
+  },
+  mongodb: { url, uri: url, connectionString: url, host: url, port: url },
+  sqlite: {
+    filename: 'option "filename"',
+    file: 'option "filename"',
+    path: 'option "filename"',
+    readOnly: "config.readonly",
+  },
+  pg: { url, uri: url, ...sql },
+  mysql: { url, connectionString: url, ...sql },
+} as const;
 
 /** The rules of the shared options. */
 export const storeRules: Rules<StoreOptions> = {
@@ -161,6 +205,10 @@ export function checkOptions(
     const fits = [rule.type].flat().includes(typeof value as Type) && value !== null &&
       (!rule.plain || isPlain(value)) && !isPromise(value, rule);
     if (!fits) throw new TypeError(message + advice(value, rules));
+    for (const [property, instead] of Object.entries(rule.misplaced ?? {})) {
+      if ((value as Record<string, unknown>)[property] === undefined) continue;
+      throw new TypeError(`${name}: ${option}.${property} has no effect; use ${instead}`);
+    }
     if (rule.accepts?.(value as never) === false) throw new RangeError(message);
     for (const [other] of given) {
       if (existing[option]?.includes(other)) {

@@ -20,6 +20,7 @@
 
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
+import { missing } from "./src/errors.ts";
 import * as kysely from "./src/kysely.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as sql from "./src/sql.ts";
@@ -31,20 +32,20 @@ export interface KyselyStoreOptions extends StoreOptions {
    * A Kysely, of any copy, and no transaction. Its plugins are not used; `withSchema` neither. It
    * stays open when the store is closed.
    */
-  db?: DatabaseLike;
+  db?: DatabaseLike | undefined;
   /** A dialect, of which the store makes a Kysely of its own; closing the store destroys that. */
-  dialect?: DialectLike;
+  dialect?: DialectLike | undefined;
   /**
    * The table, made if it is missing; up to 63 bytes.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
   /**
    * The schema of the table (in MySQL: its database), which must exist; not in SQLite. Without it
    * the connection's search path or database counts when the store is opened.
    */
-  schema?: string;
+  schema?: string | undefined;
 }
 
 /** @ignore */
@@ -68,8 +69,8 @@ export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
   name: "KyselyStore",
   rules: {
     ...storeRules,
-    db: rules.object,
-    dialect: rules.object,
+    db: rules.existing("a Kysely", "executeQuery"),
+    dialect: rules.existing("a dialect of Kysely", "createDriver"),
     table: rules.identifier(63),
     schema: rules.identifier(63),
   },
@@ -90,7 +91,7 @@ function backend(options: KyselyStoreOptions): Backend {
     limits,
     async open({ report, expiring, plan }) {
       if (db === undefined) {
-        const { Kysely } = await import("kysely");
+        const { Kysely } = await driver();
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       const family = kysely.familyOf(db, schema);
@@ -125,4 +126,13 @@ function backend(options: KyselyStoreOptions): Backend {
     close: () => options.db === undefined ? db?.destroy() : undefined,
     transient: kysely.transient,
   };
+}
+
+/** Loads Kysely, which is an ES module only since 0.29. */
+async function driver(): Promise<typeof import("kysely")> {
+  try {
+    return await import("kysely");
+  } catch (error) {
+    throw missing(error, "kysely", "or pass a Kysely as { db }");
+  }
 }

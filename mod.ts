@@ -17,8 +17,8 @@
  */
 
 import { memoryBackend } from "./src/memory.ts";
-import { checkOptions, type StoreOptions, storeRules } from "./src/options.ts";
-import { createStore, type Store } from "./src/store.ts";
+import { type StoreOptions, storeRules } from "./src/options.ts";
+import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 export {
   ClosedError,
@@ -37,20 +37,11 @@ export type { Health, Store, StoreFactory } from "./src/store.ts";
  * A store in memory, for tests and for trying things out: what it holds is gone with the process.
  * It behaves as the stores of the databases do, down to what JSON makes of a session.
  *
- * @param options the options that all stores share.
  * @throws {TypeError} for an unknown option or one of the wrong type.
  * @throws {RangeError} for an option out of range.
  */
-// deno-lint-ignore no-explicit-any
-export function Memory(options?: StoreOptions): Store<any>;
-/**
- * A store in memory for sessions of the given type.
- *
- * @typeParam Session what the bot keeps per chat.
- * @param options the options that all stores share.
- */
-export function Memory<Session>(options?: StoreOptions): Store<Session>;
-export function Memory<Session>(options: StoreOptions = {}): Store<Session> {
-  checkOptions("Memory", options, storeRules);
-  return createStore(memoryBackend(), options);
-}
+export const Memory: StoreFactory<StoreOptions | void> = storeFactory({
+  name: "Memory",
+  rules: storeRules,
+  backend: () => memoryBackend(),
+});

@@ -19,7 +19,7 @@ import { MongoClient, type MongoClientOptions } from "mongodb";
 import type { Backend } from "./src/backend.ts";
 import { document } from "./src/document.ts";
 import * as mongo from "./src/mongodb.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
@@ -30,25 +30,25 @@ type Config = MongoClientOptions;
 /** Options of {@link Mongo}: `url` and `config`, or `client`. */
 export interface MongoOptions extends StoreOptions {
   /** The server: `mongodb://[user:password@]host[:port][/database]` or `mongodb+srv://…`. */
-  url?: string;
+  url?: string | undefined;
   /**
-   * Options of the driver's `MongoClient`. Unless given, here or in `url`, `socketTimeoutMS` is half
+   * Options of the driver's `MongoClient`; they override what is in `url`. Unless given, here or in `url`, `socketTimeoutMS` is half
    * of `timeout`; so are `serverSelectionTimeoutMS` and `connectTimeoutMS`, but at most 5 s.
    */
-  config?: Config;
+  config?: Config | undefined;
   /**
    * A `MongoClient` of any copy of the driver; mongoose's is `mongoose.connection.getClient()`. It
    * stays open when the store is closed.
    */
-  client?: Client;
+  client?: Client | undefined;
   /** The database's name; without one it is the one in the client's URL, or `test`. */
-  database?: string;
+  database?: string | undefined;
   /**
    * The collection's name.
    *
    * @default {"telegraf-sessions"}
    */
-  collection?: string;
+  collection?: string | undefined;
 }
 
 /**
@@ -64,8 +64,8 @@ export const Mongo: StoreFactory<MongoOptions> = storeFactory({
   rules: {
     ...storeRules,
     url: rules.secret,
-    config: rules.object,
-    client: rules.object,
+    config: rules.config(misplaced.mongodb),
+    client: rules.existing("a MongoClient", "db"),
     database: rules.identifier(63),
     collection: rules.identifier(191), // 255 with the database's
   },
@@ -134,8 +134,11 @@ function backend(options: MongoOptions): Backend<unknown> {
 }
 
 /** A client of ours, not connected. */
-function create({ url, config, timeout = 10_000 }: MongoOptions): MongoClient {
+function create({ url, config, database, timeout = 10_000 }: MongoOptions): MongoClient {
   if (url === undefined) throw new TypeError('Mongo: option "url" or "client" is missing');
+  if (database !== undefined && config !== undefined && "dbName" in config) {
+    throw new TypeError('Mongo: option "database" and config.dbName are the same; leave one out');
+  }
   try {
     return new MongoClient(url, { ...mongo.bounds(url, timeout), ...config });
   } catch (error) {

@@ -18,49 +18,47 @@
 import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { reason } from "./src/errors.ts";
 import { checked, type Encoder, encoder, end, lender, type MySQLPool } from "./src/mysql.ts";
 import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { mysqlSettings, place, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
 export interface MySQLOptions extends StoreOptions {
   /** The database: `mysql://[user[:password]@]host[:port]/database[?parameters]`. */
-  url?: string;
+  url?: string | undefined;
   /** The server; `localhost` by default. */
-  host?: string;
-  /** The server's port, from 1 to 65535; 3306 by default. */
-  port?: number;
+  host?: string | undefined;
+  /** The server's port, from 1 to 65535; text of digits is converted; 3306 by default. */
+  port?: number | string | undefined;
   /** The database. */
-  database?: string;
+  database?: string | undefined;
   /** The user. */
-  user?: string;
+  user?: string | undefined;
   /** The user's password. */
-  password?: string;
-  /** Options of mysql2's `createPool`; they override the others. */
-  config?: object;
+  password?: string | undefined;
+  /** Options of mysql2's `createPool`; they override the others and what is in `url`. */
+  config?: object | undefined;
   /** A pool of mysql2 or mysql2/promise, of any copy. It stays open when the store is closed. */
-  pool?: PoolLike;
+  pool?: PoolLike | undefined;
   /**
    * The table, made if it is missing; up to 64 characters.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
   /**
    * The database of the table, which must exist. Without it the connection's database counts when the
    * store is opened; a `table` of the form `database.table` is that table if it exists and no table
    * has the whole name.
    */
-  schema?: string;
+  schema?: string | undefined;
 }
 
 /** @ignore */
 type PoolLike = MySQLPool;
-
-const address = ["host", "port", "database", "user", "password"] as const;
 
 /**
  * Makes a store in MySQL or MariaDB, on a pool. The first operation opens it and makes the table, if
@@ -70,7 +68,7 @@ const address = ["host", "port", "database", "user", "password"] as const;
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  * @throws {RangeError} for an option out of range.
  */
-export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
+export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
   name: "MySQL",
   rules: {
     ...storeRules,
@@ -80,12 +78,12 @@ export const MySQL: StoreFactory<MySQLOptions> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: rules.secret,
-    config: rules.object,
-    pool: rules.object,
+    config: rules.config(misplaced.mysql),
+    pool: rules.existing("a Pool of mysql2", "getConnection"),
     table: rules.identifier(64, "characters"),
     schema: rules.identifier(64, "characters"),
   },
-  existing: { pool: ["url", ...address, "config"], url: address },
+  existing: { pool: ["url", ...place, "config"], url: place },
   backend,
 });
 
@@ -142,14 +140,10 @@ function backend(options: MySQLOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, ...others }: MySQLOptions): Pool {
+function create(options: MySQLOptions): Pool {
   try {
-    if (url !== undefined && !/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
-    const own = { uri: url, host, port, database, user, password };
-    const bounds = { connectTimeout: sql.patience(others) };
-    return createPool({ ...bounds, ...own, ...others.config }) as unknown as Pool;
+    return createPool(mysqlSettings(options)) as unknown as Pool;
   } catch (error) {
-    // Without the cause: it may hold the URL.
-    throw new TypeError(`MySQL: option "url" or "config" is refused by mysql2: ${reason(error)}`);
+    throw refused(error, "MySQL", "mysql2");
   }
 }

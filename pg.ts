@@ -18,55 +18,53 @@
 import pg from "pg";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { reason } from "./src/errors.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, lender, type PgPool, type Pool } from "./src/pg.ts";
 import { prepareTable, rows, transient } from "./src/pg.ts";
+import { pgSettings, place, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
 export interface PostgresOptions extends StoreOptions {
   /** The database: `postgres://[user[:password]@][host][:port][/database][?parameters]`. */
-  url?: string;
+  url?: string | undefined;
   /** The server, or the folder of its socket; `pg` has defaults for all these (`PGHOST` …). */
-  host?: string;
-  /** The server's port, from 1 to 65535. */
-  port?: number;
+  host?: string | undefined;
+  /** The server's port, from 1 to 65535; text of digits is converted. */
+  port?: number | string | undefined;
   /** The database. */
-  database?: string;
+  database?: string | undefined;
   /** The role. */
-  user?: string;
+  user?: string | undefined;
   /** The role's password, or a function that gives it, for each connection anew. */
-  password?: string | (() => string | Promise<string>);
-  /** Options of `pg`'s `Pool`; they override the others. */
-  config?: object;
+  password?: string | (() => string | Promise<string>) | undefined;
+  /** Options of `pg`'s `Pool`; they override the others and what is in `url`. */
+  config?: object | undefined;
   /** A pool of `pg`, of any copy. It stays open when the store is closed. */
-  pool?: PoolLike;
+  pool?: PoolLike | undefined;
   /**
    * The table, made if it is missing; up to 63 bytes.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
   /**
    * The schema of the table, which must exist. Without it the search path counts when the store is
    * opened; a `table` of the form `schema.table` is that table if it exists and no table has the
    * whole name.
    */
-  schema?: string;
+  schema?: string | undefined;
   /**
    * Whether to prepare statements; PgBouncer before 1.21 in transaction mode needs `false`.
    *
    * @default {true}
    */
-  prepare?: boolean;
+  prepare?: boolean | undefined;
 }
 
 /** @ignore */
 type PoolLike = PgPool;
-
-const address = ["host", "port", "database", "user", "password"] as const;
 
 /**
  * Makes a store in PostgreSQL, on a pool. The first operation opens it and makes the table, if need
@@ -75,7 +73,7 @@ const address = ["host", "port", "database", "user", "password"] as const;
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  * @throws {RangeError} for an option out of range.
  */
-export const Postgres: StoreFactory<PostgresOptions> = storeFactory({
+export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
   name: "Postgres",
   rules: {
     ...storeRules,
@@ -85,13 +83,13 @@ export const Postgres: StoreFactory<PostgresOptions> = storeFactory({
     database: rules.text,
     user: rules.text,
     password: { ...rules.secret, type: ["string", "function"], expected: "a string or function" },
-    config: rules.object,
-    pool: rules.object,
+    config: rules.config(misplaced.pg),
+    pool: rules.existing("a Pool of pg", "totalCount"),
     table: rules.identifier(63),
     schema: rules.identifier(63),
     prepare: rules.flag,
   },
-  existing: { pool: ["url", ...address, "config"], url: address },
+  existing: { pool: ["url", ...place, "config"], url: place },
   backend,
 });
 
@@ -141,16 +139,10 @@ function backend(options: PostgresOptions): Backend {
 }
 
 /** A pool of ours; nothing is opened yet. */
-function create({ url, host, port, database, user, password, ...others }: PostgresOptions): Pool {
+function create(options: PostgresOptions): Pool {
   try {
-    if (url !== undefined) {
-      if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
-      new pg.Client({ connectionString: url }); // does nothing but read it
-    }
-    const own = { connectionString: url, host, port, database, user, password };
-    return new pg.Pool({ connectionTimeoutMillis: sql.patience(others), ...own, ...others.config });
+    return new pg.Pool(pgSettings(pg.Client, options));
   } catch (error) {
-    // Without the cause: it may hold the URL.
-    throw new TypeError(`Postgres: option "url" or "config" is refused by pg: ${reason(error)}`);
+    throw refused(error, "Postgres", "pg");
   }
 }

@@ -19,16 +19,17 @@
 import type { RedisClientOptions } from "redis";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { redact } from "./src/errors.ts";
+import { missing, reason } from "./src/errors.ts";
 import type { IORedis } from "./src/ioredis.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import * as redis from "./src/redis.ts";
+import { redisSettings as settings, urlOf } from "./src/settings.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
 type Client = redis.Client | IORedis;
 /** @ignore */
-type Config = Omit<RedisClientOptions, "url" | "RESP"> & { RESP?: 2 | 3 };
+type Config = Omit<RedisClientOptions, "RESP"> & { RESP?: 2 | 3 | undefined };
 
 /** Options of {@link Redis}: `url` and `config`, or `client`. */
 export interface RedisOptions extends StoreOptions {
@@ -37,24 +38,24 @@ export interface RedisOptions extends StoreOptions {
    *
    * @default {"redis://localhost:6379"}
    */
-  url?: string;
+  url?: string | undefined;
   /**
-   * Options of node-redis' `createClient`; unless given here, `pingInterval` is 3 s,
-   * `socket.socketTimeout` 5 s, and `RESP` 2. Where `socket.reconnectStrategy` ends a client, the next
-   * operation begins another one.
+   * Options of node-redis' `createClient`, which override what is in `url`; unless given here,
+   * `pingInterval` is 3 s, `socket.socketTimeout` 5 s, and `RESP` 2. Where `socket.reconnectStrategy`
+   * ends a client, the next operation begins another one.
    */
-  config?: Config;
+  config?: Config | undefined;
   /**
    * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
    * not be connected, and stays open.
    */
-  client?: Client;
+  client?: Client | undefined;
   /**
    * What the store's keys in Redis begin with; may be empty.
    *
    * @default {"telegraf:"}
    */
-  prefix?: string;
+  prefix?: string | undefined;
 }
 
 /**
@@ -63,23 +64,25 @@ export interface RedisOptions extends StoreOptions {
  *
  * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
  */
-export const Redis: StoreFactory<RedisOptions> = storeFactory({
+export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
   name: "Redis",
   rules: {
     ...storeRules,
     url: rules.secret,
-    config: rules.object,
-    client: rules.object,
+    config: rules.config(misplaced.redis),
+    client: rules.existing(redis.kinds, "connect"),
     prefix: rules.text,
   },
   existing: { client: ["url", "config"] },
   backend,
 });
 
-function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOptions): Backend {
+function backend(options: RedisOptions): Backend {
+  const { config, client: given, prefix = "telegraf:" } = options;
   let own: redis.Own | undefined, unwatch: (() => void) | undefined;
   const existing = given && redis.checked(given);
   const wasOpen = existing?.isOpen;
+  const url = urlOf("Redis", options, "url");
   if (url !== undefined) redis.checkUrl(url);
   const client = () => existing === undefined ? redis.alive(own!) : redis.ready(existing);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
@@ -93,8 +96,8 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
     async open({ signal, report, expiring }) {
       expires = expiring;
       if (existing === undefined) {
-        const driver = await import("redis"); // not at the top: who has ioredis need not have it
-        own = await redis.connect((opened) => create(driver, opened, url, config), signal);
+        const module = await driver();
+        own = await redis.connect((opened) => create(module, opened, url, config), signal);
       } else if (!wasOpen) await redis.join(existing);
       unwatch = redis.watch(client(), report);
     },
@@ -124,32 +127,25 @@ function backend({ url, config, client: given, prefix = "telegraf:" }: RedisOpti
   };
 }
 
+/** Not imported at the top because it is not needed with a client of ioredis. */
+async function driver(): Promise<typeof import("redis")> {
+  try {
+    return await import("redis");
+  } catch (error) {
+    throw missing(error, "redis", "or pass a client of ioredis as { client }");
+  }
+}
+
 /** A client of ours, not connected; until it was `opened`, it does not connect again by itself. */
 function create(
-  driver: typeof import("redis"),
+  { createClient }: typeof import("redis"),
   opened: () => boolean,
   url?: string,
-  config: Config = {},
+  config?: Config,
 ): redis.OwnClient {
-  const { reconnectStrategy: strategy = redis.delay } = config.socket ?? {};
   try {
-    return driver.createClient({
-      pingInterval: 3_000, // with socketTimeout: a connection that went silent is given up
-      RESP: 2, // not every server knows HELLO, which 3 begins with
-      maintNotifications: "disabled", // with them the driver looks up an IPv6 address as a name
-      ...config,
-      commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
-      url,
-      socket: {
-        socketTimeout: 5_000,
-        ...config.socket,
-        reconnectStrategy: (attempts: number, cause: Error) =>
-          opened() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
-      },
-    } as RedisClientOptions);
+    return createClient(settings(opened, url, config) as RedisClientOptions);
   } catch (error) {
-    const { message } = error as Error;
-    const why = redact(url ? message.replaceAll(url, "url") : message);
-    throw new TypeError(`Redis: node-redis refuses these options: ${why}`);
+    throw new TypeError(`Redis: node-redis refuses these options: ${reason(error)}`);
   }
 }

@@ -18,7 +18,7 @@
 
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { defaultTable, entry, page, prepareTable, type Statements } from "./src/sql.ts";
 import * as sqlite from "./src/sqlite.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -31,7 +31,7 @@ export interface SQLiteOptions extends StoreOptions {
    * told. A file that the process itself opens as well, with another driver, is at risk: SQLite's
    * locks fail then. Pass a `database` instead.
    */
-  filename?: string;
+  filename?: string | undefined;
   /**
    * Options of better-sqlite3's `Database`; other drivers take `readonly` and `timeout` alone.
    * `timeout` is how long the whole process stands still, in ms, while another one has the file
@@ -39,18 +39,18 @@ export interface SQLiteOptions extends StoreOptions {
    *
    * @default {{ timeout: 50 }}
    */
-  config?: Config;
+  config?: Config | undefined;
   /**
    * A database of better-sqlite3, `node:sqlite` or `bun:sqlite`, used as it is: its journal and the
    * durability of its writes are not changed. It stays open when the store is closed.
    */
-  database?: DatabaseLike;
+  database?: DatabaseLike | undefined;
   /**
    * The table, made if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
-  table?: string;
+  table?: string | undefined;
 }
 
 /** @ignore */
@@ -72,8 +72,8 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
   rules: {
     ...storeRules,
     filename: rules.text,
-    config: rules.object,
-    database: rules.object,
+    config: rules.config(misplaced.sqlite),
+    database: rules.existing("a database of a driver", "prepare"),
     table: {
       ...rules.text,
       expected: "a name without NUL",

@@ -139,6 +139,8 @@ function programs(name: string, { factory, options }: Entry): Record<string, str
     const options: ${factory}Options = ${options};
     const store: Store<Session> = ${factory}<Session>(options);
     export const count: Promise<number | undefined> = store.get("k").then((it) => it?.count);
+    const unset: { [name in keyof Required<${factory}Options>]: undefined } = {} as never;
+    export const none: Store<unknown> = ${factory}({ ...unset, ...options });
     export const made: Store<unknown> = new ${factory}({ timeout: 5, ...options });
     export const error: Error = new StoreError("", { operation: "read" });
     // @ts-expect-error: not a session
@@ -281,6 +283,7 @@ function checkTypes(files: string[], module: string, moduleResolution: string): 
     moduleResolution,
     target: "es2022",
     strict: true,
+    exactOptionalPropertyTypes: true,
     noEmit: true,
     typeRoots: [join(folder, "tools", "node_modules", "@types")],
     types: ["node"],

@@ -12,7 +12,7 @@ export interface StoreErrorOptions {
   /** What the store was asked to do. */
   operation: Operation;
   /** The session's key, where the operation has one. */
-  key?: string;
+  key?: string | undefined;
   /** The driver's own error, where there is one. */
   cause?: unknown;
 }
@@ -91,6 +91,24 @@ export function redact(text: string): string {
  */
 export function isError(error: unknown): error is Error {
   return typeof (error as Error | null | undefined)?.message === "string";
+}
+
+/**
+ * What an `import()` of a driver failed with. Where the driver is not installed, it is an error that
+ * says what to do.
+ */
+export function missing(error: unknown, driver: string, others: string): unknown {
+  const { message } = Object(error) as { message?: unknown };
+  // Of Node.js, Bun, Deno and bundles of esbuild, webpack, Rollup and Bun. A dependency of the driver
+  // has another name.
+  const [, name] =
+    /^(?:Cannot (?:find|require) (?:package|module)|Dynamic require of|Import) ["']?([@\w/-]+)/
+      .exec(
+        String(message),
+      ) ?? [];
+  if (name !== driver) return error;
+  const why = `Cannot find package '${driver}': npm install ${driver}, ${others}`;
+  return Object.assign(new Error(why, { cause: error }), { code: "ERR_MODULE_NOT_FOUND" });
 }
 
 /** What an error says, in one line without credentials. */

@@ -43,6 +43,10 @@ export interface OwnClient extends Client {
   disconnect?(): Promise<unknown> | void;
 }
 
+/** What the option `client` takes. */
+export const kinds = "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
+  "or a client or cluster of ioredis";
+
 /**
  * Takes a client by its shape, for copies of drivers differ, and listens to its errors.
  *
@@ -56,8 +60,6 @@ export function checked(given: Client | IORedis): Client {
   const fits = typeof client.isOpen === "boolean" && !legacyMode &&
     methods.every((name) => typeof client[name] === "function");
   if (!fits) {
-    const kinds = "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
-      "or a client or cluster of ioredis";
     throw new TypeError(`Redis: option "client" must be ${kinds}`);
   }
   stateOf(client);

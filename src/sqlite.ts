@@ -36,11 +36,11 @@ export interface Statement {
 
 /** Options of better-sqlite3's `Database`; the runtimes' own drivers take the first two. */
 export interface SQLiteConfig {
-  readonly?: boolean;
-  timeout?: number;
-  fileMustExist?: boolean;
+  readonly?: boolean | undefined;
+  timeout?: number | undefined;
+  fileMustExist?: boolean | undefined;
   // deno-lint-ignore no-explicit-any
-  verbose?: ((...message: any[]) => void) | null;
+  verbose?: ((...message: any[]) => void) | null | undefined;
   // deno-lint-ignore no-explicit-any
   nativeBinding?: any;
 }

@@ -79,7 +79,11 @@ export type Health =
   /** It did not: the error is what an operation would have rejected with. */
   | { ok: false; latency: number; error: Error };
 
-/** Makes a store; with or without `new`. */
+/**
+ * Makes a store; with or without `new`.
+ *
+ * @typeParam Options the options; with `void` for a factory that may be called without any.
+ */
 export interface StoreFactory<Options> {
   /** A store for sessions of any type, as `session({ store })` wants it. */
   // deno-lint-ignore no-explicit-any
@@ -122,15 +126,25 @@ export function backendOf<Options>(
 /** Makes the factory of a backend. */
 export function storeFactory<Options extends StoreOptions, Encoded>(
   definition: FactoryDefinition<Options, Encoded>,
-): StoreFactory<Options> {
-  // A plain function, for it is called with and without `new`.
-  function factory(options: Options): Store<unknown> {
-    checkOptions(definition.name, options, definition.rules, definition.existing);
-    return createStore(definition.backend(options), options);
+): StoreFactory<Options | void> {
+  const { name, rules, existing, backend } = definition;
+  // A plain function because it is called with and without `new`.
+  function factory(options: Options = {} as Options): Store<unknown> {
+    checkOptions(name, options, rules, existing);
+    return createStore(backend(options), options);
   }
-  Object.defineProperty(factory, "name", { value: definition.name });
+  // For `session({ store: Redis })`. Not in the type, so that the compiler refuses that as well.
+  const value = () => {
+    throw new TypeError(`${name} is not called: write session({ store: ${name}({ … }) })`);
+  };
+  Object.defineProperties(factory, {
+    name: { value: name },
+    get: { value },
+    set: { value },
+    delete: { value },
+  });
   definitions.set(factory, definition);
-  return factory as unknown as StoreFactory<Options>;
+  return factory as unknown as StoreFactory<Options | void>;
 }
 
 /** Makes a store of a backend. */

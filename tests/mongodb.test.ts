@@ -398,7 +398,7 @@ describe("MongoDB options", () => {
   const bad = (options: unknown) => () => Mongo(options as MongoOptions);
 
   it("MongoDB refuses what is no option", () => {
-    assert.throws(bad(undefined), { name: "TypeError", message: /^Mongo: options must be/ });
+    assert.throws(bad(null), { name: "TypeError", message: /^Mongo: options must be/ });
     assert.throws(bad({}), { name: "TypeError", message: /"url" or "client" is missing/ });
     assert.throws(bad({ url, table: "" }), { name: "TypeError", message: /option "table"/ });
     const wrong = [{ url: 1 }, { client: 1 }, { config: 1 }, { database: 1 }, { collection: 1 }];

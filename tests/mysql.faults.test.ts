@@ -105,7 +105,11 @@ const harness: FaultHarness = {
     const child = spawn(command!, [...args, ...own], { stdio: "ignore" });
     await until(async () => (await rows(server.url, "SELECT 1")).length === 1, 60_000);
     return {
-      options: (table, ssl) => ({ url: server.url, table, config: { ssl } }),
+      options: (table, ssl) => ({
+        url: urlWith(server.url, { search: 'ssl={"rejectUnauthorized":true}' }),
+        table,
+        config: { ssl },
+      }),
       async [Symbol.asyncDispose]() {
         child.kill("SIGKILL");
         await once(child, "exit");

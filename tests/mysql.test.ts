@@ -613,7 +613,7 @@ describe("MySQL options", () => {
     assert.throws(refused({ table: "x".repeat(65) }), RangeError);
     assert.throws(refused({ table: "a\0b" }), RangeError);
     assert.throws(refused({ table: 5 }), TypeError);
-    assert.throws(refused({ port: "3306" }), TypeError);
+    assert.throws(refused({ port: "x" }), RangeError);
     assert.throws(refused({ port: 65536 }), RangeError);
     assert.throws(refused({ config: "x" }), TypeError);
     assert.throws(refused({ password: 12345 }), (error: Error) => {

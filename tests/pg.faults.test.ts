@@ -79,7 +79,7 @@ const harness: FaultHarness = {
   },
   async secure({ url }) {
     const secured = await withTLS(url, true);
-    const at = urlWith(url, { host: secured.host });
+    const at = urlWith(url, { host: secured.host, search: "sslmode=require" });
     return {
       ...secured,
       options: (table, ssl) => ({ url: at, table, config: { ssl } }),

@@ -508,7 +508,7 @@ describe("PostgreSQL options", () => {
     assert.throws(refused({ table: "a\0b" }), RangeError);
     assert.throws(refused({ table: 5 }), TypeError);
     assert.throws(refused({ schema: "" }), RangeError);
-    assert.throws(refused({ port: "5432" }), TypeError);
+    assert.throws(refused({ port: "x" }), RangeError);
     assert.throws(refused({ port: 0 }), RangeError);
     assert.throws(refused({ prepare: 1 }), TypeError);
     assert.throws(refused({ config: "x" }), TypeError);

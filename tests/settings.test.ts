@@ -1,371 +1,309 @@
-/**
- * Settings of drivers that change what a read returns, one row per option: the store reads what it
- * stored, or refuses. A row that exists must never pass for a missing session.
- */
+/** Settings of a connection that are given twice, or as the driver calls them. */
 
-import BetterSqlite3 from "better-sqlite3";
-import { Redis as IORedis } from "ioredis";
-import * as kysely from "kysely";
-import { MongoClient, type MongoClientOptions } from "mongodb";
-import { createPool, type PoolOptions } from "mysql2";
 import assert from "node:assert/strict";
-import { Buffer } from "node:buffer";
 import process from "node:process";
 import { describe, it } from "node:test";
+import { createConnection } from "mysql2/promise";
+import type { PoolOptions } from "mysql2";
 import pg from "pg";
-import { createClient, RESP_TYPES } from "redis";
-import { KyselyStore } from "../kysely.ts";
-import type { Store, StoreOptions } from "../mod.ts";
 import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
+import { mysqlSettings, pgSettings, redisSettings } from "../src/settings.ts";
 import { SQLite } from "../sqlite.ts";
+import { withTLS } from "./certificate.ts";
+import { urlWith } from "./faults.ts";
 import { place, serverUrl } from "./servers.ts";
 
-/** Node.js 20 has none. */
-const node = process.getBuiltinModule("node:sqlite");
 // deno-lint-ignore no-explicit-any
-const bun = process.getBuiltinModule("bun:sqlite") as any;
-
-// deno-lint-ignore no-explicit-any
-type AnyStore = Store<any>;
-
-/** A handle with a setting, and a store on it. */
-interface Handle {
-  store(where: string, options: StoreOptions): AnyStore;
-  close(): unknown;
-}
-
-/** Settings of one driver: how to make a handle with each. */
-interface Driver {
-  readonly name: string;
-  readonly skip?: string | false;
-  readonly settings: Record<string, () => Handle>;
-  /** Why the store refuses a handle with a setting, for the settings that it cannot undo. */
-  readonly refused?: Record<string, RegExp>;
-  /** Why a read fails, for settings that show only then. */
-  readonly unreadable?: Record<string, RegExp>;
-}
-
-const sessions: Record<string, unknown> = {
-  "1:1": { count: 1, list: [1, "é 🔑", null], nested: { big: 2 ** 40, half: 0.5, yes: true } },
-  "2:2": "text",
-  "3:3": 7,
-  "4:4": false,
+const factories: Record<string, (options: any) => unknown> = {
+  Redis,
+  Mongo,
+  SQLite,
+  Postgres,
+  MySQL,
 };
-const keys = Object.keys(sessions);
 
-function test({ name, skip = false, settings, refused = {}, unreadable = {} }: Driver): void {
-  for (const [setting, open] of Object.entries(settings)) {
-    it(`${name} with ${setting}`, { skip }, async () => {
-      const where = place();
-      const handle = open();
-      try {
-        await using store = handle.store(where, { ttl: 1_000_000 });
-        if (refused[setting] !== undefined) {
-          await assert.rejects(store.get("1:1"), refused[setting]);
-          await assert.rejects(store.set("1:1", 1), refused[setting]);
-          return;
-        }
-        if (unreadable[setting] !== undefined) {
-          await store.set("1:1", 1);
-          await assert.rejects(store.get("1:1"), unreadable[setting]);
-          await assert.rejects(
-            Promise.all([store.get("1:1"), store.get("2")]),
-            unreadable[setting],
-          );
-          return;
-        }
-        try {
-          await Promise.all(keys.map((key) => store.set(key, sessions[key])));
-          for (const key of keys) assert.deepEqual(await store.get(key), sessions[key]);
-          const all = await Promise.all([...keys, "missing"].map((key) => store.get(key)));
-          assert.deepEqual(all, [...Object.values(sessions), undefined]);
-          assert.equal(await store.has("1:1"), true);
-          assert.equal(await store.size(), keys.length);
-          const listed: string[] = [];
-          for await (const key of store.keys()) listed.push(key);
-          assert.deepEqual(listed.toSorted(), keys);
-          await store.set("1:1", { count: 2 });
-          assert.deepEqual(await store.get("1:1"), { count: 2 });
-          await Promise.all(keys.map((key) => store.delete(key)));
-          assert.equal(await store.size(), 0);
-          assert.equal(await store.prune(), 0);
-        } finally {
-          await store.clear();
-        }
-      } finally {
-        await handle.close();
-      }
+/** How each driver calls the URL. */
+const names: Record<string, string> = {
+  Redis: "url",
+  Postgres: "connectionString",
+  MySQL: "uri",
+};
+
+/** Options of node-redis. */
+function redisOptions(url: string | undefined, config: object) {
+  const { socket, username, password, database } = redisSettings(() => true, url, config) as Record<
+    string,
+    unknown
+  >;
+  const { reconnectStrategy: _, socketTimeout: __, ...place } = socket as Record<string, unknown>;
+  return JSON.parse(JSON.stringify({ socket: place, username, password, database }));
+}
+
+/** What pg makes of options. */
+function pgOptions(options: object) {
+  const client = new pg.Client(pgSettings(pg.Client, options));
+  // deno-lint-ignore no-explicit-any
+  const { connectionParameters: read } = client as any;
+  const { host, port, database, user, password, ssl, application_name, statement_timeout } = read;
+  return { host, port, database, user, password, ssl, application_name, statement_timeout };
+}
+
+async function dropPostgres(table: string): Promise<void> {
+  const client = new pg.Client({ connectionString: serverUrl("postgres") });
+  await client.connect();
+  await client.query(`DROP TABLE "${table}"`);
+  await client.end();
+}
+
+async function dropMySQL(table: string): Promise<void> {
+  const connection = await createConnection(serverUrl("mysql"));
+  await connection.query(`DROP TABLE \`${table}\``);
+  await connection.end();
+}
+
+describe("connection settings", () => {
+  it("Redis, PostgreSQL and MySQL take the URL as the driver calls it", async () => {
+    const urls = {
+      Redis: serverUrl("redis"),
+      Postgres: serverUrl("postgres"),
+      MySQL: serverUrl("mysql"),
+    };
+    const name = place();
+    await using redis = Redis({ config: { url: urls.Redis }, prefix: `${name}:` });
+    const table = { table: name };
+    await using postgres = Postgres({ config: { connectionString: urls.Postgres }, ...table });
+    await using mysql = MySQL({ config: { uri: urls.MySQL }, ...table });
+    await using redisAgain = Redis({ url: urls.Redis, prefix: `${name}:` });
+    await using postgresAgain = Postgres({ url: urls.Postgres, ...table });
+    await using mysqlAgain = MySQL({ url: urls.MySQL, ...table });
+    const pairs = [[redis, redisAgain], [postgres, postgresAgain], [mysql, mysqlAgain]] as const;
+    for (const [store, again] of pairs) {
+      await store.set("k", 1);
+      assert.equal(await again.get("k"), 1);
+      await store.clear();
+    }
+    await dropMySQL(name);
+    await dropPostgres(name);
+  });
+
+  it("a place that is given twice is refused", () => {
+    for (const [name, property] of Object.entries(names)) {
+      const options = { url: "x://:s3cret@a", config: { [property]: "x://:s3cret@b" } };
+      assert.throws(() => factories[name]!(options), {
+        name: "TypeError",
+        message:
+          `${name}: option "url" and config.${property} contradict each other; leave one out`,
+      });
+      if (name === "Redis") continue;
+      assert.throws(() => factories[name]!({ ...options, url: undefined, host: "a" }), {
+        name: "TypeError",
+        message:
+          `${name}: option "host" and config.${property} contradict each other; leave one out`,
+      });
+    }
+    const mongo = { url: "mongodb://localhost", database: "a", config: { dbName: "b" } };
+    assert.throws(() => factories.Mongo!(mongo), {
+      name: "TypeError",
+      message: 'Mongo: option "database" and config.dbName are the same; leave one out',
     });
-  }
-}
+  });
 
-/** A handle whose databases are all its own. */
-// deno-lint-ignore no-explicit-any
-function onDatabase(database: any): Handle {
-  return {
-    store: (table, options) => SQLite({ database, table, ...options }),
-    close: () => database.close(),
-  };
-}
+  it("a URL in config that is no string is refused", () => {
+    for (const [name, property] of Object.entries(names)) {
+      const config = { [property]: new URL("redis://:s3cret@localhost") };
+      assert.throws(() => factories[name]!({ config }), {
+        name: "TypeError",
+        message: `${name}: config.${property} must be a string, but is an object of class URL`,
+      });
+    }
+  });
 
-// deno-lint-ignore no-explicit-any
-const nodeWith = (options: any) => () => onDatabase(new node.DatabaseSync(":memory:", options));
-// deno-lint-ignore no-explicit-any
-const bunWith = (options: any) => () => onDatabase(new bun.Database(":memory:", options));
-const betterWith = (prepare: (database: BetterSqlite3.Database) => void) => () => {
-  const database = new BetterSqlite3(":memory:");
-  prepare(database);
-  return onDatabase(database);
-};
-
-describe("SQLite settings", () => {
-  test({
-    name: "SQLite on node:sqlite",
-    skip: !node && "node:sqlite came with Node.js 22",
-    settings: {
-      returnArrays: nodeWith({ returnArrays: true }),
-      readBigInts: nodeWith({ readBigInts: true }),
-      "returnArrays and readBigInts": nodeWith({ returnArrays: true, readBigInts: true }),
-      "no bare named parameters": nodeWith({ allowBareNamedParameters: false }),
-      "full_column_names": () => {
-        const handle = new node.DatabaseSync(":memory:");
-        handle.exec("PRAGMA short_column_names = off; PRAGMA full_column_names = on");
-        return onDatabase(handle);
+  it("what the driver would ignore is refused", () => {
+    const ignored: Record<string, Record<string, string>> = {
+      Redis: {
+        uri: 'option "url"',
+        connectionString: 'option "url"',
+        host: "config.socket.host",
+        port: "config.socket.port",
+        path: "config.socket.path",
+        tls: "config.socket.tls",
+        user: "config.username",
+        db: "config.database",
+        keyPrefix: 'option "prefix"',
       },
-    },
-  });
-  test({
-    name: "SQLite on better-sqlite3",
-    settings: {
-      defaultSafeIntegers: betterWith((database) => database.defaultSafeIntegers()),
-      unsafeMode: betterWith((database) => database.unsafeMode()),
-      full_column_names: betterWith((database) =>
-        database.exec("PRAGMA short_column_names = off; PRAGMA full_column_names = on")
-      ),
-    },
-  });
-  test({
-    name: "SQLite on bun:sqlite",
-    skip: !bun && "only Bun has bun:sqlite",
-    settings: {
-      safeIntegers: bunWith({ safeIntegers: true }),
-      strict: bunWith({ strict: true }),
-      "strict and safeIntegers": bunWith({ strict: true, safeIntegers: true }),
-    },
-  });
-});
-
-const postgresUrl = serverUrl("postgres");
-
-// deno-lint-ignore no-explicit-any
-function onPool(options: any): () => Handle {
-  return () => {
-    const pool = new pg.Pool({ connectionString: postgresUrl, ...options });
-    return {
-      store: (table, options) => Postgres({ pool, table, ...options }),
-      close: () => pool.end(),
-    };
-  };
-}
-
-/** Sets a global parser of pg as long as the handle is open. */
-// deno-lint-ignore no-explicit-any
-function withParser(type: number, parse: (value: any) => unknown): () => Handle {
-  return () => {
-    const before = pg.types.getTypeParser(type);
-    pg.types.setTypeParser(type, parse);
-    const handle = onPool({})();
-    return {
-      ...handle,
-      async close() {
-        pg.types.setTypeParser(type, before);
-        await handle.close();
+      Mongo: { url: 'option "url"', uri: 'option "url"', host: 'option "url"' },
+      SQLite: {
+        filename: 'option "filename"',
+        path: 'option "filename"',
+        readOnly: "config.readonly",
       },
+      Postgres: { url: 'option "url"', uri: 'option "url"', username: "config.user" },
+      MySQL: { url: 'option "url"', connectionString: 'option "url"', username: "config.user" },
     };
-  };
-}
-
-/** Types of columns, by their numbers in PostgreSQL. */
-const { BOOL, INT8, INT4, TEXT } = pg.types.builtins;
-
-describe("PostgreSQL settings", () => {
-  test({
-    name: "PostgreSQL on pg",
-    settings: {
-      "types of the pool": onPool({ types: { getTypeParser: () => (value: unknown) => [value] } }),
-      "binary": onPool({ binary: true }),
-      "a parser for text": withParser(TEXT, (text) => ({ text })),
-      "a parser for bigint": withParser(INT8, () => NaN),
-      "a parser for integer": withParser(INT4, () => "none"),
-      "a parser for boolean": withParser(BOOL, () => "no"),
-      "parseInt8": () => {
-        pg.defaults.parseInt8 = true;
-        const handle = onPool({})();
-        return {
-          ...handle,
-          close() {
-            pg.defaults.parseInt8 = false;
-            return handle.close();
-          },
-        };
-      },
-      "standard_conforming_strings off": onPool({
-        options: "-c standard_conforming_strings=off -c backslash_quote=on",
-      }),
-      "a client_encoding that is not used": onPool({ client_encoding: "latin1" }),
-      "bytea_output and DateStyle": onPool({
-        options: "-c bytea_output=escape -c datestyle=German",
-      }),
-    },
+    for (const [name, properties] of Object.entries(ignored)) {
+      for (const [property, instead] of Object.entries(properties)) {
+        assert.throws(() => factories[name]!({ config: { [property]: "x" } }), {
+          name: "TypeError",
+          message: `${name}: config.${property} has no effect; use ${instead}`,
+        });
+      }
+    }
+    assert.throws(
+      () => factories.Mongo!({ url: "mongodb://localhost", config: { username: "x" } }),
+      /^TypeError: Mongo: the driver refuses these options: option username is not supported/,
+    );
   });
-});
 
-const mysqlUrl = serverUrl("mysql");
+  it("Redis lets config win over the URL", () => {
+    const url = "rediss://user:p%40ss@localhost:1234/5";
+    const socket = { host: "localhost", port: 1234, tls: true };
+    const all = { socket, username: "user", password: "p@ss", database: 5 };
+    assert.deepEqual(redisOptions(url, {}), all);
+    assert.deepEqual(redisOptions(url, { username: undefined, socket: { host: undefined } }), all);
+    assert.deepEqual(
+      redisOptions(url, { username: "other", password: "", database: 0 }),
+      { ...all, username: "other", password: "", database: 0 },
+    );
+    assert.deepEqual(
+      redisOptions(url, { socket: { host: "b", port: 1, tls: false } }),
+      { ...all, socket: { host: "b", port: 1, tls: false } },
+    );
+    assert.deepEqual(redisOptions("redis://[::1]", {}), { socket: { host: "::1" } });
+    assert.deepEqual(redisOptions("unix://:p%40@/run/re%20dis.sock?db=3", {}), {
+      socket: { path: "/run/re dis.sock" },
+      password: "p@",
+      database: 3,
+    });
+    assert.deepEqual(redisOptions("unix:///run/redis.sock", { socket: { host: "b" } }), {
+      socket: { host: "b" },
+    });
+    assert.deepEqual(redisOptions(undefined, { socket: { port: 1 } }), { socket: { port: 1 } });
+  });
 
-function onMySQLPool(options: PoolOptions): () => Handle {
-  return () => {
-    const pool = createPool({ uri: mysqlUrl, ...options });
-    return {
-      store: (table, options) => MySQL({ pool, table, ...options }),
-      close: () => new Promise((resolve) => pool.end(resolve)),
+  it("PostgreSQL lets config win over the URL", () => {
+    const url = "postgres://user:p%40ss@db.example:1234/bot" +
+      "?sslmode=require&application_name=one&statement_timeout=5";
+    const all = {
+      host: "db.example",
+      port: 1234,
+      database: "bot",
+      user: "user",
+      password: "p@ss",
+      ssl: {},
+      application_name: "one",
+      statement_timeout: "5",
     };
-  };
-}
-
-const mysqlSettings: Record<string, PoolOptions> = {
-  rowsAsArray: { rowsAsArray: true },
-  "nestTables": { nestTables: true },
-  "nestTables with a separator": { nestTables: "_" as unknown as boolean },
-  "typeCast off": { typeCast: false },
-  "typeCast that reads JSON": {
-    typeCast: (field, next) => /BLOB/.test(field.type) ? { json: field.string() } : next(),
-  },
-  "typeCast for integers": { typeCast: (field, next) => field.type === "TINY" ? true : next() },
-  "supportBigNumbers": { supportBigNumbers: true, bigNumberStrings: true },
-  decimalNumbers: { decimalNumbers: true },
-  dateStrings: { dateStrings: true },
-  jsonStrings: { jsonStrings: true },
-  namedPlaceholders: { namedPlaceholders: true },
-  stringifyObjects: { stringifyObjects: true },
-  multipleStatements: { multipleStatements: true },
-  disableEval: { disableEval: true },
-  "charset latin1": { charset: "latin1" },
-  "maxPreparedStatements": { maxPreparedStatements: 1 },
-  "flags without FOUND_ROWS": { flags: ["-FOUND_ROWS"] },
-  queryFormat: { queryFormat: (sql: string) => sql } as PoolOptions,
-};
-
-describe("MySQL settings", () => {
-  test({
-    name: "MySQL on mysql2",
-    settings: Object.fromEntries(
-      Object.entries(mysqlSettings).map(([name, options]) => [name, onMySQLPool(options)]),
-    ),
-  });
-  const { queryFormat: _, ...others } = mysqlSettings; // Kysely's values go by `query`
-  const changed = /the driver changes rows/;
-  test({
-    name: "Kysely on mysql2",
-    settings: Object.fromEntries(
-      Object.entries(others).map(([name, options]) => [name, () => {
-        const pool = createPool({ uri: mysqlUrl, ...options });
-        const dialect = new kysely.MysqlDialect({ pool: pool as never });
-        const db = new kysely.Kysely({ dialect });
-        return {
-          store: (table, options) => KyselyStore({ db, table, ...options }),
-          close: () => db.destroy(),
-        };
-      }]),
-    ),
-    refused: {
-      nestTables: changed,
-      "typeCast off": changed,
-    },
-    unreadable: { "typeCast that reads JSON": /the driver returned a row in a form/ },
-  });
-});
-
-const redisUrl = serverUrl("redis");
-
-// deno-lint-ignore no-explicit-any
-function onClient(options: any): () => Handle {
-  return () => {
-    const client = createClient({ url: redisUrl, ...options });
-    return {
-      store: (prefix, options) => Redis({ client: client as never, prefix, ...options }),
-      close: () => client.close(),
+    assert.deepEqual(pgOptions({ url }), all);
+    assert.deepEqual(pgOptions({ config: { connectionString: url, ssl: undefined } }), all);
+    const config = {
+      host: "other",
+      port: 1,
+      database: "d",
+      user: "u",
+      password: "p",
+      ssl: { rejectUnauthorized: false },
+      application_name: "two",
+      statement_timeout: 6,
     };
-  };
-}
-
-const buffers = {
-  [RESP_TYPES.BLOB_STRING]: Buffer,
-  [RESP_TYPES.SIMPLE_STRING]: Buffer,
-  [RESP_TYPES.NUMBER]: String,
-};
-
-function onIORedis(options: object): () => Handle {
-  return () => {
-    const client = new IORedis(redisUrl, options);
-    return {
-      store: (prefix, options) => Redis({ client, prefix, ...options }),
-      close: () => client.quit(),
-    };
-  };
-}
-
-describe("Redis settings", () => {
-  test({
-    name: "Redis on node-redis",
-    settings: {
-      "RESP 2": onClient({ RESP: 2 }),
-      "RESP 3": onClient({ RESP: 3 }),
-      "a type mapping": onClient({ RESP: 3, commandOptions: { typeMapping: buffers } }),
-      "a type mapping with RESP 2": onClient({ RESP: 2, commandOptions: { typeMapping: buffers } }),
-    },
+    assert.deepEqual(pgOptions({ url, config }), config);
+    assert.deepEqual(pgOptions({ url, config: { ssl: false } }), { ...all, ssl: false });
+    // A database that is not named is that of the user.
+    const { database, host } = pgOptions({ url: "postgres://a@/", config: { user: "b" } });
+    assert.deepEqual([database, host], [
+      process.env.PGDATABASE ?? "b",
+      process.env.PGHOST ?? "localhost",
+    ]);
+    assert.equal(pgOptions({ url: "postgres://a@b/a", config: { user: "b" } }).database, "a");
+    const own = pgOptions({ host: "a", port: "5", config: { host: "b" } });
+    assert.deepEqual([own.host, own.port], ["b", 5]);
   });
-  test({
-    name: "Redis on ioredis",
-    settings: {
-      stringNumbers: onIORedis({ stringNumbers: true }),
-      keyPrefix: onIORedis({ keyPrefix: "app:" }),
-      enableAutoPipelining: onIORedis({ enableAutoPipelining: true }),
-      showFriendlyErrorStack: onIORedis({ showFriendlyErrorStack: true }),
-    },
-  });
-});
 
-const mongodbUrl = serverUrl("mongodb");
-
-function onMongo(options: MongoClientOptions): () => Handle {
-  return () => {
-    const client = new MongoClient(mongodbUrl, options);
-    return {
-      store: (collection, options) => Mongo({ client, collection, ...options }),
-      close: () => client.close(),
+  it("MySQL lets config win over the URL", () => {
+    const url = "mysql://user:p%40ss@[::1]:1234/bot" +
+      '?ssl={"rejectUnauthorized":true}&connectTimeout=5&charset=latin1&multipleStatements=true';
+    const all = {
+      host: "::1",
+      port: 1234,
+      database: "bot",
+      user: "user",
+      password: "p@ss",
+      ssl: { rejectUnauthorized: true },
+      connectTimeout: 5,
+      charset: "latin1",
+      multipleStatements: true,
     };
-  };
-}
+    const options = (options: object) => mysqlSettings(options) as PoolOptions;
+    assert.deepEqual(options({ url }), all);
+    assert.deepEqual(options({ config: { uri: url, ssl: undefined } }), all);
+    const config = {
+      host: "other",
+      port: 1,
+      database: "",
+      user: "u",
+      password: "",
+      ssl: { rejectUnauthorized: false },
+      connectTimeout: 6,
+      charset: "utf8mb4",
+      multipleStatements: false,
+    };
+    assert.deepEqual(options({ url, config }), config);
+    assert.equal(options({ url: "mysql://a/b" }).port, undefined);
+    const own = options({ host: "a", port: "5", config: { host: "b" } });
+    assert.deepEqual([own.host, own.port], ["b", 5]);
+  });
 
-describe("MongoDB settings", () => {
-  test({
-    name: "MongoDB on mongodb",
-    settings: {
-      "promoteValues off": onMongo({ promoteValues: false }),
-      "promoteLongs off": onMongo({ promoteLongs: false }),
-      promoteBuffers: onMongo({ promoteBuffers: true }),
-      useBigInt64: onMongo({ useBigInt64: true, promoteLongs: true }),
-      bsonRegExp: onMongo({ bsonRegExp: true }),
-      raw: onMongo({ raw: true }),
-      ignoreUndefined: onMongo({ ignoreUndefined: true }),
-      serializeFunctions: onMongo({ serializeFunctions: true }),
-      fieldsAsRaw: onMongo({ fieldsAsRaw: { session: true } }),
-      "enableUtf8Validation off": onMongo({ enableUtf8Validation: false }),
-      "readPreference secondary": onMongo({ readPreference: "secondaryPreferred" }),
-      "writeConcern 0": onMongo({ writeConcern: { w: 0 } }),
-    },
+  it("PostgreSQL takes a certificate that config.ssl trusts, with sslmode in the URL", async () => {
+    const url = serverUrl("postgres");
+    await using secured = await withTLS(url, true);
+    const at = urlWith(url, { host: secured.host, search: "sslmode=require" });
+    const table = place();
+    await using strict = Postgres({ url: at, table });
+    await assert.rejects(strict.get("k"), /certificate|self.signed|UnknownIssuer/i);
+    await using store = Postgres({
+      url: at,
+      table,
+      config: { ssl: { rejectUnauthorized: false } },
+    });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+    await dropPostgres(table);
+  });
+
+  it("Redis takes a certificate that config.socket trusts", async () => {
+    const url = serverUrl("redis");
+    await using secured = await withTLS(url);
+    const at = urlWith(url, { host: secured.host });
+    const prefix = `${place()}:`;
+    for (const [protocol, tls] of [["rediss:", undefined], ["redis:", true]] as const) {
+      // `tls` alone makes TLS of redis://.
+      const socket = { tls, rejectUnauthorized: false } as { tls: true };
+      await using store = Redis({
+        url: at.replace("redis:", protocol),
+        prefix,
+        config: { socket },
+      });
+      await store.set("k", 1);
+      assert.equal(await store.get("k"), 1);
+      await store.delete("k");
+    }
+  });
+
+  it("MongoDB lets config win over the URL", async () => {
+    const url = serverUrl("mongodb");
+    await using secured = await withTLS(url);
+    const at = urlWith(url, {
+      host: secured.host,
+      search: "tls=true&tlsAllowInvalidCertificates=false",
+    });
+    const config = { tlsAllowInvalidCertificates: true };
+    await using store = Mongo({ url: at, collection: place(), config, timeout: 60_000 });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+    await store.clear();
+    const message = /^Mongo: the driver refuses .* All values of tls\/ssl must be the same/;
+    assert.throws(() => Mongo({ url: at, config: { tls: false } }), { name: "TypeError", message });
   });
 });

@@ -82,3 +82,33 @@ declare const dialect: SqliteDialect;
   // @ts-expect-error: a number of ms
   Redis({ timeout: "5 s" });
 }
+
+/** Options: none where none is needed, and the text of environment variables. */
+{
+  for (const store of [Memory(), Redis(), Postgres(), MySQL(), new Memory(), new Redis()]) {
+    store.set("k", {});
+  }
+  const stores: Store<Session>[] = [Redis<Session>(), new Postgres<Session>(), Memory<Session>()];
+  stores.pop();
+  Postgres({ port: "5432" });
+  MySQL({ port: "3306" });
+}
+
+/** A factory that is not called is no store. */
+{
+  const { session } = telegraf;
+  // @ts-expect-error: not called
+  session({ store: Memory });
+  // @ts-expect-error: not called
+  session({ store: Redis });
+  // @ts-expect-error: not called
+  session({ store: Mongo });
+  // @ts-expect-error: not called
+  session({ store: SQLite });
+  // @ts-expect-error: not called
+  session({ store: Postgres });
+  // @ts-expect-error: not called
+  session({ store: MySQL });
+  // @ts-expect-error: not called
+  session({ store: KyselyStore });
+}

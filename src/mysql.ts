@@ -401,19 +401,45 @@ export interface Literals {
   encodeSession(session: string): string;
 }
 
+/**
+ * Checks a key for a column of an older version: without strict mode the server would cut it, or put
+ * question marks in place of characters, so that it became the key of another session.
+ *
+ * @throws {StoreError} for a key that the column does not take.
+ */
+function checkOldKey(type: string, key: string): void {
+  const [, length = Infinity, charset] = /^(?:var)?char\((\d+)\) (\w+)/.exec(type) ?? [];
+  const options = { operation: "write", key } as const;
+  if ([...key].length > Number(length)) {
+    throw new StoreError(`the key is too long: the column takes ${length} characters`, options);
+  }
+  const fits = /^utf8/.test(charset!) || (charset === "latin1" ? /^[\0-\xff]*$/ : /^[\0-\x7f]*$/)
+    .test(key);
+  if (!fits) throw new StoreError(`the column does not take all characters of the key`, options);
+}
+
+/** The same JSON in ASCII. */
+function escaped(json: string): string {
+  return json.replace(
+    /[\u0080-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /** Encodes for the table as it is, and for connections with this setting. */
 export function encoder(
   { shape, values }: Statements,
   { charset, packet }: Setting,
   { growth, checkKey, encodeSession }: Partial<Literals> = {},
 ): Encoder {
-  const binary = shape.columns.get("key")?.startsWith("varbinary");
-  // A table that could not be upgraded: without strict mode the server would cut a longer key.
-  const [, length = Infinity] = /^(?:var)?char\((\d+)\)/.exec(shape.columns.get("key") ?? "") ?? [];
+  const { key: keyType = "", session: sessionType = "" } = Object.fromEntries(shape.columns);
+  const binary = keyType.startsWith("varbinary");
   const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
   // A table that could not be upgraded.
-  const room = shape.columns.get("session")?.startsWith("text") ? 65_535 : Infinity;
-  function row(entry: Entry<string>): unknown[] {
+  const room = sessionType.startsWith("text") ? 65_535 : Infinity;
+  const ascii = !sessionType.endsWith("utf8mb4");
+  function row(old: Entry<string>): unknown[] {
+    const entry = ascii ? { ...old, value: escaped(old.value) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
     const more = growth?.(entry.value) ?? 0;
@@ -422,11 +448,10 @@ export function encoder(
       const why = `it has ${bytes} bytes, and the server takes ${most}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });
     }
-    if ([...entry.key].length > Number(length)) {
-      const why = `the key is too long: the old column takes ${length} characters`;
-      throw new StoreError(why, { operation: "write", key: entry.key });
+    if (!binary) {
+      checkOldKey(keyType, entry.key);
+      checkKey?.(entry.key);
     }
-    if (!binary) checkKey?.(entry.key);
     const text = encodeSession?.(entry.value) ??
       (charset === "utf8mb4" ? session : Buffer.from(entry.value));
     return [encode(key), text, ...others];

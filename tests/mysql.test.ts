@@ -325,6 +325,34 @@ describe("MySQL tables", () => {
     });
   }
 
+  it("MySQL changes nothing silently in an old table without strict mode", async () => {
+    const { name, url } = await createDatabase("latin1");
+    const old = createCallbackPool(url);
+    await upstream(old, "telegraf-sessions").set("k", { a: "é" });
+    const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
+    const pool = createCallbackPool(restricted);
+    pool.on("connection", (connection) => connection.query("SET sql_mode = ''"));
+    await using store = MySQL({ pool });
+    const session = { text: "é ß 鍵 🔑 ' \" \\" };
+    await store.set("k", session);
+    assert.deepEqual(await store.get("k"), session);
+    assert.deepEqual(await upstream(old, "telegraf-sessions").get("k"), session);
+    await store.set("é".repeat(32), session);
+    assert.deepEqual(await store.get("é".repeat(32)), session);
+    const refused = { name: "StoreError", message: /too long|does not take all characters/ };
+    for (const key of ["é".repeat(33), "?".repeat(33), "鍵", "🔑"]) {
+      await assert.rejects(store.set(key, 1), refused);
+      await assert.rejects(Promise.all([store.set(key, 1), store.set("k", session)]), refused);
+    }
+    await assert.rejects(store.set("k", "鍵".repeat(11_000)), { name: "TooLargeError" });
+    const keys = [];
+    for await (const key of store.keys()) keys.push(key);
+    assert.deepEqual(keys.toSorted(), ["k", "é".repeat(32)]);
+    assert.deepEqual(await store.get("k"), session);
+    pool.end();
+    old.end();
+  });
+
   it("MySQL does not open a table without a key that it may not alter", async () => {
     const { name, url } = await createDatabase();
     await keyless([name, "telegraf-sessions"]);

@@ -108,7 +108,7 @@ function backend(options: SQLiteOptions): Backend {
       statements = sqlite.play(database, prepareTable(sqlite.dialect(table, database), tools));
       select = database.prepare(statements.read(1));
       // Needs the unique key that an old table may lack.
-      if (plan === undefined) insert = database.prepare(statements.write(1));
+      if (statements.shape.unique) insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
     },
     read: (keys) =>

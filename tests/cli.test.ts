@@ -2,16 +2,25 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { existsSync, readFileSync, rmSync } from "node:fs";
+import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import Database from "better-sqlite3";
 import { MongoClient, ObjectId } from "mongodb";
 import { createConnection } from "mysql2/promise";
 import pg from "pg";
+import { createClient } from "redis";
+import type { Context } from "../src/cli/context.ts";
+import { missingDriver } from "../src/cli/database.ts";
+import { doctor } from "../src/cli/doctor.ts";
 import { progress } from "../src/cli/progress.ts";
+import { stats } from "../src/cli/stats.ts";
+import { SQLite } from "../sqlite.ts";
 import { cli, end, kinds, pipe, type Place, start } from "./cli.ts";
 import { place, serverUrl } from "./servers.ts";
 
@@ -33,6 +42,42 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
   assert.match(run.stderr, message);
   assert.equal(run.stdout, "");
   assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
+}
+
+/** A terminal, and who reads what is written to it. */
+function terminal(read: (text: string) => unknown) {
+  return {
+    isTTY: true,
+    columns: 120,
+    write: (text: string) => read(text),
+    cursorTo() {},
+    moveCursor() {},
+    clearLine() {},
+    on() {},
+    once() {},
+    removeListener() {},
+  };
+}
+
+/** What a command is given that opens nothing but SQLite. */
+function sqliteContext(own: Partial<Context>): Context {
+  const none = () => Promise.reject(new Error("not SQLite"));
+  return {
+    factories: {
+      redis: none,
+      mongodb: none,
+      sqlite: () => Promise.resolve(SQLite),
+      pg: none,
+      mysql: none,
+    },
+    drivers: { mongodb: none, pg: none, mysql: none },
+    stdout: { write() {} },
+    stderr: { write() {} },
+    stdin: Readable.from([]),
+    signal: new AbortController().signal,
+    timeout: 10_000,
+    ...own,
+  };
 }
 
 /** Two sessions, one of which expires, and one that has. */
@@ -181,8 +226,10 @@ for (const { name, place, prunes } of kinds) {
       const before = await here.raw();
       const output = await ok("doctor", here.url);
       assert.match(output, new RegExp(`^✓ can be opened: ${name} .*, \\d+ ms\n`));
-      assert.match(output, /✓ sessions can be read: [23] sessions\n✓ sessions can be changed and/);
+      assert.match(output, /✓ sessions can be read: [23] sessions\n✓ a session can be written\n/);
+      assert.match(output, /✓ it is read .*\n✓ .* expire\n✓ a session can be deleted\n$/);
       assert.doesNotMatch(output, /[✗•]/);
+      assert.deepEqual([...(await here.raw()).keys()].filter((key) => /doctor/.test(key)), []);
       assert.deepEqual((await here.raw()).get("1:1"), before.get("1:1"));
     });
 
@@ -393,7 +440,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(stdout, /^✗ can be opened: PostgreSQL 127\.0\.0\.1:1\/bot: no success.*\n$/);
   });
 
-  it("doctor finds missing rights", async () => {
+  it("PostgreSQL doctor finds missing rights", async () => {
     await using here = kind("PostgreSQL").place();
     await here.fill([["1:1", { n: 1 }]]);
     const client = new pg.Client(serverUrl("postgres"));
@@ -402,16 +449,181 @@ describe("the command line", { timeout: 600_000 }, () => {
     const table = new URL(here.url).searchParams.get("table");
     await client.query(`CREATE ROLE ${role} LOGIN PASSWORD 'secret'`);
     try {
-      await client.query(`GRANT SELECT ON "${table}" TO ${role}`);
       const url = here.url.replace(/:\/\/[^@]*@/, `://${role}:secret@`);
-      const { code, stdout } = await cli("doctor", url);
-      assert.equal(code, 1);
-      assert.match(stdout, /✓ sessions can be read: 1 session\n✗ sessions can be changed .*denied/);
+      const doctor = async (grant: string) => {
+        await client.query(grant);
+        const { code, stdout } = await cli("doctor", url);
+        assert.equal(code, 1, stdout);
+        return stdout;
+      };
+      const reader = await doctor(`GRANT SELECT ON "${table}" TO ${role}`);
+      assert.match(reader, /✓ sessions can be read: 1 session\n✗ a session can be written: .*den/);
+      assert.match(reader, /✗ .* expire: .*denied.*\n✗ a session can be deleted: .*denied/);
+      // A role that may change sessions, but not insert new ones.
+      const changer = await doctor(`GRANT UPDATE, DELETE ON "${table}" TO ${role}`);
+      assert.match(changer, /✗ a session can be written: .*denied.*\n✓ .* expire\n✓ .*deleted\n$/);
       await using to = text.place();
       assert.match(await ok("copy", url, to.url), /^Copied 1 session /);
+
+      const schema = `${role}_schema`;
+      const missing = `${url}&schema=${schema}`;
+      await client.query(`CREATE SCHEMA ${schema}; GRANT USAGE ON SCHEMA ${schema} TO ${role}`);
+      const nothing = await cli("doctor", missing);
+      assert.equal(nothing.code, 1);
+      assert.match(
+        nothing.stdout,
+        /• there is nothing yet;.*\n.*CREATE TABLE .*\n✗ it can be made: /,
+      );
+      assert.match(nothing.stdout, /: permission denied for schema /);
+      await client.query(`GRANT CREATE ON SCHEMA ${schema} TO ${role}`);
+      assert.match(await ok("doctor", missing), /\n✓ it can be made\n$/);
+      assert.match(await ok("doctor", missing), /• there is nothing yet/);
+      await client.query(`DROP SCHEMA ${schema}`); // fails if there is something in it
+
+      await client.query(`ALTER TABLE "${table}" DROP COLUMN expires`);
+      const old = await doctor(`GRANT INSERT ON "${table}" TO ${role}`);
+      assert.match(old, /✗ it can be upgraded: must be owner of table .* within its old limits\n/);
+      assert.match(old, /✓ a session can be written\n/);
     } finally {
       await client.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
       await client.end();
+    }
+  });
+
+  it("MySQL doctor finds missing rights", async () => {
+    await using here = kind("MySQL").place();
+    await here.fill([["1:1", { n: 1 }]]);
+    const connection = await createConnection(serverUrl("mysql"));
+    const user = place();
+    const table = new URL(here.url).searchParams.get("table");
+    await connection.query(`CREATE USER '${user}'@'%' IDENTIFIED BY 'secret'`);
+    try {
+      const url = here.url.replace(/:\/\/[^@]*@/, `://${user}:secret@`);
+      await connection.query(`GRANT SELECT, UPDATE, DELETE ON \`${table}\` TO '${user}'@'%'`);
+      const { code, stdout } = await cli("doctor", url);
+      assert.equal(code, 1, stdout);
+      assert.match(stdout, /✗ a session can be written: .*denied.*\n✓ .* expire\n✓ .*deleted\n$/);
+      const other = place();
+      await connection.query(`GRANT SELECT, INSERT ON \`${other}-%\`.* TO '${user}'@'%'`);
+      await connection.query(`CREATE DATABASE \`${other}-1\``);
+      const missing = url.replace(/\/[^/]*\?.*$/, `/${other}-1`);
+      const nothing = await cli("doctor", missing);
+      assert.equal(nothing.code, 1, nothing.stdout);
+      assert.match(nothing.stdout, /• there is nothing yet;.*\n.*\n✗ it can be made: CREATE comm/);
+      await connection.query(`GRANT CREATE ON \`${other}-%\`.* TO '${user}'@'%'`);
+      assert.match(await ok("doctor", missing), /\n✓ it can be made\n$/);
+      const [tables] = await connection.query(`SHOW TABLES IN \`${other}-1\``);
+      assert.deepEqual(tables, []);
+      await connection.query(`DROP DATABASE \`${other}-1\``);
+
+      await connection.query(`ALTER TABLE \`${table}\` DROP COLUMN expires`);
+      await connection.query(`GRANT INSERT ON \`${table}\` TO '${user}'@'%'`);
+      const old = await cli("doctor", url);
+      assert.match(old.stdout, /✗ it can be upgraded: ALTER command denied .* its old limits\n/);
+      assert.match(old.stdout, /✓ a session can be written\n/);
+    } finally {
+      await connection.query(`DROP USER '${user}'@'%'`);
+      await connection.end();
+    }
+  });
+
+  it("Redis doctor finds missing rights", async () => {
+    await using here = kind("Redis").place();
+    await here.fill([["1:1", { n: 1 }]]);
+    const client = await createClient({ url: serverUrl("redis") }).connect();
+    const user = place();
+    try {
+      const rules = ["on", ">secret", "~*", "+@all", "-set", "-mset"];
+      await client.sendCommand(["ACL", "SETUSER", user, ...rules]);
+      const { code, stdout } = await cli("doctor", here.url.replace("://", `://${user}:secret@`));
+      assert.equal(code, 1, stdout);
+      assert.match(
+        stdout,
+        /✓ sessions can be read: 1 session\n✗ a session can be written: .*NOPERM/,
+      );
+    } finally {
+      await client.sendCommand(["ACL", "DELUSER", user]);
+      client.destroy();
+    }
+  });
+
+  it("SQLite doctor finds a folder that is missing", async () => {
+    const file = join(tmpdir(), place(), "bot.sqlite");
+    const { code, stdout } = await cli("doctor", file);
+    assert.equal(code, 1, stdout);
+    assert.match(stdout, /• there is nothing yet;.*\n.*CREATE TABLE .*\n✗ it can be made: ENOENT/);
+    await using here = text.place();
+    assert.match(await ok("doctor", here.url), /\n✓ it can be made\n$/);
+    assert.ok(!existsSync(here.url));
+  });
+
+  it("Ctrl-C ends every command that waits for a server with 130", async () => {
+    const sockets = new Set<Socket>();
+    const silent = createServer((socket) => sockets.add(socket.on("error", () => {})));
+    await once(silent.listen(0, "127.0.0.1"), "listening");
+    const { port } = silent.address() as { port: number };
+    const url = `postgres://user:s3cret@127.0.0.1:${port}/bot`;
+    await using here = text.place();
+    await here.fill([["1:1", { n: 1 }]]);
+    try {
+      const commands = [
+        ["stats", url],
+        ["get", url, "1:1"],
+        ["delete", url, "1:1"],
+        ["export", url],
+        ["prune", url],
+        ["doctor", url],
+        ["copy", url, here.url],
+        ["copy", here.url, url],
+        ["import", "-", url],
+        ["import", "--format", "grammy-psql", url, here.url],
+      ];
+      for (const command of commands) {
+        const connected = once(silent, "connection");
+        const child = start(...command, "--timeout", "60");
+        const ended = end(child);
+        await connected;
+        child.kill("SIGINT");
+        const { code, stdout, stderr } = await ended;
+        assert.equal(code, 130, `${command}: ${stdout}${stderr}`);
+        assert.match(stderr, /^Interrupted/);
+        assert.doesNotMatch(stdout, /✓|✗/);
+      }
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      silent.close();
+    }
+  });
+
+  it("Ctrl-C ends an import that waits for its input", async () => {
+    await using to = text.place();
+    const child = start("import", "-", to.url);
+    const ended = end(child);
+    child.stdin.write('{"key":"1:1","session":1}\n');
+    while (!existsSync(to.url)) await wait(10);
+    child.kill("SIGINT");
+    const { code, stderr } = await ended;
+    assert.equal(code, 130, stderr);
+    assert.match(stderr, /^Interrupted; the same command goes on/m);
+  });
+
+  it("Ctrl-C ends doctor and stats without a word about a part of the sessions", async () => {
+    await using here = text.place();
+    await here.fill(
+      Array.from({ length: 2_000 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]),
+    );
+    for (const command of [doctor, stats]) {
+      const aborter = new AbortController();
+      let stdout = "";
+      // The bar counts sessions before their values are read; then comes the first of its own.
+      const stderr = terminal((shown) => /[1-9]\d* of 2000/.test(shown) && aborter.abort());
+      const context = sqliteContext({
+        stdout: { write: (text) => stdout += text },
+        stderr,
+        signal: aborter.signal,
+      });
+      await assert.rejects(command(here.url, context), { message: "Interrupted", code: 130 });
+      assert.doesNotMatch(stdout, /sessions/);
     }
   });
 
@@ -464,18 +676,7 @@ describe("the command line", { timeout: 600_000 }, () => {
 
   it("progress is a bar on a terminal, and lines elsewhere", async () => {
     let shown = "";
-    const terminal = {
-      isTTY: true,
-      columns: 120,
-      write: (text: string) => shown += text,
-      cursorTo() {},
-      moveCursor() {},
-      clearLine() {},
-      on() {},
-      once() {},
-      removeListener() {},
-    };
-    const bar = await progress(terminal, 2_000);
+    const bar = await progress(terminal((text) => shown += text), 2_000);
     bar.add(500);
     bar.stop();
     assert.match(shown, /█+░+ 25 % \| 500 of 2000 \| \d+ per s \| .+ left/);
@@ -484,6 +685,95 @@ describe("the command line", { timeout: 600_000 }, () => {
     lines.add(500);
     lines.stop();
     assert.equal(shown, "");
+  });
+
+  it("stats and doctor show a bar on a terminal", async () => {
+    await using here = text.place();
+    await here.fill([["1:1", 1], ["2:2", 2]]);
+    for (const command of [stats, doctor]) {
+      let shown = "";
+      const stderr = terminal((text) => shown += text);
+      assert.equal(await command(here.url, sqliteContext({ stderr })), 0);
+      assert.match(shown, /100 % \| 2 of 2 /);
+    }
+  });
+
+  it("--version is the package's", async () => {
+    const { version } = JSON.parse(readFileSync(new URL("../deno.json", import.meta.url), "utf8"));
+    assert.equal(await ok("--version"), `${version}\n`);
+  });
+
+  it("--timeout is how long opening may take", async () => {
+    const down = "postgres://user:s3cret@127.0.0.1:1/bot";
+    await fails(1, /: no success within 0\.5 s: connect /, "stats", down, "--timeout", "0.5");
+    for (const wrong of ["x", "0", "-1", ""]) {
+      await fails(2, /^--timeout must be a number of seconds/, "stats", down, "--timeout", wrong);
+    }
+    // A server that sleeps refuses connections for longer than the 10 s that are the default.
+    const { hostname, port } = new URL(serverUrl("postgres"));
+    let refused = 0;
+    const sleepy = createServer((near) => {
+      near.on("error", () => {});
+      if (++refused < 40) return void near.destroy();
+      const far = connect(Number(port), hostname).on("error", () => near.destroy());
+      near.pipe(far).pipe(near);
+    });
+    await once(sleepy.listen(0, "127.0.0.1"), "listening");
+    try {
+      await using here = kind("PostgreSQL").place();
+      await here.fill([["1:1", 1]]);
+      const url = new URL(here.url);
+      url.host = `127.0.0.1:${(sleepy.address() as { port: number }).port}`;
+      assert.match(await ok("stats", url.href, "--timeout", "120"), /: 1 session, /);
+    } finally {
+      sleepy.close();
+    }
+  });
+
+  it("a place without a scheme is told how to begin", async () => {
+    const begin = (place: string, hint: RegExp) => fails(2, hint, "stats", place);
+    await begin(
+      "localhost:6379",
+      /^"localhost:6379" is not a URL: begin with redis:\/\/, as in re/,
+    );
+    await begin("127.0.0.1:6379", /^"127\.0\.0\.1:6379" is not a URL: begin with redis:\/\/, /);
+    await begin("[::1]:5432/bot", /^"\[::1\]:5432" is not a URL: begin with postgres:\/\/, /);
+    await begin("user:s3cret@db.example.com:3306/bot", /^"db.example.com:3306" .* mysql:\/\/, as/);
+    await begin("db.example.com:27017", /begin with mongodb:\/\/, as in mongodb:\/\/db/);
+    await begin("localhost:1234", /^"localhost:1234" is not .* redis:\/\/, mongodb:\/\/, /);
+    await begin(
+      "user:s3cret@localhost/bot",
+      /^"\*\*\*@localhost\/bot" is neither a URL nor a file /,
+    );
+    await begin("redis:localhost", /^A redis: URL begins with redis:\/\/\n$/);
+  });
+
+  it("a driver that is missing under npx is told with the command that works there", () => {
+    const npx = ["copy", "redis://:s3cret@localhost", "postgres://localhost/bot"];
+    const { message } = missingDriver("PostgreSQL", "pg", sqliteContext({ npx }));
+    assert.match(message, /: npx -p @telegraf\/session -p redis -p pg telegraf-session …$/);
+    const local = missingDriver("PostgreSQL", "pg", sqliteContext({}));
+    assert.match(local.message, /: npm install pg$/);
+  });
+
+  it("copy says which sessions cannot be decoded and are copied unchanged", async () => {
+    await using from = text.place();
+    await using to = kind("PostgreSQL").place();
+    await from.fill([["1:1", { n: 1 }]]);
+    await from.write("2:2", "{oops");
+    const dry = await ok("copy", "--dry-run", from.url, to.url);
+    assert.match(
+      dry,
+      /^Would copy 2 sessions .*\n1 session cannot be decoded and would be co.*"2:2"/,
+    );
+    const real = await ok("copy", from.url, to.url);
+    assert.match(real, /^Copied 2 sessions .*\n1 session cannot be decoded and was copied .*"2:2"/);
+    assert.equal((await to.raw()).get("2:2")!.value, "{oops");
+    await using documents = kind("MongoDB").place();
+    const run = await cli("copy", "--dry-run", from.url, documents.url);
+    assert.equal(run.code, 1);
+    assert.match(run.stdout, /^Would copy 1 session /);
+    assert.match(run.stderr, /^Not transferred: session "2:2": /);
   });
 
   it("a file's name may be anything after sqlite:", async () => {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { MaybePromise } from "../backend.ts";
 import { reason } from "../errors.ts";
 import type { StoreFactory } from "../store.ts";
 import type { Kind } from "./database.ts";
@@ -19,9 +20,9 @@ export interface Context {
   /** Loads the factory of a database, and with it the driver. */
   // deno-lint-ignore no-explicit-any
   readonly factories: { readonly [Name in Kind]: () => Promise<StoreFactory<any>> };
-  /** Loads drivers with which is read what other packages wrote. */
+  /** Loads the drivers that are used without a store. */
   // deno-lint-ignore no-explicit-any
-  readonly drivers: { readonly [Name in "mongodb" | "pg"]: () => Promise<any> };
+  readonly drivers: { readonly [Name in "mongodb" | "pg" | "mysql"]: () => Promise<any> };
   /** Data. */
   readonly stdout: Output;
   /** Progress and what went wrong. */
@@ -29,6 +30,10 @@ export interface Context {
   readonly stdin: AsyncIterable<Uint8Array>;
   /** Aborts when the user wants to stop. */
   readonly signal: AbortSignal;
+  /** How long opening a database may take, in ms. */
+  readonly timeout: number;
+  /** The arguments of the program, where npx runs it from its cache. */
+  readonly npx?: readonly string[];
 }
 
 /** How the program ends. */
@@ -44,9 +49,49 @@ export class Failure extends Error {
   }
 }
 
+/** What ends a command that the user stopped. */
+export function interruption(): Failure {
+  return new Failure("Interrupted", exit.interrupted);
+}
+
+/**
+ * The result of work that changes nothing, unless the user stops the command before it is there.
+ *
+ * @throws {Failure} when the user stops the command.
+ */
+export async function unlessInterrupted<T>(
+  signal: AbortSignal,
+  work: () => MaybePromise<T>,
+): Promise<T> {
+  let stop = () => {};
+  const stopped = new Promise<never>((_, reject) => {
+    stop = () => reject(interruption());
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
+  });
+  stopped.catch(() => {}); // it may reject after the race
+  try {
+    return await (signal.aborted ? stopped : Promise.race([work(), stopped]));
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
 /** What went wrong, in one sentence without credentials. */
 export function sentence(error: unknown): string {
   return error instanceof Failure ? error.message : reason(error);
+}
+
+/**
+ * A time that the user gives in seconds, in ms.
+ *
+ * @throws {Failure} for what is no such time.
+ */
+export function seconds(text: string): number {
+  const number = Number(text);
+  if (text.trim() !== "" && number > 0 && number <= 86_400) return number * 1000;
+  const form = "a number of seconds above 0, up to a day";
+  throw new Failure(`--timeout must be ${form}, not "${text}"`, exit.usage);
 }
 
 /** A number of things, as `1 session` or `2,000 sessions`. */

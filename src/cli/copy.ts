@@ -6,7 +6,7 @@
 
 import { type Context, exit, Failure } from "./context.ts";
 import { Database, locate, type Location, placesOf } from "./database.ts";
-import { progress } from "./progress.ts";
+import { progressOf } from "./progress.ts";
 import { conclude, type Mode, sourceOf, transfer } from "./transfer.ts";
 
 /** Copies all sessions of one database to another. */
@@ -26,18 +26,11 @@ export async function copy(
   await using source = await Database.open(here, "read", context, warn);
   const purpose = mode.dryRun ? "look" : "fill";
   await using target = await Database.open(there, purpose, context, warn);
-  // Counting takes a look at every key: only for who sees a bar.
-  const shown = await progress(stderr, stderr.isTTY ? await total(source) : undefined);
+  const shown = await progressOf(source, stderr);
   const batches = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));
   const outcome = await transfer(batches, target, mode, shown, context)
     .finally(() => shown.stop());
   return conclude(outcome, batches, target, mode, started, context);
-}
-
-async function total(source: Database): Promise<number> {
-  let total = 0;
-  for await (const page of source.pages()) total += page.length;
-  return total;
 }
 
 /** Whether what is copied would be copied again. */

@@ -10,7 +10,7 @@ import { Connection, within } from "../connection.ts";
 import { StoreError } from "../errors.ts";
 import { expired } from "../queue.ts";
 import { backendOf } from "../store.ts";
-import { type Context, exit, Failure, sentence } from "./context.ts";
+import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
 
 /** The databases, by the names of their entries. */
 const kinds = {
@@ -67,21 +67,17 @@ export interface Location {
  */
 export function locate(text: string): Location {
   const scheme = /^([a-z][a-z\d+.-]+):/i.exec(text)?.[1]?.toLowerCase();
-  if (scheme === undefined) {
-    if (!/\.(sqlite3?|db3?)$/i.test(text)) {
-      throw new Failure(
-        `"${text}" is neither a URL nor a file with a name that ends in .sqlite or .db`,
-        exit.usage,
-      );
-    }
-    return { kind: "sqlite", url: text, places: {}, title: `SQLite ${text}` };
-  }
-  const kind = (Object.keys(kinds) as Kind[]).find((name) => kinds[name].schemes.test(scheme));
+  const kind = (Object.keys(kinds) as Kind[]).find((name) =>
+    kinds[name].schemes.test(scheme ?? "")
+  );
   if (kind === undefined) {
-    throw new Failure(
-      `There is no database for "${scheme}:"; there are redis:, mongodb:, sqlite:, postgres: and mysql:`,
-      exit.usage,
-    );
+    if (scheme === undefined && /\.(sqlite3?|db3?)$/i.test(text)) {
+      return { kind: "sqlite", url: text, places: {}, title: `SQLite ${text}` };
+    }
+    throw new Failure(unknownPlace(text, scheme), exit.usage);
+  }
+  if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
+    throw new Failure(`A ${scheme}: URL begins with ${scheme}://`, exit.usage);
   }
   const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
   const places: Record<string, string> = {};
@@ -109,6 +105,31 @@ export function locate(text: string): Location {
   return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
 }
 
+/** What is wrong with a text that names no database, without what may be a password. */
+function unknownPlace(text: string, scheme: string | undefined): string {
+  const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
+  if (host !== undefined) {
+    const known = ports[port!];
+    const begin = known === undefined
+      ? "redis://, mongodb://, postgres:// or mysql://"
+      : `${known}, as in ${known}${host}:${port}`;
+    return `"${host}:${port}" is not a URL: begin with ${begin}`;
+  }
+  if (scheme !== undefined && !text.includes("@")) {
+    return `There is no database for "${scheme}:"; there are redis:, mongodb:, sqlite:, postgres: and mysql:`;
+  }
+  const shown = text.replace(/^.*@/s, "***@");
+  return `"${shown}" is neither a URL nor a file with a name that ends in .sqlite or .db`;
+}
+
+/** How URLs begin, by the port on which servers usually listen. */
+const ports: Record<string, string | undefined> = {
+  6379: "redis://",
+  27017: "mongodb://",
+  5432: "postgres://",
+  3306: "mysql://",
+};
+
 function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
@@ -134,11 +155,18 @@ export class Database implements AsyncDisposable {
   readonly plan: Plan | undefined;
   readonly #backend: Backend<unknown>;
   readonly #connection: Connection<unknown>;
+  readonly #signal: AbortSignal;
 
-  private constructor(title: string, backend: Backend<unknown>, plan: Plan | undefined) {
+  private constructor(
+    title: string,
+    backend: Backend<unknown>,
+    plan: Plan | undefined,
+    signal: AbortSignal,
+  ) {
     this.title = title;
     this.#backend = backend;
     this.#connection = Connection.of(backend, patience);
+    this.#signal = signal;
     this.plan = plan;
   }
 
@@ -146,14 +174,15 @@ export class Database implements AsyncDisposable {
    * Opens a database.
    *
    * @param warn is told what does not keep the database from working.
-   * @throws {Failure} when that cannot be.
+   * @throws {Failure} when that cannot be, or the user stops the command.
    */
   static async open(
     { kind, url, places, title }: Location,
     purpose: Purpose,
-    { factories }: Context,
+    context: Context,
     warn: (text: string) => void = () => {},
   ): Promise<Database> {
+    const { factories, signal, timeout } = context;
     const mayMiss = purpose === "look" || purpose === "probe";
     const missing = new Failure(`${title} has no ${describe(kind, places)}`);
     const there = purpose === "fill" || kind !== "sqlite" || existsSync(url);
@@ -169,14 +198,17 @@ export class Database implements AsyncDisposable {
       connection.expiring = purpose !== "fill";
       if (purpose !== "fill") connection.plan = (found) => plan = found;
       connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
-      await timed(10_000, connection, (signal) => connection.attempt(() => {}, signal));
+      const open = (signal: AbortSignal) => connection.attempt(() => {}, signal);
+      await timed(timeout, connection, open, signal);
     } catch (error) {
-      if (plan?.exists !== false) {
-        await backend?.close();
-        throw explained(error, kind, title);
+      if (plan?.exists !== false || signal.aborted) {
+        const closed = backend?.close();
+        if (signal.aborted) Promise.resolve(closed).catch(() => {}); // it may wait for a server
+        else await closed;
+        throw explained(error, kind, title, context);
       }
     }
-    const database = new Database(title, backend!, plan);
+    const database = new Database(title, backend!, plan, signal);
     if (plan?.exists === false && !mayMiss) {
       await database.close();
       throw missing;
@@ -207,7 +239,7 @@ export class Database implements AsyncDisposable {
     let start: string | undefined;
     if (this.missing) return;
     do {
-      const page = await this.#do((connection, signal) => connection.page(start, signal, 1_000));
+      const page = await this.#look((connection, signal) => connection.page(start, signal, 1_000));
       yield page.entries;
       start = page.next;
     } while (start !== undefined);
@@ -217,22 +249,27 @@ export class Database implements AsyncDisposable {
   async read(keys: string[]): Promise<Entry<unknown>[]> {
     if (this.missing || keys.length === 0) return [];
     const some = [...new Set(keys)];
-    const entries = await this.#do((connection, signal) => connection.read(some, signal));
+    const entries = await this.#look((connection, signal) => connection.read(some, signal));
     // Of duplicates the last one counts.
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
 
-  /** Inserts or overwrites; `fresh` says that none was there a moment ago. */
-  write(entries: Entry<unknown>[], fresh: boolean): Promise<void> {
-    return this.#do((connection, signal) => connection.write(entries, signal, fresh));
+  /**
+   * Inserts or overwrites.
+   *
+   * @param fresh whether none was there a moment ago.
+   * @param limit how long it may take, in ms.
+   */
+  write(entries: Entry<unknown>[], fresh: boolean, limit?: number): Promise<void> {
+    return this.#do((connection, signal) => connection.write(entries, signal, fresh), limit);
   }
 
-  renew(keys: string[], expires: number): Promise<void> {
-    return this.#do((connection, signal) => connection.renew(keys, expires, signal));
+  renew(keys: string[], expires: number, limit?: number): Promise<void> {
+    return this.#do((connection, signal) => connection.renew(keys, expires, signal), limit);
   }
 
-  remove(keys: string[]): Promise<void> {
-    return this.#do((connection, signal) => connection.remove(keys, signal));
+  remove(keys: string[], limit?: number): Promise<void> {
+    return this.#do((connection, signal) => connection.remove(keys, signal), limit);
   }
 
   /** Deletes some entries that have expired, and returns how many. */
@@ -248,36 +285,60 @@ export class Database implements AsyncDisposable {
     return this.close();
   }
 
-  async #do<T>(
-    work: (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>,
-  ): Promise<T> {
+  /** Changes something: the user, who may stop the command meanwhile, hears whether it was done. */
+  async #do<T>(work: Work<T>, limit = patience, signal?: AbortSignal): Promise<T> {
+    const connection = this.#connection;
     try {
-      return await timed(patience, this.#connection, (signal) => work(this.#connection, signal));
+      return await timed(limit, connection, (signal) => work(connection, signal), signal);
     } catch (error) {
       if (error instanceof StoreError) throw error; // about an entry
+      if (error instanceof Failure && error.code === exit.interrupted) throw error;
       throw new Failure(`${this.title}: ${sentence(error)}`);
     }
   }
+
+  /** Changes nothing, and ends when the user stops the command. */
+  #look<T>(work: Work<T>): Promise<T> {
+    return this.#do(work, patience, this.#signal);
+  }
 }
 
+type Work<T> = (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>;
+
 /** Says which package is missing, where one is. */
-function explained(error: unknown, kind: Kind, title: string): Failure {
+function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
+  if (error instanceof Failure && error.code === exit.interrupted) return error;
   const { driver, title: name } = kinds[kind];
-  const { code, message } = error as { code?: string; message: string };
-  if (/MODULE_NOT_FOUND/.test(code ?? "") && message.includes(`'${driver}'`)) {
-    return missingDriver(name, driver);
-  }
+  if (isMissing(error, driver)) return missingDriver(name, driver, context);
   if (error instanceof TypeError || error instanceof RangeError) {
     return new Failure(sentence(error), exit.usage);
   }
   return new Failure(`${title}: ${sentence(error)}`);
 }
 
+/** Whether a package is not installed; the store may have wrapped the error that says so. */
+export function isMissing(error: unknown, driver: string): boolean {
+  const { code, message = "", cause } = Object(error) as {
+    code?: unknown;
+    message?: string;
+    cause?: unknown;
+  };
+  return /MODULE_NOT_FOUND/.test(String(code)) && message.includes(`'${driver}'`) ||
+    message.startsWith(`${driver} is not installed`) ||
+    cause !== undefined && isMissing(cause, driver);
+}
+
 /** What to do about a driver that is not installed. */
-export function missingDriver(name: string, driver: string): Failure {
-  return new Failure(
-    `${name} needs the package ${driver} beside @telegraf/session: npm install ${driver}`,
+export function missingDriver(name: string, driver: string, { npx }: Context): Failure {
+  const needs = `${name} needs the package ${driver} beside @telegraf/session`;
+  if (npx === undefined) return new Failure(`${needs}: npm install ${driver}`);
+  // Those of the other URLs as well: npx has no others than it is told.
+  const schemes = npx.map((argument) => /^([a-z][a-z\d+.-]+):/i.exec(argument)?.[1] ?? "");
+  const others = Object.values(kinds).filter(({ driver: other, schemes: known }) =>
+    other === driver || other !== "better-sqlite3" && schemes.some((scheme) => known.test(scheme))
   );
+  const packages = others.map(({ driver }) => ` -p ${driver}`).join("");
+  return new Failure(`${needs}: npx -p @telegraf/session${packages} telegraf-session …`);
 }
 
 /** The table, collection or prefix, in words. */
@@ -293,13 +354,23 @@ export function placesOf(
   return { ...kinds[kind].places, ...places };
 }
 
+/**
+ * Does work within a time.
+ *
+ * @param interrupt ends it before.
+ */
 async function timed<T>(
   timeout: number,
   connection: Connection<unknown>,
   work: (signal: AbortSignal) => MaybePromise<T>,
+  interrupt?: AbortSignal,
 ): Promise<T> {
   try {
-    return await within(timeout, work);
+    return await within(timeout, (signal) => {
+      if (interrupt === undefined) return work(signal);
+      const either = AbortSignal.any([signal, interrupt]);
+      return unlessInterrupted(interrupt, () => work(either));
+    });
   } catch (error) {
     if (error !== expired) throw error;
     const { trouble } = connection;

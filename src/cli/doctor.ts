@@ -6,24 +6,32 @@
 
 import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
-import { type Context, count, exit, sentence, some } from "./context.ts";
-import { Database, locate } from "./database.ts";
-import { sourceOf } from "./transfer.ts";
+import type { Plan } from "../backend.ts";
+import { isAlive } from "../store.ts";
+import { type Context, count, exit, Failure, interruption, sentence, some } from "./context.ts";
+import { Database, locate, type Location } from "./database.ts";
+import { progressOf } from "./progress.ts";
+import { checkPlan } from "./rights.ts";
+import { decodes, sourceOf } from "./transfer.ts";
 
-/** Looks whether a store would work on the database, and changes nothing. */
+/** How long each thing that a bot does may take, in ms. */
+const patience = 10_000;
+
+/** Looks whether a store would work on the database, and leaves it as it is. */
 export async function doctor(url: string, context: Context): Promise<number> {
+  const { signal, stdout } = context;
   const location = locate(url);
   let wrong = 0;
-  const say = (mark: string, text: string) => context.stdout.write(`${mark} ${text}\n`);
-  const check = async (text: string, work: () => Promise<unknown>) => {
+  const say = (mark: string, text: string) => stdout.write(`${mark} ${text}\n`);
+  const check = async (text: string, work: () => Promise<string | void>) => {
     try {
       const note = await work();
+      if (signal.aborted) throw interruption();
       say("✓", note === undefined ? text : `${text}: ${note}`);
-      return true;
     } catch (error) {
+      if (signal.aborted) throw interruption();
       wrong++;
       say("✗", `${text}: ${sentence(error)}`);
-      return false;
     }
   };
 
@@ -42,44 +50,90 @@ export async function doctor(url: string, context: Context): Promise<number> {
     say("•", "the schema is of an older version; the first operation of a store upgrades it:");
   }
   for (const change of plan?.changes ?? []) {
-    context.stdout.write(`    ${change.replace(/\s+/g, " ")}\n`);
+    stdout.write(`    ${change.replace(/\s+/g, " ")}\n`);
   }
-  if (missing) return exit.ok;
-
-  const readable = await check("sessions can be read", () => inspect(opened, context));
-  const key = `doctor:${randomUUID()}`;
-  const rights = "sessions can be changed and deleted (tried with a key that is not there)";
-  if (readable) {
-    await check(rights, async () => {
-      await opened.renew([key], Date.now());
-      await opened.remove([key]);
-    });
+  if (plan !== undefined && plan.changes.length > 0) {
+    await check(missing ? "it can be made" : "it can be upgraded", () => change(plan));
+  }
+  if (!missing) {
+    await check("sessions can be read", () => inspect(opened));
+    await tryAll(opened);
   }
   return wrong === 0 ? exit.ok : exit.failed;
 
+  /** Looks whether the first operation of a store will succeed. */
+  async function change(plan: Plan): Promise<string | void> {
+    try {
+      await checkPlan(location, plan, context);
+    } catch (error) {
+      if (missing || !plan.unique && location.kind !== "mongodb") throw error;
+      // A store works without.
+      throw new Failure(`${sentence(error)}; a store works within its old limits`);
+    }
+  }
+
+  /** Does what a bot does, with a key of its own. */
+  async function tryAll(database: Database): Promise<void> {
+    const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables take 32 characters
+    const { codec } = database;
+    const session = () => codec.encode({ doctor: true });
+    // Where the process ends before it is deleted, it expires.
+    const expires = Date.now() + 60_000;
+    let written = false;
+    try {
+      if (needsKey(location, plan)) {
+        say("•", "writing is not tried, because the table has no unique key before the upgrade");
+      } else {
+        await check("a session can be written", async () => {
+          await database.write([{ key, value: session(), expires }], true, patience);
+          written = true;
+          await database.write([{ key, value: session(), expires }], false, patience);
+        });
+      }
+      if (written) {
+        await check("it is read as it was written", async () => {
+          const [entry] = await database.read([key]);
+          if (entry === undefined || !isAlive(entry)) throw new Failure("it is not there");
+          if (!codec.equal(entry.value, session())) throw new Failure("it is another one");
+        });
+      }
+      await check("a session can be made to expire", async () => {
+        await database.renew([key], Date.now() + 60_000, patience);
+      });
+      await check("a session can be deleted", async () => {
+        await database.remove([key], patience);
+        written = false;
+      });
+    } finally {
+      if (written) await database.remove([key], patience).catch(() => {});
+    }
+  }
+
   /** Reads all sessions. */
-  async function inspect(database: Database, { signal }: Context): Promise<string> {
+  async function inspect(database: Database): Promise<string> {
     let sessions = 0;
     let last: string | undefined;
     const repeated: string[] = [];
     const broken: string[] = [];
-    for await (const { entries, read } of sourceOf(database).batches()) {
-      if (signal.aborted) break;
-      const keys = entries.map(({ key }) => key);
-      if (plan?.unique === false) {
-        for (const key of keys) {
-          if (key === last && repeated.at(-1) !== key) repeated.push(key);
-          last = key;
+    const shown = await progressOf(database, context.stderr);
+    try {
+      for await (const { entries, read } of sourceOf(database).batches()) {
+        if (signal.aborted) throw interruption();
+        const keys = entries.map(({ key }) => key);
+        if (plan?.unique === false) {
+          for (const key of keys) {
+            if (key === last && repeated.at(-1) !== key) repeated.push(key);
+            last = key;
+          }
         }
-      }
-      for (const { key, value } of await read(keys)) {
-        sessions++;
-        try {
-          database.codec.decode(value);
-        } catch {
-          broken.push(key);
+        for (const { key, value } of await read(keys)) {
+          sessions++;
+          if (!decodes(database.codec, value)) broken.push(key);
         }
+        shown.add(entries.length);
       }
+    } finally {
+      shown.stop();
     }
     if (repeated.length > 0) {
       const kept = location.kind === "mongodb" ? "first" : "newest";
@@ -92,4 +146,9 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
     return count(sessions, "session");
   }
+}
+
+/** Whether inserts need a unique key that the table does not have yet. */
+function needsKey({ kind }: Location, plan: Plan | undefined): boolean {
+  return plan?.unique === false && (kind === "pg" || kind === "sqlite");
 }

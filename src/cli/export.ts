@@ -5,7 +5,15 @@
  */
 
 import { isAlive } from "../store.ts";
-import { type Context, count, exit, Failure, type Output, sentence } from "./context.ts";
+import {
+  type Context,
+  count,
+  exit,
+  Failure,
+  interruption,
+  type Output,
+  sentence,
+} from "./context.ts";
 import { Tally, text } from "./convert.ts";
 import { Database, locate } from "./database.ts";
 import { progress } from "./progress.ts";
@@ -19,26 +27,30 @@ export async function exportLines(url: string, context: Context): Promise<number
   const tally = new Tally();
   let exported = 0;
   let refused = 0;
-  for await (const { entries, read } of sourceOf(database).batches()) {
-    if (signal.aborted) break;
-    const lines: string[] = [];
-    for (const entry of await read(entries.map(({ key }) => key))) {
-      const { key, value, expires } = entry;
-      if (value === "" || !isAlive(entry)) continue;
-      try {
-        lines.push(line(key, text(database.codec, value, tally), expires));
-      } catch (error) {
-        refused++;
-        stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
+  try {
+    for await (const { entries, read } of sourceOf(database).batches()) {
+      if (signal.aborted) break;
+      const lines: string[] = [];
+      for (const entry of await read(entries.map(({ key }) => key))) {
+        const { key, value, expires } = entry;
+        if (value === "" || !isAlive(entry)) continue;
+        try {
+          lines.push(line(key, text(database.codec, value, tally), expires));
+        } catch (error) {
+          refused++;
+          stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
+        }
       }
+      await written(stdout, lines.join(""));
+      exported += lines.length;
+      shown.add(entries.length);
     }
-    await written(stdout, lines.join(""));
-    exported += lines.length;
-    shown.add(entries.length);
+  } catch (error) {
+    if (!signal.aborted) throw error; // otherwise what is exported so far is counted
   }
   stderr.write(`Exported ${count(exported, "session")} of ${database.title}.\n`);
   for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);
-  if (signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  if (signal.aborted) throw interruption();
   if (refused > 0) throw new Failure(`${count(refused, "session")} could not be decoded`);
   return exit.ok;
 }

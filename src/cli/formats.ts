@@ -11,7 +11,14 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import type { Entry } from "../backend.ts";
 import { type Context, exit, Failure, sentence } from "./context.ts";
-import { Database, type Kind, locate, type Location, missingDriver } from "./database.ts";
+import {
+  Database,
+  isMissing,
+  type Kind,
+  locate,
+  type Location,
+  missingDriver,
+} from "./database.ts";
 import { sourceOf } from "./transfer.ts";
 
 /** A session that was read, or why it could not be, and where. */
@@ -150,7 +157,7 @@ async function* redis(url: string, context: Context): AsyncGenerator<Found> {
 async function* mongodb(url: string, context: Context, field: string): AsyncGenerator<Found> {
   const { url: server, places } = located(url, "mongodb");
   const { MongoClient } = await load("mongodb", "MongoDB", context);
-  const client = new MongoClient(server, { serverSelectionTimeoutMS: 10_000 });
+  const client = new MongoClient(server, { serverSelectionTimeoutMS: context.timeout });
   try {
     const collection = client.db().collection(places.collection ?? "sessions");
     for await (const { key, [field]: value } of collection.find()) {
@@ -165,7 +172,7 @@ async function* mongodb(url: string, context: Context, field: string): AsyncGene
 async function* psql(url: string, context: Context): AsyncGenerator<Found> {
   const { url: connectionString, places } = located(url, "pg");
   const { default: { Client } } = await load("pg", "PostgreSQL", context);
-  const client = new Client({ connectionString, connectionTimeoutMillis: 10_000 });
+  const client = new Client({ connectionString, connectionTimeoutMillis: context.timeout });
   const names = [places.schema, places.table ?? "sessions"].filter((name) => name !== undefined);
   const table = names.map((name) => `"${name.replaceAll('"', '""')}"`).join(".");
   try {
@@ -209,11 +216,10 @@ function located(url: string, kind: Kind): Location {
 }
 
 // deno-lint-ignore no-explicit-any
-async function load(driver: "mongodb" | "pg", name: string, { drivers }: Context): Promise<any> {
+async function load(driver: "mongodb" | "pg", name: string, context: Context): Promise<any> {
   try {
-    return await drivers[driver]();
+    return await context.drivers[driver]();
   } catch (error) {
-    if (!/MODULE_NOT_FOUND/.test((error as { code?: string }).code ?? "")) throw error;
-    throw missingDriver(name, driver);
+    throw isMissing(error, driver) ? missingDriver(name, driver, context) : error;
   }
 }

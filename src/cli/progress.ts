@@ -5,6 +5,7 @@
  */
 
 import type { Output } from "./context.ts";
+import type { Database } from "./database.ts";
 
 /** How far it has come. */
 export interface Progress {
@@ -20,6 +21,16 @@ const interval = 5_000;
 /** Begins to show how far it has come; without a total, how much is done. */
 export async function progress(output: Output, total: number | undefined): Promise<Progress> {
   return output.isTTY && total !== undefined ? await bar(output, total) : lines(output, total);
+}
+
+/** The same for all sessions of a database. They are counted only where there is a bar to draw. */
+export async function progressOf(database: Database, output: Output): Promise<Progress> {
+  let total: number | undefined;
+  if (output.isTTY) {
+    total = 0;
+    for await (const page of database.pages()) total += page.length;
+  }
+  return await progress(output, total);
 }
 
 async function bar(output: Output, total: number): Promise<Progress> {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Context, count, exit, Failure } from "./context.ts";
+import { type Context, count, exit, interruption } from "./context.ts";
 import { Database, locate } from "./database.ts";
 
 /** Deletes what has expired. */
@@ -19,6 +19,6 @@ export async function prune(url: string, context: Context): Promise<number> {
     some = await database.prune();
   }
   context.stdout.write(`Deleted ${count(total, "expired session")} of ${database.title}.\n`);
-  if (context.signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  if (context.signal.aborted) throw interruption();
   return exit.ok;
 }

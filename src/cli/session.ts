@@ -5,7 +5,7 @@
  */
 
 import { checkKey, isAlive } from "../store.ts";
-import { type Context, exit, Failure, sentence } from "./context.ts";
+import { type Context, exit, Failure, interruption, sentence } from "./context.ts";
 import { Tally, text } from "./convert.ts";
 import { Database, locate } from "./database.ts";
 
@@ -36,6 +36,7 @@ export async function remove(url: string, key: string, context: Context): Promis
   await using database = await Database.open(location, "change", context);
   const found = await database.read([key]);
   if (found.length === 0) throw missing(key, database);
+  if (context.signal.aborted) throw interruption();
   await database.remove([key]);
   context.stdout.write(`Deleted session ${JSON.stringify(key)} of ${database.title}.\n`);
   return exit.ok;

@@ -4,9 +4,10 @@
  * @module
  */
 
-import { bytes, type Context, count, exit, Failure } from "./context.ts";
+import { bytes, type Context, count, exit, interruption } from "./context.ts";
 import { sizeOf } from "./convert.ts";
 import { Database, locate } from "./database.ts";
+import { progressOf } from "./progress.ts";
 import { sourceOf } from "./transfer.ts";
 
 const hour = 60 * 60 * 1000;
@@ -24,28 +25,34 @@ const lives = [
 
 /** Says how many sessions there are, how large they are, and when they expire. */
 export async function stats(url: string, context: Context): Promise<number> {
-  const { stdout } = context;
+  const { stdout, stderr, signal } = context;
   await using database = await Database.open(locate(url), "read", context);
   let sessions = 0;
   let total = 0;
   const largest: { key: string; size: number }[] = [];
   const histogram = new Map(["never", ...lives.map(([name]) => name)].map((name) => [name, 0]));
   const now = Date.now();
-  for await (const { entries, read } of sourceOf(database).batches()) {
-    if (context.signal.aborted) break;
-    for (const { key, value, expires } of await read(entries.map(({ key }) => key))) {
-      const size = sizeOf(database.codec, value);
-      sessions++;
-      total += size;
-      largest.push({ key, size });
-      const life = expires === undefined
-        ? "never"
-        : lives.find(([, limit]) => expires - now <= limit)![0];
-      histogram.set(life, histogram.get(life)! + 1);
+  const shown = await progressOf(database, stderr);
+  try {
+    for await (const { entries, read } of sourceOf(database).batches()) {
+      if (signal.aborted) throw interruption();
+      for (const { key, value, expires } of await read(entries.map(({ key }) => key))) {
+        const size = sizeOf(database.codec, value);
+        sessions++;
+        total += size;
+        largest.push({ key, size });
+        const life = expires === undefined
+          ? "never"
+          : lives.find(([, limit]) => expires - now <= limit)![0];
+        histogram.set(life, histogram.get(life)! + 1);
+      }
+      largest.sort((a, b) => b.size - a.size).splice(5);
+      shown.add(entries.length);
     }
-    largest.sort((a, b) => b.size - a.size).splice(5);
+  } finally {
+    shown.stop();
   }
-  if (context.signal.aborted) throw new Failure("Interrupted", exit.interrupted);
+  if (signal.aborted) throw interruption();
   const average = sessions === 0 ? 0 : Math.round(total / sessions);
   const lines = [
     `${database.title}: ${count(sessions, "session")}, ${bytes(total)}, ${

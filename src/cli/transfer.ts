@@ -8,7 +8,17 @@
 import type { Codec, Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store.ts";
-import { bytes, type Context, count, exit, Failure, sentence } from "./context.ts";
+import {
+  bytes,
+  type Context,
+  count,
+  exit,
+  Failure,
+  interruption,
+  sentence,
+  some,
+  unlessInterrupted,
+} from "./context.ts";
 import { converter, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
 import type { Progress } from "./progress.ts";
@@ -43,6 +53,8 @@ export class Outcome {
   expired = 0;
   /** What could not be transferred, and why; it has been told already. */
   refused = 0;
+  /** The keys of what is transferred though it cannot be decoded. */
+  readonly broken: string[] = [];
   /** Whether the user stopped it before the end. */
   interrupted = false;
 }
@@ -105,6 +117,10 @@ export async function transfer(
       try {
         const value = convert(entry.value);
         if (value === undefined || value === "") return []; // stored nothing
+        // Text is copied byte for byte, so nothing else looks at it.
+        if (typeof value === "string" && !decodes(target.codec, value)) {
+          outcome.broken.push(entry.key);
+        }
         return { ...entry, value };
       } catch (error) {
         refuse(entry.key, error);
@@ -140,19 +156,33 @@ export async function transfer(
     for (const [key, error] of failures) refuse(key, error);
   }
 
+  const batches = source.batches()[Symbol.asyncIterator]();
+  /** The next batch, or nothing after the last one or when the user stops the command. */
+  const next = async (): Promise<Batch | undefined> => {
+    const { done, value } = await unlessInterrupted(signal, () => batches.next());
+    return done ? undefined : value;
+  };
   let writing = Promise.resolve();
-  for await (const batch of source.batches()) {
-    if (signal.aborted) {
-      outcome.interrupted = true;
-      break;
+  try {
+    for (let batch = await next(); batch !== undefined; batch = await next()) {
+      const { length } = batch.entries;
+      const entries = await wanted(batch);
+      await writing;
+      if (signal.aborted) throw interruption();
+      writing = (async () => {
+        for (const some of split(entries, target)) await writeAll(some);
+        progress.add(length);
+      })();
+      writing.catch(() => {}); // it is awaited when the next batch has been read
     }
-    const entries = await wanted(batch);
-    await writing;
-    writing = (async () => {
-      for (const some of split(entries, target)) await writeAll(some);
-      progress.add(batch.entries.length);
-    })();
-    writing.catch(() => {}); // it is awaited when the next batch has been read
+  } catch (error) {
+    if (!signal.aborted) {
+      await batches.return?.();
+      throw error;
+    }
+    outcome.interrupted = true;
+    // A source that still waits, for what is piped in say, gets no chance to delay the end.
+    batches.return?.().catch(() => {});
   }
   await writing;
   return outcome;
@@ -175,6 +205,16 @@ function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
   if (some.length > 0) yield some;
 }
 
+/** Whether a stored value is a session. */
+export function decodes(codec: Codec<unknown>, value: unknown): boolean {
+  try {
+    codec.decode(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Says why an entry was refused; its key is said already. */
 function why(error: unknown): string {
   return sentence(error).replace(/^Cannot write session ".*": (?=\S)/s, "");
@@ -189,7 +229,7 @@ export function conclude(
   started: number,
   { stdout }: Context,
 ): number {
-  const { written, present, expired, refused, tally, interrupted } = outcome;
+  const { written, present, expired, refused, broken, tally, interrupted } = outcome;
   const say = (line: string) => stdout.write(`${line}\n`);
   const seconds = `${((Date.now() - started) / 1000).toFixed(1)} s`;
   const what = `${count(written, "session")} (${bytes(outcome.bytes)})`;
@@ -201,6 +241,11 @@ export function conclude(
   }
   if (expired > 0) say(`${count(expired, "session")} had expired and stayed behind.`);
   for (const line of tally.sentences()) say(line);
+  if (broken.length > 0) {
+    const them = count(broken.length, "session", "sessions");
+    const stay = dryRun ? "would be copied" : broken.length === 1 ? "was copied" : "were copied";
+    say(`${them} cannot be decoded and ${stay} unchanged: ${some(broken)}.`);
+  }
   if (interrupted) {
     throw new Failure(
       "Interrupted; the same command goes on from there, unless it has --overwrite",

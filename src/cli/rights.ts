@@ -1,0 +1,123 @@
+/**
+ * Whether the user of a database may do what the first operation of a store does: make the table or
+ * collection, or upgrade it. Nothing is left behind.
+ *
+ * @module
+ */
+
+import { accessSync, constants, existsSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Plan } from "../backend.ts";
+import type { Context } from "./context.ts";
+import { type Location, placesOf } from "./database.ts";
+
+/**
+ * Tries it, or asks the server.
+ *
+ * @throws what the server says, where it may not be done.
+ */
+export async function checkPlan(location: Location, plan: Plan, context: Context): Promise<void> {
+  switch (location.kind) {
+    case "pg":
+      return await checkPostgres(location, plan, context);
+    case "mysql":
+      return await checkMySQL(location, plan, context);
+    case "mongodb":
+      return await checkMongo(location, context);
+    case "sqlite":
+      // A file that is missing is made in its folder.
+      accessSync(existsSync(location.url) ? location.url : dirname(location.url), constants.W_OK);
+  }
+}
+
+/** A table can be made and forgotten; to alter one would lock it, so the server is asked. */
+async function checkPostgres({ url }: Location, plan: Plan, context: Context): Promise<void> {
+  const { default: { Client } } = await context.drivers.pg();
+  const client = new Client({
+    connectionString: url,
+    connectionTimeoutMillis: context.timeout,
+    query_timeout: context.timeout,
+  });
+  client.on("error", () => {}); // the query that it ends fails as well
+  try {
+    await client.connect();
+    if (plan.exists) {
+      const owner =
+        "SELECT pg_has_role(relowner, 'USAGE') AS yes FROM pg_class WHERE oid = $1::regclass";
+      const name = tableOf(plan);
+      const { rows: [{ yes } = { yes: true }] } = await client.query(owner, [name]);
+      if (!yes) throw new Error(`must be owner of table ${name}`);
+      return;
+    }
+    await client.query("BEGIN");
+    for (const statement of plan.changes) await client.query(statement);
+    await client.query("ROLLBACK");
+  } finally {
+    // Where the connection ends in a transaction, nothing of it stays.
+    await client.end();
+  }
+}
+
+/**
+ * Nothing can be rolled back, and the rights come from roles, patterns and levels. So the statement
+ * names a column twice: the server looks at the rights first, and refuses that afterwards.
+ */
+async function checkMySQL({ url }: Location, plan: Plan, context: Context): Promise<void> {
+  const { createConnection } = await context.drivers.mysql();
+  const given = createConnection({ uri: url, connectTimeout: context.timeout });
+  given.on("error", () => {}); // the query that it ends fails as well
+  const connection = given.promise();
+  const name = tableOf(plan);
+  try {
+    await connection.query("SET SESSION lock_wait_timeout = 1");
+    await connection.query(
+      plan.exists
+        ? `ALTER TABLE ${name} ADD COLUMN \`key\` int`
+        : `CREATE TABLE ${name} (\`key\` int, \`key\` int)`,
+    );
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ER_DUP_FIELDNAME") throw error;
+  } finally {
+    connection.destroy();
+  }
+}
+
+/** The quoted name of the table that a plan is about. */
+function tableOf({ changes }: Plan): string {
+  const name =
+    /^(?:CREATE TABLE|ALTER TABLE|DELETE (?:old )?FROM) ((?:(["`])(?:(?!\2).|\2\2)+\2\.?)+)/s;
+  return name.exec(changes[0]!)![1]!;
+}
+
+/** What a user of MongoDB may do. */
+interface Privilege {
+  readonly resource: {
+    readonly db?: string;
+    readonly collection?: string;
+    readonly anyResource?: boolean;
+  };
+  readonly actions: readonly string[];
+}
+
+/** The first insert makes a collection. A server without users lets everybody do everything. */
+async function checkMongo(location: Location, context: Context): Promise<void> {
+  const { MongoClient } = await context.drivers.mongodb();
+  const client = new MongoClient(location.url, { serverSelectionTimeoutMS: context.timeout });
+  try {
+    const db = client.db();
+    const { authInfo } = await db.command({ connectionStatus: 1, showPrivileges: true });
+    const { authenticatedUsers = [], authenticatedUserPrivileges: all } = authInfo;
+    if (authenticatedUsers.length === 0 || all === undefined) return;
+    const { collection } = placesOf(location);
+    const may = (action: string) =>
+      (all as Privilege[]).some(({ resource, actions }) =>
+        actions.includes(action) && (resource.anyResource === true ||
+          ["", db.databaseName].includes(resource.db!) &&
+            ["", collection].includes(resource.collection))
+      );
+    const missing = ["find", "insert", "update", "remove"].filter((action) => !may(action));
+    if (missing.length > 0) throw new Error(`the user may not ${missing.join(", ")}`);
+  } finally {
+    await client.close();
+  }
+}

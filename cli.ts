@@ -73,9 +73,12 @@ function command(usage: string, summary: string, run: Run, notes = ""): Command 
   });
 }
 
-const mode = ({ overwrite, dryRun }: Options) => ({
+const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   overwrite: overwrite === true,
   dryRun: dryRun === true,
+  format: String(format),
+  keepKeys: keepKeys === true,
+  allKeys: allKeys === true,
 });
 
 /** Options of what writes sessions. */
@@ -115,20 +118,15 @@ command(
 writing(command(
   "import SOURCE TO",
   "Import what export printed, or what another package wrote.",
-  ([from, to], context, { format, keepKeys, ...options }) =>
-    importSessions(
-      from!,
-      to!,
-      { ...mode(options), format: String(format), keepKeys: keepKeys === true },
-      context,
-    ),
+  ([from, to], context, options) => importSessions(from!, to!, mode(options), context),
   resume + sources,
 ))
   .addOption(
     new Option("--format <name>", "what wrote SOURCE").choices(Object.keys(formats))
       .default("jsonl"),
   )
-  .option("--keep-keys", "keep keys as they are");
+  .option("--keep-keys", "keep keys as they are")
+  .option("--all-keys", "take all JSON objects of a Redis, not only keys of that package's form");
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));
 command(
   "doctor URL",

@@ -90,28 +90,45 @@ describe("import", { timeout: 600_000 }, () => {
     await other.connect();
     try {
       await own.saveSession(`${before}:1:1`, session);
-      await own.saveSession(`${before}:2:2`, { n: 2 });
+      await own.saveSession(`${before}:2:-100`, { n: 2 });
       await other.set(`${before}:counter`, "5");
       await other.set(`${before}:text`, "hello");
       await other.hSet(`${before}:hash`, "a", "b");
-      await other.set(`telegraf:${before}`, '{"ours":true}');
+      // What others keep as JSON: a job queue, the sessions of a web site.
+      await other.set(`${before}:bull:mails:7`, '{"attempts":1}');
+      await other.set(`${before}:sess:xyz`, '{"cookie":{}}');
+      await other.set(`${before}:3:3`, "[1]"); // of that form, but no session
       const base = url.href.replace(/\/$/, "") + "/1";
       await imports(
         "telegraf-session-redis",
         `${base}?prefix=${before}:`,
-        { "1:1": session, "2:2": { n: 2 } },
-        /^Copied 2 sessions/,
+        { "1:1": session, "2:-100": { n: 2 } },
+        /^6 other keys .* were left out.*--all-keys.*\nCopied 2 sessions/,
       );
-      await using to = sqlite!.place();
-      const run = await cli("import", "--format", "telegraf-session-redis", base, to.url);
+      await using all = sqlite!.place();
+      const keys = ["1:1", "2:-100", "bull:mails:7", "sess:xyz"];
+      const every = ["--format", "telegraf-session-redis", "--all-keys"];
+      const run = await cli("import", ...every, `${base}?prefix=${before}:`, all.url);
       assert.equal(run.code, 0, run.stderr);
-      const raw = await to.raw();
-      assert.deepEqual([...raw.keys()].toSorted(), [`${before}:1:1`, `${before}:2:2`]);
-      const { expires = 0 } = raw.get(`${before}:1:1`)!;
+      assert.match(
+        run.stdout,
+        /^4 other keys .* were left out: they hold no JSON object\.\nCopied 4/,
+      );
+      const raw = await all.raw();
+      assert.deepEqual([...raw.keys()].toSorted(), keys);
+      const { expires = 0 } = raw.get("1:1")!;
       assert.ok(expires > Date.now() && expires < Date.now() + 1_000_000);
+      // Without a prefix, which the package does not have, the keys of this test are others'.
+      await other.set("77:77", '{"n":77}');
+      await other.set(`telegraf:${before}`, '{"ours":true}');
+      await using to = sqlite!.place();
+      const bare = await cli("import", "--format", "telegraf-session-redis", base, to.url);
+      assert.equal(bare.code, 0, bare.stderr);
+      assert.match(bare.stdout, /^[89] other keys /);
+      assert.deepEqual([...(await to.raw()).keys()], ["77:77"]);
     } finally {
-      await other.del(["1:1", "2:2", "counter", "text", "hash"].map((key) => `${before}:${key}`));
-      await other.del(`telegraf:${before}`);
+      const { keys } = await other.scan("0", { MATCH: `*${before}*`, COUNT: 100_000 });
+      await other.del([...keys, "77:77"]);
       other.destroy();
       own.client.quit();
     }
@@ -181,15 +198,22 @@ describe("import", { timeout: 600_000 }, () => {
     try {
       await new RedisAdapter({ instance: instance as never, ttl: 1_000 }).write("42", session);
       await new RedisAdapter({ instance: instance as never }).write("-100500", { n: 2 });
+      await client.set("queue:1", '{"job":true}');
+      await client.set("7:7", '{"by":"telegraf-session-redis"}');
       const url = serverUrl("redis").replace(/\/$/, "") + "/2";
       await imports(
         "grammy-redis",
         url,
         { "42:42": session, "-100500": { n: 2 } },
-        /^1 key is not of .*\nCopied 2 sessions/,
+        /^2 other keys .* were left out.*\n1 key is not of .*\nCopied 2 sessions/,
       );
+      await using to = sqlite!.place();
+      const run = await cli("import", "--format", "grammy-redis", "--all-keys", url, to.url);
+      assert.equal(run.code, 0, run.stderr);
+      const keys = [...(await to.raw()).keys()].toSorted();
+      assert.deepEqual(keys, ["-100500", "42:42", "7:7", "queue:1"]);
     } finally {
-      await client.del(["42", "-100500"]);
+      await client.del(["42", "-100500", "queue:1", "7:7"]);
       client.destroy();
     }
   });
@@ -198,6 +222,7 @@ describe("import", { timeout: 600_000 }, () => {
     const client = new MongoClient(serverUrl("mongodb"));
     const collection = client.db().collection(place());
     try {
+      await collection.insertOne({ session: "of connect-mongo", expires: new Date() });
       const storage = new MongoDBAdapter({ collection: collection as never });
       await storage.write("42", session);
       await storage.write("43", { n: 43 });
@@ -205,7 +230,7 @@ describe("import", { timeout: 600_000 }, () => {
         "grammy-mongodb",
         `${serverUrl("mongodb")}?collection=${collection.collectionName}`,
         { "42:42": session, "43:43": { n: 43 } },
-        /^Copied 2 sessions/,
+        /^1 other document .* was left out: .*\nCopied 2 sessions/,
       );
     } finally {
       await collection.drop();

@@ -21,8 +21,20 @@ import {
 } from "./database.ts";
 import { sourceOf } from "./transfer.ts";
 
-/** A session that was read, or why it could not be, and where. */
-export type Found = Entry<unknown> | { readonly where: string; readonly error: unknown };
+/** A session that was read, or why it could not be and where, or how many others are there. */
+export type Found =
+  | Entry<unknown>
+  | { readonly where: string; readonly error: unknown }
+  | Others;
+
+/** What is in the same place and was not written by that package. */
+export interface Others {
+  readonly others: number;
+  /** What it is: a key, say. */
+  readonly thing: string;
+  /** Why it is none of theirs. */
+  readonly because: string;
+}
 
 /** One way to store sessions. */
 export interface Format {
@@ -30,7 +42,8 @@ export interface Format {
   readonly source: string;
   /** The key that Telegraf gives such a session, if it has one. */
   readonly key?: (key: string) => string | undefined;
-  read(source: string, context: Context): AsyncIterable<Found>;
+  /** @param all whether it takes sessions whatever their keys are. */
+  read(source: string, context: Context, all: boolean): AsyncIterable<Found>;
 }
 
 /** Chat and user the other way round. */
@@ -44,13 +57,20 @@ const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undef
 export const formats: { readonly [name: string]: Format } = {
   "jsonl": { source: "FILE, or - for what is piped in", read: lines },
   "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
-  "telegraf-session-redis": { source: "redis://…, without a prefix", read: redis },
+  "telegraf-session-redis": {
+    source: "redis://…, keys like 1:-2",
+    read: redis(/^-?\d+:-?\d+$/),
+  },
   "telegraf-session-mongodb": {
     source: "mongodb://…, collection sessions",
     read: (url, context) => mongodb(url, context, "data"),
   },
   "grammy-file": { source: "FOLDER", key: privateChat, read: grammy(folder) },
-  "grammy-redis": { source: "redis://…, without a prefix", key: privateChat, read: grammy(redis) },
+  "grammy-redis": {
+    source: "redis://…, keys like -2",
+    key: privateChat,
+    read: grammy(redis(/^-?\d+$/)),
+  },
   "grammy-mongodb": {
     source: "mongodb://…, collection sessions",
     key: privateChat,
@@ -135,21 +155,44 @@ async function json(file: string): Promise<unknown> {
   }
 }
 
-/** JSON under the bare key, unless the URL has a prefix; what is no JSON object is none of theirs. */
-async function* redis(url: string, context: Context): AsyncGenerator<Found> {
-  const location = located(url, "redis");
-  const places = { prefix: "", ...location.places };
-  await using database = await Database.open({ ...location, places }, "read", context);
-  for await (const { entries, read } of sourceOf(database).batches()) {
-    const keys = entries.map(({ key }) => key).filter((key) => !key.startsWith("telegraf:"));
-    for (const entry of await read(keys)) {
-      try {
-        const value = JSON.parse(entry.value as string);
-        if (typeof value === "object" && value !== null) yield { ...entry, value };
-      } catch {
-        // Something else that is kept in this Redis.
+/**
+ * JSON objects under bare keys, unless the URL has a prefix.
+ *
+ * @param theirs the keys that the package gives sessions. What others keep in that Redis is JSON as
+ * well: jobs of a queue, sessions of a web site.
+ */
+function redis(theirs: RegExp): Format["read"] {
+  return async function* (url, context, all) {
+    const location = located(url, "redis");
+    const places = { prefix: "", ...location.places };
+    await using database = await Database.open({ ...location, places }, "read", context);
+    let others = 0;
+    for await (const { entries, read } of sourceOf(database).batches()) {
+      const keys = entries.map(({ key }) => key)
+        .filter((key) => !key.startsWith("telegraf:") && (all || theirs.test(key)));
+      others += entries.length;
+      for (const entry of await read(keys)) {
+        const value = objectOf(entry.value as string);
+        if (value === undefined) continue;
+        others--;
+        yield { ...entry, value };
       }
     }
+    const because = all
+      ? "they hold no JSON object"
+      : "they do not hold a JSON object under a key of that package's form; --all-keys takes " +
+        "other keys, and ?prefix= those that begin alike";
+    if (others > 0) yield { others, thing: "key", because };
+  };
+}
+
+/** The object that a text is as JSON, if it is one. */
+function objectOf(json: string): object | undefined {
+  try {
+    const value: unknown = JSON.parse(json);
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;
+  } catch {
+    return undefined;
   }
 }
 
@@ -160,9 +203,13 @@ async function* mongodb(url: string, context: Context, field: string): AsyncGene
   const client = new MongoClient(server, { serverSelectionTimeoutMS: context.timeout });
   try {
     const collection = client.db().collection(places.collection ?? "sessions");
+    let others = 0;
     for await (const { key, [field]: value } of collection.find()) {
       if (key !== undefined && value != null) yield { key: String(key), value };
+      else others++;
     }
+    const because = `they have no "key" and "${field}"`;
+    if (others > 0) yield { others, thing: "document", because };
   } finally {
     await client.close();
   }
@@ -197,9 +244,9 @@ async function* psql(url: string, context: Context): AsyncGenerator<Found> {
 
 /** grammY's `enhanceStorage` wraps sessions in `{ __d, e?, v? }`, `e` being when they expire. */
 function grammy(read: Format["read"]): Format["read"] {
-  return async function* (source, context) {
-    for await (const found of read(source, context)) {
-      if ("error" in found || !("__d" in Object(found.value))) {
+  return async function* (source, context, all) {
+    for await (const found of read(source, context, all)) {
+      if ("error" in found || "others" in found || !("__d" in Object(found.value))) {
         yield found;
         continue;
       }

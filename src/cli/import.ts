@@ -8,15 +8,35 @@ import { existsSync } from "node:fs";
 import { document } from "../document.ts";
 import { type Context, count, Failure, sentence } from "./context.ts";
 import { Database, locate } from "./database.ts";
-import { type Format, formats } from "./formats.ts";
+import { type Format, formats, type Others } from "./formats.ts";
 import { progress } from "./progress.ts";
 import { type Batch, conclude, type Mode, type Source, transfer } from "./transfer.ts";
+
+/** What is imported, and under which keys. */
+export interface Import {
+  /** The name of what wrote the source. */
+  readonly format: string;
+  /** Whether keys stay as they are. */
+  readonly keepKeys: boolean;
+  /** Whether sessions are taken whatever their keys are. */
+  readonly allKeys: boolean;
+}
+
+/** What was met besides sessions. */
+interface Foreign {
+  /** How many keys are of another form than Telegraf's. */
+  keys: number;
+  /** How many entries cannot be read. */
+  bad: number;
+  /** What other programs keep in the same place. */
+  others?: Others;
+}
 
 /** Imports what `export` or another package wrote. */
 export async function importSessions(
   from: string,
   to: string,
-  mode: Mode & { readonly format: string; readonly keepKeys: boolean },
+  mode: Mode & Import,
   context: Context,
 ): Promise<number> {
   const { stdout, stderr } = context;
@@ -29,13 +49,18 @@ export async function importSessions(
   const warn = (text: string) => stderr.write(`${text}\n`);
   await using target = await Database.open(there, purpose, context, warn);
   const shown = await progress(stderr, undefined);
-  const foreign = { keys: 0, bad: 0 };
+  const foreign: Foreign = { keys: 0, bad: 0 };
   const source: Source = {
     title: from === "-" ? "standard input" : url ? locate(from).title : from,
     codec: document,
-    batches: () => batches(format, from, mode.keepKeys, target.limits.keys, foreign, context),
+    batches: () => batches(format, from, mode, target.limits.keys, foreign, context),
   };
   const outcome = await transfer(source, target, mode, shown, context).finally(() => shown.stop());
+  if (foreign.others !== undefined) {
+    const { others, thing, because } = foreign.others;
+    const [what, be] = [count(others, `other ${thing}`), others === 1 ? "was" : "were"];
+    stdout.write(`${what} of ${source.title} ${be} left out: ${because}.\n`);
+  }
   if (foreign.keys > 0) {
     const kept = count(foreign.keys, "key is", "keys are");
     stdout.write(
@@ -50,9 +75,9 @@ export async function importSessions(
 async function* batches(
   { key: keyOf, read }: Format,
   from: string,
-  keepKeys: boolean,
+  { keepKeys, allKeys }: Import,
   size: number,
-  foreign: { keys: number; bad: number },
+  foreign: Foreign,
   context: Context,
 ): AsyncGenerator<Batch> {
   let some = new Map<string, { key: string; value: unknown; expires?: number }>();
@@ -65,7 +90,11 @@ async function* batches(
     };
   };
   try {
-    for await (const found of read(from, context)) {
+    for await (const found of read(from, context, allKeys)) {
+      if ("others" in found) {
+        foreign.others = found;
+        continue;
+      }
       if ("error" in found) {
         foreign.bad++;
         context.stderr.write(`Not imported: ${found.where}: ${sentence(found.error)}\n`);

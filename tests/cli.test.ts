@@ -599,7 +599,6 @@ describe("the command line", { timeout: 600_000 }, () => {
     await using to = text.place();
     const child = start("import", "-", to.url);
     const ended = end(child);
-    child.stdin.write('{"key":"1:1","session":1}\n');
     while (!existsSync(to.url)) await wait(10);
     child.kill("SIGINT");
     const { code, stderr } = await ended;

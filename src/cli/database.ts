@@ -5,6 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
+import process from "node:process";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
 import { Connection, within } from "../connection.ts";
 import { StoreError } from "../errors.ts";
@@ -337,7 +338,11 @@ export function missingDriver(name: string, driver: string, { npx }: Context): F
   const others = Object.values(kinds).filter(({ driver: other, schemes: known }) =>
     other === driver || other !== "better-sqlite3" && schemes.some((scheme) => known.test(scheme))
   );
-  const packages = others.map(({ driver }) => ` -p ${driver}`).join("");
+  // better-sqlite3 13 needs Node.js 22.
+  const old = Number.parseInt(process.versions.node) < 22;
+  const packages = others.map(({ driver }) =>
+    ` -p ${driver}${old && driver === "better-sqlite3" ? "@12" : ""}`
+  ).join("");
   return new Failure(`${needs}: npx -p @telegraf/session${packages} telegraf-session …`);
 }
 

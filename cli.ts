@@ -139,9 +139,10 @@ process.once("SIGINT", () => aborter.abort());
 program.parseAsync().catch((error) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exit.usage;
   else {
-    process.stderr.write(`${sentence(error)}\n`);
     process.exitCode = error instanceof Failure ? error.code : exit.failed;
-    // A connection or standard input that it no longer waits for would keep it from ending.
-    if (process.exitCode === exit.interrupted) process.exit();
+    process.stderr.write(`${sentence(error)}\n`, () => {
+      // A connection or standard input that it no longer waits for would keep it from ending.
+      if (process.exitCode === exit.interrupted) process.exit();
+    });
   }
 });

@@ -7,6 +7,7 @@ import { existsSync, readFileSync, rmSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { Readable } from "node:stream";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
@@ -78,6 +79,11 @@ function sqliteContext(own: Partial<Context>): Context {
     timeout: 10_000,
     ...own,
   };
+}
+
+/** Ctrl-C. Deno's `child.kill` would close standard input as well, and hide the exit code. */
+function interrupt(child: ReturnType<typeof start>): void {
+  process.kill(child.pid!, "SIGINT");
 }
 
 /** Two sessions, one of which expires, and one that has. */
@@ -583,7 +589,7 @@ describe("the command line", { timeout: 600_000 }, () => {
         const child = start(...command);
         const ended = end(child);
         await Promise.race([connected, ended]);
-        child.kill("SIGINT");
+        interrupt(child);
         const { code, stdout, stderr } = await ended;
         assert.equal(code, 130, `${command}: ${stdout}${stderr}`);
         assert.match(stderr, /^Interrupted/);
@@ -600,7 +606,20 @@ describe("the command line", { timeout: 600_000 }, () => {
     const child = start("import", "-", to.url);
     const ended = end(child);
     while (!existsSync(to.url)) await wait(10);
-    child.kill("SIGINT");
+    interrupt(child);
+    const { code, stderr } = await ended;
+    assert.equal(code, 130, stderr);
+    assert.match(stderr, /^Interrupted; the same command goes on/m);
+  });
+
+  it("Ctrl-C that ends the writer of a pipe as well ends an import", async () => {
+    await using to = text.place();
+    const child = start("import", "-", to.url);
+    const ended = end(child);
+    child.stdin.write('{"key":"1:1","session":1}\n');
+    while (!existsSync(to.url)) await wait(10);
+    interrupt(child);
+    child.stdin.end();
     const { code, stderr } = await ended;
     assert.equal(code, 130, stderr);
     assert.match(stderr, /^Interrupted; the same command goes on/m);
@@ -658,7 +677,7 @@ describe("the command line", { timeout: 600_000 }, () => {
       some = rows[0].count;
     }
     await client.end();
-    child.kill("SIGINT");
+    interrupt(child);
     const { code, stdout, stderr } = await end(child);
     assert.equal(code, 130, stdout + stderr);
     assert.match(stderr, /^Interrupted; the same command goes on/m);

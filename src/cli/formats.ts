@@ -9,6 +9,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
+import { setTimeout as wait } from "node:timers/promises";
 import type { Entry } from "../backend.ts";
 import { type Context, exit, Failure, sentence } from "./context.ts";
 import {
@@ -102,6 +103,8 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
       yield { where: `line ${number}`, error };
     }
   }
+  // Ctrl-C ends the other command of a pipe as well, so that the end of input may come first.
+  if (file === "-") await wait(100);
   if (failure !== undefined) throw new Failure(`${file} cannot be read: ${sentence(failure)}`);
 }
 

@@ -11,7 +11,7 @@
 import { build, emptyDir } from "@deno/dnt";
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import deno from "../deno.json" with { type: "json" };
@@ -107,7 +107,10 @@ await build({
     },
   },
   postBuild() {
-    for (const file of ["LICENSE", "README.md", "CHANGELOG.md"]) copyFileSync(file, `npm/${file}`);
+    for (const file of ["LICENSE", "CHANGELOG.md"]) copyFileSync(file, `npm/${file}`);
+    // The package has no demo and no tests.
+    const readme = readFileSync("README.md", "utf8").replace(/^## Try it\n[\s\S]*?(?=^## )/m, "");
+    writeFileSync("npm/README.md", readme);
   },
 });
 
@@ -120,6 +123,11 @@ assert.deepEqual(
   Object.fromEntries(dependencies.map((name) => [name, imports[name]!.replace(/^.*@/, "")])),
   "something else has become a dependency",
 );
+for (const file of ["README.md", "CHANGELOG.md"]) {
+  const text = readFileSync(`npm/${file}`, "utf8");
+  assert.doesNotMatch(text, /\]\((?!https:|#)/, `${file} has a link that leads nowhere on npm`);
+  assert.doesNotMatch(text, /deno task (demo|test)/, `${file} promises what needs a clone`);
+}
 // Without the slash it would leave out esm/src/ and script/src/ as well.
 assert.match(readFileSync("npm/.npmignore", "utf8"), /^\/src\/$/m);
 assert.deepEqual(readdirSync("npm/esm").filter((file) => file.startsWith("_dnt")), []);
@@ -151,3 +159,7 @@ const help = execFileSync(process.env.TEST_NODE || "node", ["npm/esm/cli.js", "-
   encoding: "utf8",
 });
 assert.match(help, /^Usage: telegraf-session /);
+const printed = execFileSync(process.env.TEST_NODE || "node", ["npm/esm/cli.js", "--version"], {
+  encoding: "utf8",
+});
+assert.equal(printed, `${deno.version}\n`, "src/cli/version.ts has another version");

@@ -225,6 +225,42 @@ async function checkCommandLine(project: string) {
   }
 }
 
+/** What npx is told to do about a missing driver brings that driver. */
+async function checkNpx(project: string, file: string) {
+  const url = "postgres://user@127.0.0.1:1/bot"; // nobody listens
+  const stats = (...packages: string[]) => {
+    const named = [file, ...packages].flatMap((name) => ["-p", name]);
+    const args = ["--yes", ...named, "telegraf-session", "stats", url, "--timeout", "1"];
+    return run(project, "npx", args).then(() => "", (error) => (error as Error).message);
+  };
+  const missing = await stats();
+  if (!missing.includes("npx -p @telegraf/session -p pg telegraf-session")) {
+    throw new Error(missing);
+  }
+  const refused = await stats("pg");
+  if (!refused.includes("ECONNREFUSED")) throw new Error(refused);
+}
+
+/** The README's first program, where `npm init -y` has made a folder for CommonJS. */
+async function checkReadme(file: string): Promise<string> {
+  const project = join(folder, "readme");
+  fs.mkdirSync(project);
+  await run(project, "npm", ["init", "-y"]);
+  await run(project, "npm", ["install", ...quiet, file, "telegraf@4.16", "better-sqlite3"]);
+  const [, program = ""] = /^```ts\n([\s\S]*?)^```$/m.exec(fs.readFileSync("README.md", "utf8"))!;
+  const offline = program.replace(/^await bot\.launch.*\n/m, "");
+  if (offline === program) throw new Error("the program launches no bot");
+  fs.writeFileSync(join(project, "bot.mts"), offline);
+  const versions: string[] = [];
+  for (const version of ["22", "24"]) {
+    const scope = { log: console.log, signal: AbortSignal.timeout(300_000) };
+    const node = await findNode(scope, version);
+    await run(project, node, ["bot.mts"], { ...process.env, BOT_TOKEN: "1:token" });
+    versions.push((await run(project, node, ["--version"])).trim());
+  }
+  return versions.join(", ");
+}
+
 /** Copies from file to file, which needs no server. */
 async function checkCopy(project: string) {
   const version = await run(project, "node", ["--print", "process.versions.node"]);
@@ -356,6 +392,8 @@ async function main(): Promise<void> {
     return run(join(folder, "none"), "npm", args).then(() => {});
   });
   await check("npx @telegraf/session", () => checkCommandLine(join(folder, "none")));
+  await check("npx with packages", () => checkNpx(folder, file));
+  await check("README's first program", () => checkReadme(file));
   await check("publint", () => run("npm", tool("publint"), ["--strict"]).then(() => {}));
   await check("attw", () => run(folder, tool("attw"), [file]).then(() => {}));
 

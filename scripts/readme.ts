@@ -1,26 +1,54 @@
 /**
- * Type-checks every TypeScript block of the README, and runs those that need neither Telegram nor
- * a server: to make a store opens nothing, so most of them.
+ * Type-checks every TypeScript block of the README and of docs/, and runs those that need neither
+ * Telegram nor a server: to make a store opens nothing, so most of them. Checks the links, too.
  */
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { cert } from "../tests/certificate.ts";
 
 const root = new URL("../", import.meta.url);
-const readme = await Deno.readTextFile(new URL("README.md", root));
-const blocks = [...readme.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => match[1]!);
-assert.ok(blocks.length > 10, "the README has lost its programs");
+const read = (name: string) => Deno.readTextFile(new URL(name, root));
+const names = [
+  "README.md",
+  ...[...Deno.readDirSync(new URL("docs", root))].map((it) => `docs/${it.name}`),
+];
+const texts = new Map<string, string>();
+for (const name of names) if (name.endsWith(".md")) texts.set(name, await read(name));
+const blocksOf = (text: string) =>
+  [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => match[1]!);
+const readme = texts.get("README.md")!;
+assert.ok(blocksOf(readme).length > 10, "the README has lost its programs");
+const blocks = [...texts.values()].flatMap(blocksOf);
+
+// npm and JSR show the README without the repository around it.
+const links = [...readme.matchAll(/\]\(([^)\s]+)\)/g)].map((match) => match[1]!);
+const headings = [...readme.matchAll(/^#+ (.*)$/gm)].map((match) => match[1]!);
+const anchor = (heading: string) =>
+  heading.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-");
+const anchors = new Set(headings.map((heading) => `#${anchor(heading)}`));
+const own =
+  /^https:\/\/(?:github\.com\/telegraf\/session\/(?:blob|tree)|raw\.githubusercontent\.com\/telegraf\/session)\/main\/([^#]*)/;
+for (const link of links) {
+  assert.match(link, /^(https:\/\/|#)/, "a relative link leads nowhere on npm and JSR");
+  if (link.startsWith("#")) assert.ok(anchors.has(link), `README.md has no section ${link}`);
+  const [, path] = own.exec(link) ?? [];
+  if (path !== undefined) await Deno.stat(new URL(path, root));
+}
 
 // In the repository, so that `@telegraf/session/…` is what is being worked on.
 const folder = await Deno.makeTempDir({ dir: fileURLToPath(root), prefix: ".readme-" });
 try {
   const files = blocks.map((_, i) => `${folder}/block-${i + 1}.ts`);
   await Promise.all(files.map((file, i) => Deno.writeTextFile(file, blocks[i]!)));
+  await Deno.writeTextFile(`${folder}/ca.pem`, cert);
   await run("check", ...files);
   const offline = files.filter((_, i) => !/\.launch\(|createWebhook\(/.test(blocks[i]!));
   assert.ok(offline.length > 8, "too few programs are run");
   for (const file of offline) await run("run", "-A", file);
-  console.log(`README: ${files.length} programs type-checked, ${offline.length} of them run`);
+  console.log(
+    `README and docs: ${files.length} programs type-checked, ${offline.length} of them run`,
+  );
 } finally {
   await Deno.remove(folder, { recursive: true });
 }

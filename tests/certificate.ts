@@ -26,15 +26,55 @@ MD0pDFgI9U0VoA6wbTgrC4Fat4bffOMthAxcNrZQ
 -----END CERTIFICATE-----
 `.trim();
 
+/** A certificate for db.example.com, and that of the authority which has signed it. */
+export const named = {
+  ca: `
+-----BEGIN CERTIFICATE-----
+MIIBmjCCAUGgAwIBAgIUL/ZpBLX4igtHBmznLKY3HVjpVFAwCgYIKoZIzj0EAwIw
+GjEYMBYGA1UEAwwPQ0Egb2YgdGhlIHRlc3RzMCAXDTI2MTEyNTIzMzIwM1oYDzIx
+MjYxMTAxMjMzMjAzWjAaMRgwFgYDVQQDDA9DQSBvZiB0aGUgdGVzdHMwWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAARLadY+PpqpSodGVKj4gaazqc60IQFtWHPXJaQA
+7qTutyRA9LBUAtLFswtg2FECAxGazuVutvVG0rnuRX3JxIRho2MwYTAdBgNVHQ4E
+FgQUQYX70Kt2YSvXNXB/vkRLd1s4f7swHwYDVR0jBBgwFoAUQYX70Kt2YSvXNXB/
+vkRLd1s4f7swDwYDVR0TAQH/BAUwAwEB/zAOBgNVHQ8BAf8EBAMCAQYwCgYIKoZI
+zj0EAwIDRwAwRAIga8xuCyevNo9ffRfjvj3lQiHernJwGsHm+bEjNXcKx0sCIHNd
+i7ZyL6rDIVOWj5eEEP4wED42MTzrZV/JYCgjphQW
+-----END CERTIFICATE-----
+`.trim(),
+  key: `
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJp0HGZGJAHh3IeeW
+XgbYs3Fgrs17ep7WlMYWtKTLPCShRANCAAQkBsd9t8TbZfX7Q1PnOyYs57E9i9fK
+hkvYtaOV9dBxu8zQPhiKFrCj5vus0JyP5hMZv4hg/fFSuBcD9QrFj1ng
+-----END PRIVATE KEY-----
+`.trim(),
+  cert: `
+-----BEGIN CERTIFICATE-----
+MIIBtDCCAVqgAwIBAgIUHlXuj7xKHBI+j9Nu1H5PyNwxMpgwCgYIKoZIzj0EAwIw
+GjEYMBYGA1UEAwwPQ0Egb2YgdGhlIHRlc3RzMCAXDTI2MTEyNTIzMzIwM1oYDzIx
+MjYxMTAxMjMzMjAzWjAZMRcwFQYDVQQDDA5kYi5leGFtcGxlLmNvbTBZMBMGByqG
+SM49AgEGCCqGSM49AwEHA0IABCQGx323xNtl9ftDU+c7JiznsT2L18qGS9i1o5X1
+0HG7zNA+GIoWsKPm+6zQnI/mExm/iGD98VK4FwP1CsWPWeCjfTB7MBkGA1UdEQQS
+MBCCDmRiLmV4YW1wbGUuY29tMAkGA1UdEwQCMAAwEwYDVR0lBAwwCgYIKwYBBQUH
+AwEwHQYDVR0OBBYEFNDql3e8wu66CEKr00B1sA66uVQyMB8GA1UdIwQYMBaAFEGF
++9CrdmEr1zVwf75ES3dbOH+7MAoGCCqGSM49BAMCA0gAMEUCIQC6vPaWzJKi/ipS
+2IrTiJuo1t54wyyIig0VWb2rHVQqfAIgcogIHkJf80sQbwaQPez+6U7Aoh2b6t8O
+AMWZhbW0N8g=
+-----END CERTIFICATE-----
+`.trim(),
+};
+
 /**
- * Gives a server TLS with this certificate.
+ * Gives a server TLS with a certificate.
  *
  * @param url the server, which has none itself.
  * @param asked whether clients speak without TLS first and ask for it, as those of PostgreSQL do.
+ * @param pair the certificate and its key.
  */
 export async function withTLS(
   url: string,
   asked = false,
+  pair = { key, cert },
 ): Promise<{ host: string } & AsyncDisposable> {
   const { hostname, port } = new URL(url);
   const sockets = new Set<Socket>();
@@ -51,7 +91,7 @@ export async function withTLS(
     near.pipe(far).pipe(near);
   };
   const secure = createTLSServer(
-    { key, cert },
+    pair,
     (near) => join(near, connect(Number(port), hostname)),
   );
   secure.on("tlsClientError", () => {});

@@ -78,6 +78,11 @@ describe("structure", () => {
     assert.deepEqual(named.filter((entry) => !later.includes(`./${entry}`)), []);
   });
 
+  it("the command line knows the version of the package", () => {
+    const { version } = JSON.parse(read("deno.json"));
+    assert.ok(code("src/cli/version.ts").includes(`"${version}"`));
+  });
+
   it("nothing but the command line loads the command line", () => {
     for (const path of [...entries, ...sources("src").map((file) => `src/${file}`)]) {
       for (const name of imports(path)) assert.doesNotMatch(name, /cli|commander/, path);

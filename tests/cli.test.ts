@@ -45,7 +45,7 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
   assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
 }
 
-/** A terminal, and who reads what is written to it. */
+/** A terminal; `read` gets each text that is written to it. */
 function terminal(read: (text: string) => unknown) {
   return {
     isTTY: true,
@@ -60,7 +60,7 @@ function terminal(read: (text: string) => unknown) {
   };
 }
 
-/** What a command is given that opens nothing but SQLite. */
+/** The context of a command that opens only SQLite. */
 function sqliteContext(own: Partial<Context>): Context {
   const none = () => Promise.reject(new Error("not SQLite"));
   return {

@@ -227,7 +227,7 @@ async function checkCommandLine(project: string) {
   }
 }
 
-/** What npx is told to do about a missing driver brings that driver. */
+/** The command that the error about a missing driver names brings that driver. */
 async function checkNpx(project: string, file: string) {
   const url = "postgres://user@127.0.0.1:1/bot"; // nobody listens
   const stats = (...packages: string[]) => {
@@ -243,7 +243,7 @@ async function checkNpx(project: string, file: string) {
   if (!refused.includes("ECONNREFUSED")) throw new Error(refused);
 }
 
-/** The README's first program, where `npm init -y` has made a folder for CommonJS. */
+/** The README's first program runs in a folder that `npm init -y` made. */
 async function checkReadme(file: string): Promise<string> {
   const project = join(folder, "readme");
   fs.mkdirSync(project);

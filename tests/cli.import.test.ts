@@ -94,7 +94,7 @@ describe("import", { timeout: 600_000 }, () => {
       await other.set(`${before}:counter`, "5");
       await other.set(`${before}:text`, "hello");
       await other.hSet(`${before}:hash`, "a", "b");
-      // What others keep as JSON: a job queue, the sessions of a web site.
+      // Other programs keep JSON there as well: a job queue, a web site.
       await other.set(`${before}:bull:mails:7`, '{"attempts":1}');
       await other.set(`${before}:sess:xyz`, '{"cookie":{}}');
       await other.set(`${before}:3:3`, "[1]"); // of that form, but no session

@@ -21,6 +21,7 @@ import { missingDriver } from "../src/cli/database.ts";
 import { doctor } from "../src/cli/doctor.ts";
 import { progress } from "../src/cli/progress.ts";
 import { stats } from "../src/cli/stats.ts";
+import { version } from "../src/cli/version.ts";
 import { SQLite } from "../sqlite.ts";
 import { cli, end, kinds, pipe, type Place, start } from "./cli.ts";
 import { place, serverUrl } from "./servers.ts";
@@ -45,7 +46,7 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
   assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
 }
 
-/** A terminal, and who reads what is written to it. */
+/** A terminal; `read` gets each text that is written to it. */
 function terminal(read: (text: string) => unknown) {
   return {
     isTTY: true,
@@ -60,7 +61,7 @@ function terminal(read: (text: string) => unknown) {
   };
 }
 
-/** What a command is given that opens nothing but SQLite. */
+/** The context of a command that opens only SQLite. */
 function sqliteContext(own: Partial<Context>): Context {
   const none = () => Promise.reject(new Error("not SQLite"));
   return {
@@ -717,7 +718,6 @@ describe("the command line", { timeout: 600_000 }, () => {
   });
 
   it("--version is the package's", async () => {
-    const { version } = JSON.parse(readFileSync(new URL("../deno.json", import.meta.url), "utf8"));
     assert.equal(await ok("--version"), `${version}\n`);
   });
 

@@ -28,7 +28,7 @@ function programs(section: string): [string, string, string] {
   return blocks as [string, string, string];
 }
 
-/** What a program does with its store; each run has a key of its own. */
+/** The end of each program, which uses its store; each run has a key of its own. */
 const use = `
 const key = "recipe:" + Math.random();
 try {

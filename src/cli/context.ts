@@ -32,7 +32,7 @@ export interface Context {
   readonly signal: AbortSignal;
   /** How long opening a database may take, in ms. */
   readonly timeout: number;
-  /** The arguments of the program, where npx runs it from its cache. */
+  /** The arguments of the program, if npx runs it from its cache. */
   readonly npx?: readonly string[];
 }
 
@@ -49,7 +49,7 @@ export class Failure extends Error {
   }
 }
 
-/** What ends a command that the user stopped. */
+/** The failure that ends a command after Ctrl-C. */
 export function interruption(): Failure {
   return new Failure("Interrupted", exit.interrupted);
 }
@@ -85,7 +85,7 @@ export function sentence(error: unknown): string {
 /**
  * A time that the user gives in seconds, in ms.
  *
- * @throws {Failure} for what is no such time.
+ * @throws {Failure} for an invalid time.
  */
 export function seconds(text: string): number {
   const number = Number(text);

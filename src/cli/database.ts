@@ -106,7 +106,7 @@ export function locate(text: string): Location {
   return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
 }
 
-/** What is wrong with a text that names no database, without what may be a password. */
+/** Says why a text names no database, without the part that may be a password. */
 function unknownPlace(text: string, scheme: string | undefined): string {
   const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
   if (host !== undefined) {
@@ -286,7 +286,7 @@ export class Database implements AsyncDisposable {
     return this.close();
   }
 
-  /** Changes something: the user, who may stop the command meanwhile, hears whether it was done. */
+  /** Changes something. Ctrl-C does not end it, so that the user hears whether it was done. */
   async #do<T>(work: Work<T>, limit = patience, signal?: AbortSignal): Promise<T> {
     const connection = this.#connection;
     try {

@@ -72,12 +72,12 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
   }
 
-  /** Does what a bot does, with a key of its own. */
+  /** Writes, reads, renews and deletes a session of its own, as a bot does. */
   async function tryAll(database: Database): Promise<void> {
     const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables take 32 characters
     const { codec } = database;
     const session = () => codec.encode({ doctor: true });
-    // Where the process ends before it is deleted, it expires.
+    // If the process is killed before it deletes the session, the session expires.
     const expires = Date.now() + 60_000;
     let written = false;
     try {

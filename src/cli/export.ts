@@ -46,7 +46,7 @@ export async function exportLines(url: string, context: Context): Promise<number
       shown.add(entries.length);
     }
   } catch (error) {
-    if (!signal.aborted) throw error; // otherwise what is exported so far is counted
+    if (!signal.aborted) throw error; // after Ctrl-C the exported sessions are counted
   }
   stderr.write(`Exported ${count(exported, "session")} of ${database.title}.\n`);
   for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);

@@ -22,18 +22,18 @@ import {
 } from "./database.ts";
 import { sourceOf } from "./transfer.ts";
 
-/** A session that was read, or why it could not be and where, or how many others are there. */
+/** A session, an entry that cannot be read, or the number of entries of other programs. */
 export type Found =
   | Entry<unknown>
   | { readonly where: string; readonly error: unknown }
   | Others;
 
-/** What is in the same place and was not written by that package. */
+/** Entries in the same place that the package did not write. */
 export interface Others {
   readonly others: number;
-  /** What it is: a key, say. */
+  /** The word for one of them: `key`, `document`. */
   readonly thing: string;
-  /** Why it is none of theirs. */
+  /** Why they are not taken. */
   readonly because: string;
 }
 
@@ -43,7 +43,7 @@ export interface Format {
   readonly source: string;
   /** The key that Telegraf gives such a session, if it has one. */
   readonly key?: (key: string) => string | undefined;
-  /** @param all whether it takes sessions whatever their keys are. */
+  /** @param all whether it takes sessions under any key. */
   read(source: string, context: Context, all: boolean): AsyncIterable<Found>;
 }
 
@@ -161,8 +161,8 @@ async function json(file: string): Promise<unknown> {
 /**
  * JSON objects under bare keys, unless the URL has a prefix.
  *
- * @param theirs the keys that the package gives sessions. What others keep in that Redis is JSON as
- * well: jobs of a queue, sessions of a web site.
+ * @param theirs the form of the keys that the package writes. Other programs keep JSON in that Redis
+ * as well, such as the jobs of a queue.
  */
 function redis(theirs: RegExp): Format["read"] {
   return async function* (url, context, all) {

@@ -12,23 +12,23 @@ import { type Format, formats, type Others } from "./formats.ts";
 import { progress } from "./progress.ts";
 import { type Batch, conclude, type Mode, type Source, transfer } from "./transfer.ts";
 
-/** What is imported, and under which keys. */
+/** How the source is read. */
 export interface Import {
-  /** The name of what wrote the source. */
+  /** The name of the format. */
   readonly format: string;
   /** Whether keys stay as they are. */
   readonly keepKeys: boolean;
-  /** Whether sessions are taken whatever their keys are. */
+  /** Whether sessions are taken under any key. */
   readonly allKeys: boolean;
 }
 
-/** What was met besides sessions. */
+/** Entries of the source that are not sessions of Telegraf. */
 interface Foreign {
   /** How many keys are of another form than Telegraf's. */
   keys: number;
   /** How many entries cannot be read. */
   bad: number;
-  /** What other programs keep in the same place. */
+  /** Entries of other programs. */
   others?: Others;
 }
 

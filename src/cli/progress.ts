@@ -23,7 +23,7 @@ export async function progress(output: Output, total: number | undefined): Promi
   return output.isTTY && total !== undefined ? await bar(output, total) : lines(output, total);
 }
 
-/** The same for all sessions of a database. They are counted only where there is a bar to draw. */
+/** The same for all sessions of a database. They are counted only if there is a bar to draw. */
 export async function progressOf(database: Database, output: Output): Promise<Progress> {
   let total: number | undefined;
   if (output.isTTY) {

@@ -1,5 +1,5 @@
 /**
- * Whether the user of a database may do what the first operation of a store does: make the table or
+ * Whether the user of a database may do the work of a store's first operation: make the table or
  * collection, or upgrade it. Nothing is left behind.
  *
  * @module
@@ -14,7 +14,7 @@ import { type Location, placesOf } from "./database.ts";
 /**
  * Tries it, or asks the server.
  *
- * @throws what the server says, where it may not be done.
+ * @throws the server's own error, if the user lacks the right.
  */
 export async function checkPlan(location: Location, plan: Plan, context: Context): Promise<void> {
   switch (location.kind) {
@@ -53,7 +53,7 @@ async function checkPostgres({ url }: Location, plan: Plan, context: Context): P
     for (const statement of plan.changes) await client.query(statement);
     await client.query("ROLLBACK");
   } finally {
-    // Where the connection ends in a transaction, nothing of it stays.
+    // The end of the connection rolls back a transaction that is still open.
     await client.end();
   }
 }
@@ -89,7 +89,7 @@ function tableOf({ changes }: Plan): string {
   return name.exec(changes[0]!)![1]!;
 }
 
-/** What a user of MongoDB may do. */
+/** A right of a user of MongoDB. */
 interface Privilege {
   readonly resource: {
     readonly db?: string;

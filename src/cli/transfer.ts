@@ -53,7 +53,7 @@ export class Outcome {
   expired = 0;
   /** What could not be transferred, and why; it has been told already. */
   refused = 0;
-  /** The keys of what is transferred though it cannot be decoded. */
+  /** The keys of sessions that are transferred, though they cannot be decoded. */
   readonly broken: string[] = [];
   /** Whether the user stopped it before the end. */
   interrupted = false;
@@ -181,7 +181,7 @@ export async function transfer(
       throw error;
     }
     outcome.interrupted = true;
-    // A source that still waits, for what is piped in say, gets no chance to delay the end.
+    // Not awaited, because a source may still wait for standard input.
     batches.return?.().catch(() => {});
   }
   await writing;

@@ -130,21 +130,21 @@ export function rows(
  */
 export function* locate(table: string, schema: string | undefined): Script<string> {
   const whole = quoted(table, '"');
-  if (schema !== undefined) return `${quoted(schema, '"')}.${whole}`;
   const split = splitName(table)?.map((part) => quoted(part, '"')).join(".");
   const [[found, other, current, encoding] = []] = yield [
-    `SELECT (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass($1)),
-      (to_regclass($2) IS NOT NULL)::text, quote_ident(current_schema()),
-      current_setting('client_encoding')`,
+    `SELECT (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = to_regclass($1)),
+      (to_regclass($2) IS NOT NULL)::text, current_schema(), current_setting('client_encoding')`,
     whole,
     split ?? whole,
   ];
   if (!/^utf-?8$/i.test(String(encoding))) {
     throw new Error(`client_encoding of the connection is ${encoding}, but must be UTF8`);
   }
+  if (schema !== undefined) return `${quoted(schema, '"')}.${whole}`;
   if (found === null && split !== undefined && other === "true") return split;
   const place = found ?? current;
-  return place === null ? whole : `${place}.${whole}`;
+  return place === null ? whole : `${quoted(String(place), '"')}.${whole}`;
 }
 
 /** A table by its name, as {@linkcode locate} returns it. */

@@ -210,7 +210,7 @@ describe("PostgreSQL tables", () => {
       table: name,
       onInitError: (error) => errors.push(error),
     });
-    const message = new RegExp(`table public\\."${name}" cannot be created: permission denied`);
+    const message = new RegExp(`table "public"\\."${name}" cannot be created: permission denied`);
     await assert.rejects(store.get("k"), { name: "StoreError", message });
     assert.equal(errors.length, 1);
   });

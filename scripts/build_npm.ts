@@ -11,7 +11,7 @@
 import { build, emptyDir } from "@deno/dnt";
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import deno from "../deno.json" with { type: "json" };
@@ -33,6 +33,19 @@ const entries = Object.entries(exported);
 /** What the command line alone uses, and users get with the package. */
 const dependencies = ["cli-progress", "commander"];
 const repository = "https://github.com/telegraf/session";
+
+/**
+ * Moves the `require` of an optional driver out of the function that TypeScript puts around it: only
+ * right inside a `try` block bundlers leave it to run time where the driver is missing.
+ */
+function requireInPlace(path: string): void {
+  const code = readFileSync(path, "utf8");
+  const parts = code.split(
+    /\bPromise\.resolve\(\)\.then\(\(\) => (__importStar\(require\("[^"]+"\)\))\)/,
+  );
+  assert.equal(parts.length, 3, `${path} should import one driver`);
+  writeFileSync(path, parts.join(""));
+}
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 await emptyDir("npm");
@@ -108,6 +121,7 @@ await build({
   },
   postBuild() {
     for (const file of ["LICENSE", "README.md", "CHANGELOG.md"]) copyFileSync(file, `npm/${file}`);
+    for (const file of ["redis", "sqlite", "kysely"]) requireInPlace(`npm/script/${file}.js`);
   },
 });
 

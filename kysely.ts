@@ -130,7 +130,7 @@ function backend(options: KyselyStoreOptions): Backend {
 
 /** Loads Kysely, which is an ES module only since 0.29. */
 async function driver(): Promise<typeof import("kysely")> {
-  try {
+  try { // for bundlers as well: they leave what is missing in such a block to run time
     return await import("kysely");
   } catch (error) {
     throw missing(error, "kysely", "or pass a Kysely as { db }");

@@ -129,7 +129,7 @@ function backend(options: RedisOptions): Backend {
 
 /** Not imported at the top because it is not needed with a client of ioredis. */
 async function driver(): Promise<typeof import("redis")> {
-  try {
+  try { // for bundlers as well: they leave what is missing in such a block to run time
     return await import("redis");
   } catch (error) {
     throw missing(error, "redis", "or pass a client of ioredis as { client }");

@@ -18,6 +18,7 @@
 
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
+import { missing } from "./src/errors.ts";
 import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { defaultTable, entry, page, prepareTable, type Statements } from "./src/sql.ts";
 import * as sqlite from "./src/sqlite.ts";
@@ -137,7 +138,11 @@ function backend(options: SQLiteOptions): Backend {
   };
 }
 
-/** Not imported at the top: with the runtime's own driver it need not be there. */
-function driver() {
-  return import("better-sqlite3");
+/** Not imported at the top because it is not needed with the runtime's own driver. */
+async function driver(): Promise<{ default: unknown }> {
+  try { // for bundlers as well: they leave what is missing in such a block to run time
+    return await import("better-sqlite3");
+  } catch (error) {
+    throw missing(error, "better-sqlite3", "or use a runtime that brings a driver");
+  }
 }

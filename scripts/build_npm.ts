@@ -34,6 +34,19 @@ const entries = Object.entries(exported);
 const dependencies = ["cli-progress", "commander"];
 const repository = "https://github.com/telegraf/session";
 
+/**
+ * Moves the `require` of an optional driver out of the function that TypeScript puts around it: only
+ * right inside a `try` block bundlers leave it to run time where the driver is missing.
+ */
+function requireInPlace(path: string): void {
+  const code = readFileSync(path, "utf8");
+  const parts = code.split(
+    /\bPromise\.resolve\(\)\.then\(\(\) => (__importStar\(require\("[^"]+"\)\))\)/,
+  );
+  assert.equal(parts.length, 3, `${path} should import one driver`);
+  writeFileSync(path, parts.join(""));
+}
+
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 await emptyDir("npm");
 await build({
@@ -111,6 +124,7 @@ await build({
     // The package has no demo and no tests.
     const readme = readFileSync("README.md", "utf8").replace(/^## Try it\n[\s\S]*?(?=^## )/m, "");
     writeFileSync("npm/README.md", readme);
+    for (const file of ["redis", "sqlite", "kysely"]) requireInPlace(`npm/script/${file}.js`);
   },
 });
 

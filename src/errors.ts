@@ -98,15 +98,11 @@ export function isError(error: unknown): error is Error {
  * says what to do.
  */
 export function missing(error: unknown, driver: string, others: string): unknown {
-  const { message } = Object(error) as { message?: unknown };
-  // Of Node.js, Bun, Deno and bundles of esbuild, webpack, Rollup and Bun. A dependency of the driver
-  // has another name.
-  const [, name] =
-    /^(?:Cannot (?:find|require) (?:package|module)|Dynamic require of|Import) ["']?([@\w/-]+)/
-      .exec(
-        String(message),
-      ) ?? [];
-  if (name !== driver) return error;
+  const message = String(Object(error).message);
+  // Of Node.js, Bun and Deno, and of bundles. A dependency of the driver has another name.
+  const named = /^(?:Cannot (?:find|require) (?:package|module)|Dynamic require of|Import) (\S+)/;
+  const name = named.exec(message)?.[1]?.replace(/["']/g, "");
+  if (name !== driver && !message.startsWith("require is not defined")) return error;
   const why = `Cannot find package '${driver}': npm install ${driver}, ${others}`;
   return Object.assign(new Error(why, { cause: error }), { code: "ERR_MODULE_NOT_FOUND" });
 }

@@ -241,6 +241,7 @@ describe("options", () => {
       'Import "redis" not a dependency', // Deno
       "Cannot require module redis", // Bun's bundles
       'Dynamic require of "redis" is not supported', // esbuild's
+      "require is not defined", // Rollup's
     ];
     for (const message of messages) {
       const cause = new Error(message);

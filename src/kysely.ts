@@ -99,13 +99,18 @@ const prunes = /^DELETE .* LIMIT \d+$/;
  * Runs a statement in a transaction of its own in databases like MySQL, where autocommit may be off,
  * or the application may have left a transaction open: what is in that is not for the store to commit.
  */
-export function alone(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+function alone(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
   return db.connection().execute(async (connection) => {
-    await rows(connection, "ROLLBACK", []);
-    const result = await rows(connection, sql, parameters);
+    const result = await afresh(connection, sql, parameters);
     await rows(connection, "COMMIT", []);
     return result;
   });
+}
+
+/** Reads what is stored now, not what was stored when the application left a transaction open. */
+async function afresh(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+  await rows(db, "ROLLBACK", []);
+  return await rows(db, sql, parameters);
 }
 
 /** Runs a script on one connection. */
@@ -165,8 +170,9 @@ export function* prepare(
   const { keys, bytes } = encoder.limits;
   return {
     statements,
-    // With autocommit off, a connection goes on reading what was stored.
-    read: Number(autocommit) === 1 ? rows : alone,
+    read: Number(autocommit) === 1
+      ? (db, ...query) => db.connection().execute((connection) => afresh(connection, ...query))
+      : alone,
     write: alone,
     ...encoder,
     limits: { keys, bytes: bytes / 2 },

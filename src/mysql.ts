@@ -29,6 +29,8 @@ export interface Connection {
   on(event: "error", listener: (error: unknown) => void): unknown;
   release(): void;
   destroy(): void;
+  /** What it sends; a stream of the application's own may not count. */
+  readonly stream?: { readonly bytesWritten?: number };
   /** Settings of the pool. */
   readonly config?: { readonly typeCast?: unknown };
 }
@@ -66,8 +68,12 @@ export function lender(pool: Pool): Lender<Connection> {
         if (!error) listen(connection, pool);
         callback(error, connection);
       }),
-    release: (connection, error) =>
-      error === undefined ? connection.release() : connection.destroy(),
+    release(connection, error) {
+      if (error !== undefined) return connection.destroy();
+      const sent = connection.stream?.bytesWritten;
+      if (sent !== undefined && clean.has(connection)) clean.set(connection, sent);
+      connection.release();
+    },
   };
 }
 
@@ -90,8 +96,8 @@ export function rows(connection: Connection, sql: string, values: unknown[]): Pr
     send(connection, sql, values, (error, result) => {
       if (error) reject(error);
       else if (Array.isArray(result)) resolve(result);
-      else if (!isPending(result)) resolve([[result.affectedRows]]);
-      else resolve(commit(connection, sql, values));
+      else if (isPending(result)) resolve(commit(connection, sql, values));
+      else resolve([[result.affectedRows]]);
     })
   );
 }
@@ -106,51 +112,65 @@ function send(
   connection[values.length > 0 ? "execute" : "query"]({ ...options, sql, values }, callback);
 }
 
-/** Whether the statement is part of a transaction that is still open. */
-function isPending({ serverStatus = 0 }: Done): boolean {
-  return (serverStatus & 1) !== 0;
-}
-
 /**
  * Runs a statement again that has become part of a transaction: either autocommit is off, or the
  * application left a transaction open, and to commit that is not for the store to do.
  */
 async function commit(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  await rows(connection, "ROLLBACK", []);
-  const result = await new Promise<Done>((resolve, reject) =>
-    send(
-      connection,
-      sql,
-      values,
-      (error, result) => error ? reject(error) : resolve(result as Done),
-    )
-  );
+  await finish(connection, "ROLLBACK");
+  const result = await finish(connection, sql, values);
   if (isPending(result)) {
-    manual.set(connection, true);
-    await rows(connection, "COMMIT", []);
+    clean.delete(connection);
+    await finish(connection, "COMMIT");
   }
   return [[result.affectedRows]];
 }
 
-/** Whether autocommit is off, for the connections of which that is known. */
-const manual = new WeakMap<Connection, boolean>();
-
-/** Reads what is stored now: with autocommit off, a connection goes on reading what was stored. */
-export function read(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  return manual.get(connection) === false
-    ? rows(connection, sql, values)
-    : readAnew(connection, sql, values);
+/** Runs a statement that returns no rows. */
+function finish(connection: Connection, sql: string, values: unknown[] = []): Promise<Done> {
+  return new Promise((resolve, reject) =>
+    send(connection, sql, values, (error, result) => {
+      if (error) reject(error);
+      else resolve(result as Done);
+    })
+  );
 }
 
-async function readAnew(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  if (!manual.has(connection)) {
-    const [[autocommit] = []] = await rows(connection, "SELECT @@autocommit", []);
-    manual.set(connection, Number(autocommit) === 0);
-  }
-  if (!manual.get(connection)) return await rows(connection, sql, values);
-  await rows(connection, "ROLLBACK", []);
+/** Whether the statement is part of a transaction that is still open. */
+function isPending({ serverStatus = 0 }: Done): boolean {
+  return (serverStatus & 1) !== 0;
+}
+
+/** Whether each statement is a transaction by itself. */
+function isAutocommit({ serverStatus = 2 }: Done): boolean {
+  return (serverStatus & 2) !== 0;
+}
+
+/**
+ * How many bytes each connection had sent when the store gave it back outside a transaction. If it has
+ * sent more since, the application has used it.
+ */
+const clean = new WeakMap<Connection, number>();
+
+/**
+ * Reads what is stored now. In a transaction that the application left open, or with autocommit off,
+ * the connection would go on reading what was stored when that began.
+ */
+export function read(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  const sent = connection.stream?.bytesWritten;
+  if (sent !== undefined && clean.get(connection) === sent) return rows(connection, sql, values);
+  return readAfresh(connection, sql, values);
+}
+
+async function readAfresh(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
+  const autocommit = isAutocommit(await finish(connection, "ROLLBACK"));
   const result = await rows(connection, sql, values);
-  await rows(connection, "ROLLBACK", []); // the table is not locked any longer
+  if (autocommit) {
+    clean.set(connection, 0); // until it is given back
+  } else {
+    clean.delete(connection);
+    await finish(connection, "ROLLBACK"); // the table is not locked any longer
+  }
   return result;
 }
 

@@ -37,6 +37,8 @@ interface Application {
 interface Others {
   /** What another connection reads from the table of the store, by key. */
   sessions(): Promise<Record<string, string>>;
+  /** Stores a session in that table. */
+  change(key: string, session: string): Promise<unknown>;
   /** How many rows the application has stored in a table of its own. */
   rows(): Promise<number>;
 }
@@ -56,6 +58,10 @@ async function keepsSessions(
     assert.equal((await others.sessions()).old, `{"n":${n}}`);
     await application.run(...statements);
     assert.deepEqual(await store.get("old"), { n });
+    await application.run(...statements);
+    await others.change("old", `{"n":-${n}}`);
+    assert.deepEqual(await store.get("old"), { n: -n });
+    await store.set("old", { n });
   }
   await Promise.all(["a", "b", "c"].map((key) => store.set(key, key)));
   await application.run(...statements);
@@ -115,6 +121,7 @@ const mysqlStates: Record<string, (names: Names) => string[]> = {
     `SELECT * FROM \`${own}\``,
   ],
   "a transaction that was left open": ({ own }) => ["BEGIN", `INSERT INTO \`${own}\` VALUES (1)`],
+  "an old snapshot": ({ own }) => ["BEGIN", `SELECT * FROM \`${own}\``],
   "a read-only transaction that was left open": () => ["START TRANSACTION READ ONLY"],
   "transactions read-only": () => ["SET SESSION TRANSACTION READ ONLY"],
   "tables that were left locked": ({ own }) => [`LOCK TABLES \`${own}\` READ`],
@@ -137,6 +144,8 @@ async function mysqlOthers({ table, own, other }: Names): Promise<Others> {
       const rows = await read(`SELECT CONVERT(\`key\` USING utf8mb4), session FROM \`${table}\``);
       return Object.fromEntries(rows);
     },
+    change: (key, session) =>
+      mysql.query(`UPDATE \`${table}\` SET session = ? WHERE \`key\` = ?`, [session, key]),
     rows: async () => (await read(`SELECT x FROM \`${own}\``)).length,
   };
 }
@@ -267,6 +276,8 @@ async function postgresOthers({ table, own, other }: Names): Promise<Others> {
       const { rows } = await postgres.query({ text, rowMode: "array" });
       return Object.fromEntries(rows as string[][]);
     },
+    change: (key, session) =>
+      postgres.query(`UPDATE "${table}" SET session = $1 WHERE key = $2`, [session, key]),
     rows: async () => (await postgres.query(`SELECT x FROM "${own}"`)).rows.length,
   };
 }

@@ -5,6 +5,8 @@
  * @module
  */
 
+import type { Fate } from "./losses.ts";
+
 /** A value, or the promise of one: embedded databases answer synchronously. */
 export type MaybePromise<T> = T | Promise<T>;
 
@@ -32,6 +34,8 @@ export interface Codec<Encoded> {
   equal(a: Encoded, b: Encoded): boolean;
   /** About how many bytes the value takes on the wire: bounds batches. */
   size(value: Encoded): number;
+  /** What becomes of values that the format does not have. */
+  readonly fate?: Fate;
 }
 
 /** Bounds of one batch. */

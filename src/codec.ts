@@ -5,15 +5,31 @@
  */
 
 import type { Codec } from "./backend.ts";
+import { pathOf } from "./losses.ts";
 
 /** JSON text. Empty text is no session (upstream's tables allow NULL). */
 export const json: Codec<string> = {
   encode(session) {
-    const text = JSON.stringify(session);
+    let text: string | undefined;
+    try {
+      text = JSON.stringify(session);
+    } catch (error) {
+      const where = pathOf(session, "a bigint");
+      if (where === undefined) throw error;
+      throw new TypeError(`JSON has no bigint, but there is one ${where}`);
+    }
     if (text === undefined) throw new TypeError(`a ${typeof session} is not JSON`);
     return text;
   },
   decode: (text) => text === "" ? undefined : JSON.parse(text),
   equal: (a, b) => a === b,
   size: (text) => text.length,
+  fate(kind) {
+    if (kind === "converter") return undefined; // plain, with a `toJSON` of its own
+    if (/^(NaN|-?Infinity|undefined)$/.test(kind)) return "null";
+    if (/^a (function|symbol)$/.test(kind)) return "nothing";
+    if (kind === "a Date") return "text";
+    if (kind === "convertible class" || kind === "BSON") return "what its toJSON() returns";
+    return /class|ctx|Array$/.test(kind) ? "a plain object" : "an empty object";
+  },
 };

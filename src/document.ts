@@ -21,6 +21,13 @@ export const document: Codec<unknown> = {
   decode: (value) => clone(value, new Set()),
   equal: isDeepStrictEqual,
   size: bsonSize,
+  fate(kind) {
+    if (/^(NaN|-?Infinity|converter|BSON|a (Date|RegExp|Uint8Array))$/.test(kind)) return undefined;
+    if (kind === "undefined") return "null";
+    if (/^a (function|symbol)$/.test(kind)) return "nothing";
+    if (kind === "a bigint") return "a number or a Long";
+    return /class|ctx|Map|Array$/.test(kind) ? "a plain object" : "an empty object";
+  },
 };
 
 // Values may be of another realm, as under jest, where `instanceof` does not know them.

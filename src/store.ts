@@ -19,6 +19,7 @@ import {
   StoreError,
   TimeoutError,
 } from "./errors.ts";
+import { Losses } from "./losses.ts";
 import { checkOptions, type Rules, type StoreOptions } from "./options.ts";
 import { originOf, setOrigin } from "./origin.ts";
 import { type Content, expired, type Waiter } from "./queue.ts";
@@ -164,6 +165,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #onCorrupt: StoreOptions["onCorrupt"];
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
+  readonly #losses: Losses | undefined;
   /** The trouble that `onInitError` was told last: many operations fail for one reason. */
   #told: unknown = expired;
   #active = 0;
@@ -179,6 +181,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
+    const { fate } = backend.codec;
+    if (options.onError && fate) this.#losses = new Losses(fate, this.#report);
     this.#connection = Connection.of(backend, this.#timeout);
     this.#connection.reporters.add(this.#report);
     if (this.#ttl !== undefined) this.#connection.expire();
@@ -303,6 +307,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const why = `the session cannot be encoded: ${reason(cause)}`;
       throw new EncodeError(why, { operation: "write", key, cause });
     }
+    this.#losses?.look(session);
     const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
     const last = originOf<Encoded>(session, this.#connection);
     const content = last?.content;

@@ -20,8 +20,8 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { checked, type Encoder, encoder, end, lender, type MySQLPool } from "./src/mysql.ts";
 import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { mysqlSettings, place, refused } from "./src/settings.ts";
+import { misplaced, place, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { mysqlSettings, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 

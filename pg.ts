@@ -18,10 +18,10 @@
 import pg from "pg";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, place, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, lender, type PgPool, type Pool } from "./src/pg.ts";
 import { prepareTable, rows, transient } from "./src/pg.ts";
-import { pgSettings, place, refused } from "./src/settings.ts";
+import { pgSettings, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 

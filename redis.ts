@@ -21,9 +21,8 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { missing, reason } from "./src/errors.ts";
 import type { IORedis } from "./src/ioredis.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { misplaced, rules, type StoreOptions, storeRules, urlOf } from "./src/options.ts";
 import * as redis from "./src/redis.ts";
-import { redisSettings as settings, urlOf } from "./src/settings.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** @ignore */
@@ -144,7 +143,7 @@ function create(
   config?: Config,
 ): redis.OwnClient {
   try {
-    return createClient(settings(opened, url, config) as RedisClientOptions);
+    return createClient(redis.settings(opened, url, config) as RedisClientOptions);
   } catch (error) {
     throw new TypeError(`Redis: node-redis refuses these options: ${reason(error)}`);
   }

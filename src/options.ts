@@ -312,3 +312,45 @@ function distance(a: string, b: string): number {
   }
   return row[b.length]!;
 }
+
+/** What is given in options of a driver, without `left`. */
+export function given(config: object = {}, left?: string): object {
+  return Object.fromEntries(
+    Object.entries(config).filter(([name, value]) => value !== undefined && name !== left),
+  );
+}
+
+/** The server and the user, as options of SQL stores name them. */
+export const place = ["host", "port", "database", "user", "password"] as const;
+
+/** What is looked at in the options of a factory. */
+export interface ConnectionOptions extends StoreOptions {
+  readonly url?: string | undefined;
+  readonly config?: object | undefined;
+  readonly host?: string | undefined;
+  readonly port?: number | string | undefined;
+  readonly database?: string | undefined;
+  readonly user?: string | undefined;
+  readonly password?: unknown;
+}
+
+/**
+ * The URL, which may also be in `config`, as the driver calls it.
+ *
+ * @throws {TypeError} if the place is given twice.
+ */
+export function urlOf(
+  factory: string,
+  options: ConnectionOptions,
+  name: string,
+): string | undefined {
+  const own = (options.config as Record<string, unknown> | undefined)?.[name];
+  if (own === undefined || own === null) return options.url;
+  const twice = (["url", ...place] as const).find((it) => options[it] !== undefined);
+  if (twice !== undefined) {
+    const what = `option "${twice}" and config.${name} contradict each other`;
+    throw new TypeError(`${factory}: ${what}; leave one out`);
+  }
+  if (typeof own === "string") return own;
+  throw new TypeError(`${factory}: config.${name} must be a string, but is ${described(own)}`);
+}

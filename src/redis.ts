@@ -9,6 +9,7 @@ import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
+import { given } from "./options.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -200,6 +201,62 @@ export async function discard(client: OwnClient | undefined): Promise<void> {
 /** How long to wait before connecting again, in ms: at most 20, doubled each time up to 500. */
 export function delay(attempts: number): number {
   return Math.min(500, 20 * 2 ** attempts) * (0.5 + Math.random() / 2);
+}
+
+/** What is looked at in options of node-redis. */
+interface RedisConfig {
+  readonly socket?: { readonly host?: unknown; readonly reconnectStrategy?: unknown } | undefined;
+  readonly commandOptions?: object | undefined;
+}
+
+/** Options of node-redis for a client of ours; the URL has been checked. */
+export function settings(
+  opened: () => boolean,
+  url: string | undefined,
+  config: RedisConfig = {},
+): object {
+  const { reconnectStrategy: strategy = delay } = config.socket ?? {};
+  const { socket, ...user } = url === undefined ? {} : address(url);
+  if (config.socket?.host !== undefined) delete socket?.path;
+  return {
+    pingInterval: 3_000, // with socketTimeout: a connection that went silent is discarded
+    RESP: 2, // not every server knows HELLO, which 3 begins with
+    maintNotifications: "disabled", // with them the driver looks up an IPv6 address as a name
+    ...user,
+    ...given(config, "url"),
+    commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
+    socket: {
+      socketTimeout: 5_000,
+      ...socket,
+      ...given(config.socket),
+      reconnectStrategy: (attempts: number, cause: Error) =>
+        opened() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
+    },
+  };
+}
+
+/** What is in a URL, as node-redis reads it, which lets it win over other options. */
+function address(url: string) {
+  const unix = url.startsWith("unix:");
+  const readable = unix ? url.replace(/^unix:\/\/([^/]*@)?/, "redis://$1unix") : url;
+  const { protocol, hostname, port, username, password, pathname, searchParams } = new URL(
+    readable,
+  );
+  const number = unix ? searchParams.get("db") : pathname.slice(1);
+  const socket: { path?: string; host?: string; port?: number; tls?: boolean } = unix
+    ? { path: decodeURIComponent(pathname) }
+    : {
+      // Without the brackets of an IPv6 address.
+      host: hostname.replace(/^\[(.*)\]$/, "$1"),
+      ...(port && { port: Number(port) }),
+      ...(protocol === "rediss:" && { tls: true }),
+    };
+  return {
+    socket,
+    ...(username && { username: decodeURIComponent(username) }),
+    ...(password && { password: decodeURIComponent(password) }),
+    ...(number && { database: Number(number) }),
+  };
 }
 
 /** Begins to connect a client that nobody has connected; `ready` tells how that goes. */

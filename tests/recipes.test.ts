@@ -117,7 +117,11 @@ const mysql: Secure = async (pair) => {
 };
 
 const sections: [section: string, store: string, secure: Secure][] = [
-  ["PostgreSQL", "PostgreSQL", proxied("postgres", true, (url) => url)],
+  [
+    "PostgreSQL",
+    "PostgreSQL",
+    proxied("postgres", true, (url) => urlWith(url, { search: "sslmode=require" })),
+  ],
   ["MySQL and MariaDB", "MySQL", mysql],
   ["Redis and Valkey", "Redis", proxied("redis", false, (url) => url.replace("redis:", "rediss:"))],
   ["MongoDB", "MongoDB", proxied("mongodb", false, (url) => urlWith(url, { search: "tls=true" }))],

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { performance } from "node:perf_hooks";
 import { type Context, exit, Failure } from "./context.ts";
 import { Database, locate, type Location, placesOf } from "./database.ts";
 import { progressOf } from "./progress.ts";
@@ -22,7 +23,7 @@ export async function copy(
   if (overlap(here, there)) {
     throw new Failure("FROM and TO are the same sessions; name another table", exit.usage);
   }
-  const started = Date.now();
+  const started = performance.now();
   await using source = await Database.open(here, "read", context, warn);
   const purpose = mode.dryRun ? "look" : "fill";
   await using target = await Database.open(there, purpose, context, warn);

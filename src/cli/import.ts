@@ -5,6 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
+import { performance } from "node:perf_hooks";
 import { document } from "../document.ts";
 import { type Context, count, Failure, sentence } from "./context.ts";
 import { Database, locate } from "./database.ts";
@@ -44,7 +45,7 @@ export async function importSessions(
   const format = formats[mode.format]!;
   const url = /:\/\//.test(from);
   if (!url && from !== "-" && !existsSync(from)) throw new Failure(`There is no file ${from}`);
-  const started = Date.now();
+  const started = performance.now();
   const purpose = mode.dryRun ? "look" : "fill";
   const warn = (text: string) => stderr.write(`${text}\n`);
   await using target = await Database.open(there, purpose, context, warn);

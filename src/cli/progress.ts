@@ -4,6 +4,7 @@
  * @module
  */
 
+import { performance } from "node:perf_hooks";
 import type { Output } from "./context.ts";
 import type { Database } from "./database.ts";
 
@@ -35,7 +36,7 @@ export async function progressOf(database: Database, output: Output): Promise<Pr
 
 async function bar(output: Output, total: number): Promise<Progress> {
   const { default: { SingleBar } } = await import("cli-progress");
-  const started = Date.now();
+  const started = performance.now();
   let done = 0;
   const single = new SingleBar({
     stream: output as NodeJS.WriteStream,
@@ -49,7 +50,7 @@ async function bar(output: Output, total: number): Promise<Progress> {
   return {
     add(sessions) {
       done += sessions;
-      const seconds = Math.max(0.001, (Date.now() - started) / 1000);
+      const seconds = Math.max(0.001, (performance.now() - started) / 1000);
       single.update(Math.min(done, total), { rate: Math.round(done / seconds) });
     },
     pause: () => void output.write("\n"),
@@ -59,13 +60,13 @@ async function bar(output: Output, total: number): Promise<Progress> {
 
 function lines(output: Output, total: number | undefined): Progress {
   const of = total === undefined ? "" : ` of ${total.toLocaleString("en")}`;
-  let last = Date.now();
+  let last = performance.now();
   let done = 0;
   return {
     add(sessions) {
       done += sessions;
-      if (Date.now() - last < interval) return;
-      last = Date.now();
+      if (performance.now() - last < interval) return;
+      last = performance.now();
       output.write(`${done.toLocaleString("en")}${of} sessions\n`);
     },
     pause() {},

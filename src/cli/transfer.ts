@@ -5,6 +5,7 @@
  * @module
  */
 
+import { performance } from "node:perf_hooks";
 import type { Codec, Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store.ts";
@@ -231,7 +232,7 @@ export function conclude(
 ): number {
   const { written, present, expired, refused, broken, tally, interrupted } = outcome;
   const say = (line: string) => stdout.write(`${line}\n`);
-  const seconds = `${((Date.now() - started) / 1000).toFixed(1)} s`;
+  const seconds = `${((performance.now() - started) / 1000).toFixed(1)} s`;
   const what = `${count(written, "session")} (${bytes(outcome.bytes)})`;
   const way = `from ${source.title} to ${target.title}`;
   say(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);

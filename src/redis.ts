@@ -157,7 +157,7 @@ export function guard(own: Own | undefined, signal: AbortSignal): void {
   onAbort(signal, () => own.client === client && replace(own));
 }
 
-/** The client of ours, or another one in the place of one whose `reconnectStrategy` ended it. */
+/** The store's own client, or a new one in place of one that its `reconnectStrategy` has ended. */
 export function alive(own: Own): Client {
   const { client } = own;
   const { error, connecting } = stateOf(client);
@@ -209,7 +209,7 @@ interface RedisConfig {
   readonly commandOptions?: object | undefined;
 }
 
-/** Options of node-redis for a client of ours; the URL has been checked. */
+/** Options of node-redis for the store's own client; the URL has been checked. */
 export function settings(
   opened: () => boolean,
   url: string | undefined,

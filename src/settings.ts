@@ -27,7 +27,7 @@ function address({ host, port, database, user, password }: ConnectionOptions): o
 /** What is used of `pg.Client`. */
 type PgClient = new (options: object) => { connectionParameters: object };
 
-/** Options of a `pg.Pool` of ours. */
+/** Options of the store's own `pg.Pool`. */
 export function pgSettings(Client: object, options: ConnectionOptions): object {
   const url = urlOf("Postgres", options, "connectionString");
   return {
@@ -52,7 +52,7 @@ function pgAddress(Client: PgClient, url: string): object {
   return { ...read, password, database: named ? database : undefined };
 }
 
-/** Options of a pool of mysql2 of ours. */
+/** Options of the store's own pool of mysql2. */
 export function mysqlSettings(options: ConnectionOptions): object {
   const url = urlOf("MySQL", options, "uri");
   return {

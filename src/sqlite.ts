@@ -163,7 +163,7 @@ export function play<T>(database: Database, script: Script<T>): T {
   return playSync(script, (sql, values) => rows(database, sql, values));
 }
 
-/** Does work of so many statements, or none of it. */
+/** Does all of the work, which has `statements` statements, or none of it. */
 export function atomic<T>(database: Database, statements: number, work: () => T): T {
   const open = inTransaction(database);
   if (open) throw leftOpen();
@@ -202,8 +202,8 @@ function inTransaction({ inTransaction, isTransaction }: Transactional): boolean
 }
 
 /**
- * Switches a database of ours to a write-ahead log. Where that cannot be, on a network share for
- * example, it stays with its journal, which is slower but safe.
+ * Switches a file that the store opened to a write-ahead log. Where SQLite cannot do that, on a
+ * network share for example, the file keeps its journal, which is slower but safe.
  */
 export function useLog(database: Database, report: (error: unknown) => void): void {
   let why: string;

@@ -106,7 +106,7 @@ function backend(options: RedisOptions): Backend {
     },
     async write(entries, signal) {
       redis.guard(own, signal);
-      await redis.write(client(), entries, named, apart);
+      redis.replied(await redis.write(client(), entries, named, apart));
     },
     renew(keys, expires, signal) {
       redis.guard(own, signal);

@@ -297,12 +297,23 @@ export function ready(client: Client): Client {
  * not be overtaken by what was sent before.
  */
 export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
-  if (commands.length === 1) return [await commands[0]];
+  if (commands.length === 1) return [replied(await commands[0])];
   const results = await Promise.allSettled(commands);
   return results.map((result) => {
     if (result.status === "rejected") throw result.reason;
-    return result.value;
+    return replied(result.value);
   });
+}
+
+/**
+ * The reply of a command.
+ *
+ * @throws where it is none: while the application has a `MULTI` open on the client, the server only
+ * puts commands into a queue, which the application may discard. No session is stored as this text.
+ */
+export function replied<T>(reply: T): T {
+  if (String(reply) !== "QUEUED") return reply;
+  throw new Error("The application has a transaction open on the client");
 }
 
 /** The entries that there are; asks for the client before each command. */
@@ -314,10 +325,10 @@ export async function read(
 ): Promise<Entry<string>[]> {
   const names = keys.map(named);
   const values = names.length === 1
-    ? [await client().get(names[0]!)]
+    ? [replied(await client().get(names[0]!))]
     : apart
     ? await all(names.map((name) => client().get(name)))
-    : await client().mGet(names) as unknown[];
+    : replied(await client().mGet(names)) as unknown[];
   const ends = expires ? await lives(client(), names) : [];
   const entries: Entry<string>[] = [];
   for (let i = 0; i < keys.length; i++) {
@@ -381,7 +392,7 @@ export async function page(
 
 /** What passes: of node-redis, of ioredis, of servers and proxies; `docs/errors.md` has the reasons. */
 const passes = new RegExp(
-  "^(The client is offline|Socket closed|Disconnects client|All the root nodes|" +
+  "^(The client is offline|The application has a|Socket closed|Disconnects client|All the root nodes|" +
     "(Socket|Connection|Command) timeout|Timeout waiting|" +
     "(Ready check failed: )?Connection is closed|Command (timed out|aborted)|" +
     "Reached the max retries|Stream isn't writeable|Cluster isn't ready|None of startup nodes|" +

@@ -5,6 +5,7 @@
  */
 
 import BetterSqlite3 from "better-sqlite3";
+import { Redis as IORedis } from "ioredis";
 import * as kysely from "kysely";
 import { createPool, type Pool as MySQLPool } from "mysql2/promise";
 import assert from "node:assert/strict";
@@ -15,10 +16,12 @@ import process from "node:process";
 import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
+import { createClient } from "redis";
 import { KyselyStore } from "../kysely.ts";
 import type { Store, StoreOptions } from "../mod.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
+import { Redis } from "../redis.ts";
 import { SQLite } from "../sqlite.ts";
 import { place, serverUrl } from "./servers.ts";
 
@@ -333,6 +336,67 @@ describe("PostgreSQL states of connections", () => {
     await assert.rejects(store.set("k", 1), /client_encoding of the connection is LATIN1/);
     await pool.end();
   });
+});
+
+const redisUrl = serverUrl("redis");
+
+/** Clients that the application shares, with its commands `MULTI`, `EXEC` and `DISCARD`. */
+const clients: Record<
+  string,
+  () => {
+    store(options: object): AnyStore;
+    send(command: "MULTI" | "EXEC" | "DISCARD"): Promise<unknown>;
+    close(): unknown;
+  }
+> = {
+  "node-redis"() {
+    const client = createClient({ url: redisUrl });
+    return {
+      store: (options) => Redis({ client, ...options }),
+      send: (command) => client.sendCommand([command]),
+      close: () => client.close(),
+    };
+  },
+  "ioredis"() {
+    const client = new IORedis(redisUrl);
+    return {
+      store: (options) => Redis({ client, ...options }),
+      send: (command) => client.call(command),
+      close: () => client.quit(),
+    };
+  },
+};
+
+describe("Redis states of clients", () => {
+  for (const [name, open] of Object.entries(clients)) {
+    for (const end of ["EXEC", "DISCARD"] as const) {
+      it(`Redis on ${name} waits for a MULTI of the application that ends with ${end}`, async () => {
+        const application = open();
+        const prefix = `${place()}:`;
+        await using others = Redis({ url: redisUrl, prefix });
+        await using store = application.store({ prefix, ttl: 1_000_000 });
+        await store.set("old", 1);
+        for (const read of [false, true]) {
+          await application.send("MULTI");
+          let ended = false;
+          const work = read
+            ? Promise.all([store.get("old"), store.get("none"), store.has("old")])
+            : Promise.all([store.set("a", end), store.set("b", 2), store.delete("old")]);
+          const result = work.finally(() => ended = true);
+          await wait(50);
+          assert.equal(ended, false);
+          await application.send(end);
+          if (read) assert.deepEqual(await result, [undefined, undefined, false]);
+          else await result;
+          const stored = ["a", "b", "old"].map((key) => others.get(key));
+          assert.deepEqual(await Promise.all(stored), [end, 2, undefined]);
+        }
+        await store.clear();
+        await store.close();
+        await application.close();
+      });
+    }
+  }
 });
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-states-"));

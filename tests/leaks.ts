@@ -62,7 +62,7 @@ export const clients: Record<string, (urls: Record<Server, string>) => Promise<S
     return Promise.resolve({
       handle: pool,
       store: (table, options) => Postgres({ pool, table, ...options }),
-      scope: (table) => `"${table}"`,
+      scope: (table) => `\0${table}`,
       drop: (table) => pool.query(`DROP TABLE "${table}"`),
       [Symbol.asyncDispose]: () => pool.end(),
     });
@@ -72,7 +72,7 @@ export const clients: Record<string, (urls: Record<Server, string>) => Promise<S
     return Promise.resolve({
       handle: pool,
       store: (table, options) => MySQL({ pool, table, ...options }),
-      scope: (table) => table,
+      scope: (table) => `\0${table}`,
       drop: (table) => pool.promise().query(`DROP TABLE \`${table}\``),
       [Symbol.asyncDispose]: () => pool.promise().end(),
     });

@@ -8,6 +8,7 @@
 import { Buffer } from "node:buffer";
 import { isError } from "./errors.ts";
 import * as mysql from "./mysql.ts";
+import { described } from "./options.ts";
 import * as pg from "./pg.ts";
 import * as sql from "./sql.ts";
 import type { Dialect, Row, Script, Statements } from "./sql.ts";
@@ -50,7 +51,8 @@ export function checked(given: KyselyDatabase, schema?: string): Database {
   const { connection, executeQuery, withoutPlugins, isTransaction } = given as unknown as Database;
   const methods = [connection, executeQuery, withoutPlugins];
   if (isTransaction || !methods.every((method) => typeof method === "function")) {
-    throw new TypeError('KyselyStore: option "db" must be a Kysely, and no transaction');
+    const found = isTransaction ? "a transaction" : described(given);
+    throw new TypeError(`KyselyStore: option "db" must be a Kysely, but is ${found}`);
   }
   const db = (given as unknown as Database).withoutPlugins();
   familyOf(db, schema);

@@ -10,6 +10,7 @@ import type { Entry, Opening, Page, Plan } from "./backend.ts";
 import { document } from "./document.ts";
 import { isError, reason, redact, TooLargeError } from "./errors.ts";
 import { disconnected } from "./network.ts";
+import { described } from "./options.ts";
 
 /** What is used of a `MongoClient` of mongodb 5 to 7. */
 export interface Client {
@@ -59,7 +60,7 @@ const largest = 16 * 2 ** 20;
 export function checkClient(client: Client): void {
   if (typeof client.db !== "function" || typeof client.connect !== "function") {
     const kinds = "a MongoClient of mongodb (mongoose's is mongoose.connection.getClient())";
-    throw new TypeError(`Mongo: option "client" must be ${kinds}`);
+    throw new TypeError(`Mongo: option "client" must be ${kinds}, but is ${described(client)}`);
   }
 }
 

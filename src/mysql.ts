@@ -9,6 +9,7 @@ import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "./backend.ts";
 import { isError, StoreError, TooLargeError } from "./errors.ts";
 import { disconnected } from "./network.ts";
+import { described } from "./options.ts";
 import { listen, padded, quoted, sorted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
 import * as sql from "./sql.ts";
@@ -57,7 +58,8 @@ export function checked(given: MySQLPool): Pool {
   const { getConnection, execute, promise } = Object(pool);
   const methods = [getConnection, execute, promise];
   if (methods.every((method) => typeof method === "function")) return pool as Pool;
-  throw new TypeError('MySQL: option "pool" must be a Pool of mysql2 or mysql2/promise');
+  const kinds = "a Pool of mysql2 or mysql2/promise";
+  throw new TypeError(`MySQL: option "pool" must be ${kinds}, but is ${described(given)}`);
 }
 
 /** Lends the connections of a pool. */

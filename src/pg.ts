@@ -6,6 +6,7 @@
 
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
+import { described } from "./options.ts";
 import { isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
 import type { Dialect, Lender, Row, Script } from "./sql.ts";
 import * as sql from "./sql.ts";
@@ -48,7 +49,7 @@ export function checked(pool: PgPool): Pool {
   const { connect, on, totalCount } = pool;
   const fits = typeof connect === "function" && typeof on === "function";
   if (fits && typeof totalCount === "number") return pool as unknown as Pool;
-  throw new TypeError('Postgres: option "pool" must be a Pool of pg');
+  throw new TypeError(`Postgres: option "pool" must be a Pool of pg, but is ${described(pool)}`);
 }
 
 /** Lends the clients of a pool. */

@@ -9,7 +9,7 @@ import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
-import { given } from "./options.ts";
+import { described, given } from "./options.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -61,7 +61,7 @@ export function checked(given: Client | IORedis): Client {
   const fits = typeof client.isOpen === "boolean" && !legacyMode &&
     methods.every((name) => typeof client[name] === "function");
   if (!fits) {
-    throw new TypeError(`Redis: option "client" must be ${kinds}`);
+    throw new TypeError(`Redis: option "client" must be ${kinds}, but is ${described(given)}`);
   }
   stateOf(client);
   return client;

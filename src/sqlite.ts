@@ -5,6 +5,7 @@
  */
 
 import { isError, reason } from "./errors.ts";
+import { described } from "./options.ts";
 import { type Dialect, isLeftOpen, leftOpen, onConflict, playSync, quoted } from "./sql.ts";
 import type { Row, Script } from "./sql.ts";
 
@@ -58,7 +59,7 @@ export function checked(database: SQLiteDatabase): Database {
   const fits = typeof prepare === "function" && typeof exec === "function" && each === undefined;
   if (fits) return database as unknown as Database;
   const kinds = "a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite";
-  throw new TypeError(`SQLite: option "database" must be ${kinds}`);
+  throw new TypeError(`SQLite: option "database" must be ${kinds}, but is ${described(database)}`);
 }
 
 /** Makes databases, with options that differ. */

@@ -507,7 +507,7 @@ describe("SQLite options", () => {
       assert.throws(refused({ database }), {
         name: "TypeError",
         message:
-          'SQLite: option "database" must be a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite',
+          /^SQLite: option "database" must be a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite, but is an? /,
       });
     }
   });

@@ -115,6 +115,34 @@ async function afresh(db: Database, sql: string, parameters: unknown[]): Promise
   return await rows(db, sql, parameters);
 }
 
+/** Returns nothing outside a transaction, and in one in which something was changed its number. */
+const openTransaction = "SELECT txid_current_if_assigned()";
+
+/**
+ * Runs a statement that changes sessions in databases like PostgreSQL, and runs it again if the
+ * application had left a transaction open: what is in that is not for the store to commit.
+ */
+function outside(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+  return db.connection().execute(async (connection) => {
+    const result = await rows(connection, sql, parameters);
+    const [[open] = []] = await rows(connection, openTransaction, []);
+    if (open === null || open === undefined) return result;
+    await rows(connection, "ROLLBACK", []);
+    return await rows(connection, sql, parameters);
+  });
+}
+
+/** Whether the database tells about its transactions; what is only like PostgreSQL may not. */
+function* tellsTransactions(): Script<boolean> {
+  try {
+    yield openTransaction;
+    return true;
+  } catch (error) {
+    if (transient(error)) throw error;
+    return false;
+  }
+}
+
 /** Runs a script on one connection. */
 export function play<T>(db: Database, script: Script<T>): Promise<T> {
   return db.connection().execute((connection) => {
@@ -158,7 +186,7 @@ export function* prepare(
     return {
       statements,
       read: rows,
-      write: rows,
+      write: family === "PostgreSQL" && (yield* tellsTransactions()) ? outside : rows,
       // D1 takes 100 values in a statement, and three of them are an entry.
       limits: { keys: family === "SQLite" ? 32 : 128, bytes: 1_000_000 },
       keys: (keys) => [...keys].sort(),

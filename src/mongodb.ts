@@ -419,7 +419,9 @@ const passingCodes = new Set([
   ...[91, 189, 10058, 10107, 11600, 11602, 13435, 13436], // shutting down, no longer primary
   ...[63, 70, 133, 150, 13388], // the state of a cluster that the server does not know yet
   ...[24, 43, 46, 50, 64, 112, 117, 134, 262, 11000, 11601], // locks, conflicts, limits of time
-  ...[391, 462, 16500], // log in again, limits of load
+  ...[145, 149, 216, 237, 303, 355, 398, 46841, 56846, 91331, 10045600], // failover, maintenance
+  ...[175, 239, 246, 249, 250, 272, 314, 319, 342, 363, 371, 406, 412, 453], // data is moved or busy
+  ...[261, 264, 365, 391, 402, 407, 433, 449, 450, 462, 16500], // log in again, limits of load
 ]);
 
 /** What the driver or the server says of errors that pass. */

@@ -332,8 +332,11 @@ export async function read(
   const ends = expires ? await lives(client(), names) : [];
   const entries: Entry<string>[] = [];
   for (let i = 0; i < keys.length; i++) {
-    if (values[i] == null) continue;
-    entries.push({ key: keys[i]!, value: String(values[i]), expires: ends[i] });
+    const value = values[i];
+    if (value === null || value === undefined) continue;
+    // Envoy asks several servers for the values, and one of them may have failed.
+    if (isError(value)) throw value;
+    entries.push({ key: keys[i]!, value: String(value), expires: ends[i] });
   }
   return entries;
 }
@@ -399,14 +402,14 @@ const passes = new RegExp(
     "Failed to refresh slots|Too many Cluster redirections|All sentinels|An earlier write|" +
     "LOADING|CLUSTERDOWN|MASTERDOWN|NOMASTERLINK|TRYAGAIN|READONLY|REDIRECT|NOREPLICAS|BUSY |" +
     "ERR max (number of clients|concurrent connections|commands per second)|" +
-    "(no upstream host|upstream (failure|protocol error))|" + // Envoy
+    "(no upstream host|upstream (failure|protocol error)|finished with \\d+ error)|" + // Envoy
     "ERR (Connection (refused|reset by peer|timed out)|Broken pipe|Host is down|No route to host))", // Twemproxy
 );
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  const { message, constructor } = error;
+  const { message, constructor } = error as { message: string; constructor?: { name: string } };
   return disconnected(error) || passes.test(message) ||
-    constructor.name === "TimeoutError"; // a command that was not sent in time
+    constructor?.name === "TimeoutError"; // a command that was not sent in time
 }

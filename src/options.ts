@@ -130,11 +130,14 @@ const sql = {
   dbname: "config.database",
   db: "config.database",
   pass: "config.password",
+  tls: "config.ssl",
+  sslmode: "config.ssl",
+  "ssl-mode": "config.ssl",
 };
 
 /**
  * What is easily put into `config`, where the driver ignores it, by driver: then the client would
- * connect to another place, as another user. (mongodb refuses unknown options itself.)
+ * connect to another place, as another user, or without TLS. (mongodb refuses unknown options itself.)
  */
 export const misplaced = {
   redis: {
@@ -143,8 +146,11 @@ export const misplaced = {
     host: "config.socket.host",
     port: "config.socket.port",
     path: "config.socket.path",
+    hostname: "config.socket.host",
     tls: "config.socket.tls",
+    ssl: "config.socket.tls",
     user: "config.username",
+    pass: "config.password",
     db: "config.database",
     keyPrefix: 'option "prefix"',
   },
@@ -353,4 +359,22 @@ export function urlOf(
   }
   if (typeof own === "string") return own;
   throw new TypeError(`${factory}: config.${name} must be a string, but is ${described(own)}`);
+}
+
+/**
+ * Looks for parameters of a URL that say where or how safely to connect, but that the driver ignores.
+ *
+ * @param ignored the names of such parameters, with what to use instead.
+ * @throws {TypeError} if there is one, without its value.
+ */
+export function checkParameters(
+  factory: string,
+  url: string,
+  ignored: readonly (readonly [names: RegExp, instead: string])[],
+): void {
+  for (const name of new URLSearchParams(url.split("?", 2)[1]).keys()) {
+    const [, instead] = ignored.find(([names]) => names.test(name)) ?? [];
+    if (instead === undefined) continue;
+    throw new TypeError(`${factory}: parameter "${name}" of the URL has no effect; use ${instead}`);
+  }
 }

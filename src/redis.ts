@@ -9,7 +9,7 @@ import { onAbort } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
-import { described, given } from "./options.ts";
+import { checkParameters, described, given } from "./options.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
 /** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
@@ -73,16 +73,28 @@ export function checked(given: Client | IORedis): Client {
  * @throws {TypeError} without the string, for it may have a password.
  */
 export function checkUrl(url: string): void {
+  if (!isUrl(url)) {
+    const form = "redis[s]://[[user][:password]@]host[:port][/database] or unix:///path";
+    throw new TypeError(`Redis: option "url" must be ${form}`);
+  }
+  checkParameters("Redis", url, [
+    url.startsWith("unix:")
+      ? [/^database$/i, "the parameter db"]
+      : [/^(db|database)$/i, "the path of the URL: redis://host/1"],
+    [/^(user(name)?|pass(word)?|host|port)$/i, "redis://user:password@host:port"],
+    [/^(tls|ssl)/i, "rediss:// and config.socket"],
+  ]);
+}
+
+function isUrl(url: string): boolean {
   try {
-    if (/^unix:\/\/([^/]*@)?\/./.test(url)) return;
+    if (/^unix:\/\/([^/]*@)?\/./.test(url)) return true;
     const { protocol, username, password, pathname } = new URL(url);
     decodeURIComponent(username + password);
-    if (/^rediss?:$/.test(protocol) && /^\/?\d*$/.test(pathname)) return;
+    return /^rediss?:$/.test(protocol) && /^\/?\d*$/.test(pathname);
   } catch {
-    // It is none, as one of another protocol.
+    return false;
   }
-  const form = "redis[s]://[[user][:password]@]host[:port][/database] or unix:///path";
-  throw new TypeError(`Redis: option "url" must be ${form}`);
 }
 
 /** What is known of a client, for all stores that use it. */

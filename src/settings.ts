@@ -6,7 +6,7 @@
  */
 
 import { reason } from "./errors.ts";
-import { type ConnectionOptions, given, urlOf } from "./options.ts";
+import { checkParameters, type ConnectionOptions, given, urlOf } from "./options.ts";
 import { patience } from "./sql.ts";
 
 /**
@@ -40,6 +40,7 @@ export function pgSettings(Client: object, options: ConnectionOptions): object {
 /** What is in a URL: pg reads it, but lets it win over other options, and even what it has not. */
 function pgAddress(Client: PgClient, url: string): object {
   if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
+  checkParameters("Postgres", url, [[/^(ssl[-_]mode|use_?ssl|tls)/i, "sslmode"]]);
   const { connectionParameters: read } = new Client({ connectionString: url });
   // The password cannot be enumerated.
   const { database, user, password } = read as {
@@ -65,6 +66,11 @@ export function mysqlSettings(options: ConnectionOptions): object {
 /** What is in a URL, as mysql2 reads it, which lets it win over options that are `false` or "". */
 function mysqlAddress(url: string): object {
   if (!/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
+  // mysql2 ignores them with a warning, so that the connection has no TLS.
+  checkParameters("MySQL", url, [
+    [/^(user(name)?|pass(word)?|host|port|database)$/i, "mysql://user:password@host:port/database"],
+    [/^(ssl.|tls|(use|require)_?ssl)/i, "config.ssl"],
+  ]);
   const { hostname, port, pathname, username, password, searchParams } = new URL(url);
   return {
     ...Object.fromEntries([...searchParams].map(([name, value]) => [name, parsed(value)])),

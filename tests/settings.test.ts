@@ -134,6 +134,9 @@ describe("connection settings", () => {
         user: "config.username",
         db: "config.database",
         keyPrefix: 'option "prefix"',
+        hostname: "config.socket.host",
+        ssl: "config.socket.tls",
+        pass: "config.password",
       },
       Mongo: { url: 'option "url"', uri: 'option "url"', host: 'option "url"' },
       SQLite: {
@@ -141,8 +144,21 @@ describe("connection settings", () => {
         path: 'option "filename"',
         readOnly: "config.readonly",
       },
-      Postgres: { url: 'option "url"', uri: 'option "url"', username: "config.user" },
-      MySQL: { url: 'option "url"', connectionString: 'option "url"', username: "config.user" },
+      Postgres: {
+        url: 'option "url"',
+        uri: 'option "url"',
+        username: "config.user",
+        sslmode: "config.ssl",
+        tls: "config.ssl",
+      },
+      MySQL: {
+        url: 'option "url"',
+        connectionString: 'option "url"',
+        username: "config.user",
+        "ssl-mode": "config.ssl",
+        sslmode: "config.ssl",
+        tls: "config.ssl",
+      },
     };
     for (const [name, properties] of Object.entries(ignored)) {
       for (const [property, instead] of Object.entries(properties)) {
@@ -156,6 +172,47 @@ describe("connection settings", () => {
       () => factories.Mongo!({ url: "mongodb://localhost", config: { username: "x" } }),
       /^TypeError: Mongo: the driver refuses these options: option username is not supported/,
     );
+  });
+
+  it("parameters of a URL that the driver would ignore are refused", () => {
+    const path = "the path of the URL: redis://host/1";
+    const redisPlace = "redis://user:password@host:port";
+    const tls = "rediss:// and config.socket";
+    const mysqlPlace = "mysql://user:password@host:port/database";
+    const cases: [name: string, url: string, parameter: string, instead: string][] = [
+      ["Redis", "redis://a?db=3", "db", path],
+      ["Redis", "redis://a/2?database=3", "database", path],
+      ["Redis", "unix:///run/redis.sock?database=3", "database", "the parameter db"],
+      ["Redis", "redis://a?password=s3cret", "password", redisPlace],
+      ["Redis", "redis://?host=a", "host", redisPlace],
+      ["Redis", "redis://a?tls=true", "tls", tls],
+      ["Redis", "rediss://a?ssl_cert_reqs=none", "ssl_cert_reqs", tls],
+      ["Postgres", "postgres://a/b?ssl-mode=require", "ssl-mode", "sslmode"],
+      ["Postgres", "postgres://a/b?tls=true", "tls", "sslmode"],
+      ["MySQL", "mysql://a/b?ssl-mode=REQUIRED", "ssl-mode", "config.ssl"],
+      ["MySQL", "mysql://a/b?sslmode=require", "sslmode", "config.ssl"],
+      ["MySQL", "mysql://a/b?sslaccept=strict", "sslaccept", "config.ssl"],
+      ["MySQL", "mysql://a/b?useSSL=true", "useSSL", "config.ssl"],
+      ["MySQL", "mysql://a/b?tls=true", "tls", "config.ssl"],
+      ["MySQL", "mysql://a/b?user=u", "user", mysqlPlace],
+      ["MySQL", "mysql://a?database=b", "database", mysqlPlace],
+    ];
+    for (const [name, url, parameter, instead] of cases) {
+      const own = { [names[name]!]: url };
+      for (const options of [{ url }, { config: own }]) {
+        assert.throws(() => factories[name]!(options), {
+          name: "TypeError",
+          message: `${name}: parameter "${parameter}" of the URL has no effect; use ${instead}`,
+        });
+      }
+    }
+  });
+
+  it("parameters that do not say where to connect, or how safely, are taken as before", async () => {
+    // A number of Upstash's and Railway's URLs, and the one parameter of a socket's.
+    await using _1 = Redis({ url: "redis://localhost?family=0" });
+    await using _2 = Redis({ url: "unix:///run/redis.sock?db=3" });
+    await using _3 = MySQL({ url: "mysql://localhost/bot?ssl={}&charset=utf8mb4" });
   });
 
   it("Redis lets config win over the URL", () => {

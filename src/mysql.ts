@@ -231,11 +231,7 @@ function lockName(about: string): string {
 function* withLock<T>(
   name: string,
   patience: number,
-  { transient, script, busy }: {
-    transient(error: unknown): boolean;
-    script: Script<T>;
-    busy(): T;
-  },
+  { script, busy }: { script: Script<T>; busy(): T },
 ): Script<T> {
   let row: Row | undefined;
   try {
@@ -259,7 +255,6 @@ function* withLock<T>(
 export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "charset">): Dialect {
   const name = (schema === undefined ? "" : `${quoted(schema, "`")}.`) + quoted(table, "`");
   const database = schema ?? null;
-  const row = rowNumber;
   return {
     name,
     inspect: [
@@ -302,21 +297,21 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
         alter.push("MODIFY session longtext CHARACTER SET utf8mb4");
       }
       if (!columns.has("expires")) alter.push("ADD COLUMN expires bigint");
-      if (!unique && !columns.has(row)) {
-        alter.push(`ADD COLUMN \`${row}\` bigint NOT NULL AUTO_INCREMENT UNIQUE`);
+      if (!unique && !columns.has(rowNumber)) {
+        alter.push(`ADD COLUMN \`${rowNumber}\` bigint NOT NULL AUTO_INCREMENT UNIQUE`);
       }
       if (alter.length > 0) changes.push(`ALTER TABLE ${name} ${alter.join(", ")}`);
       if (!unique) {
         changes.push(
           `DELETE old FROM ${name} old JOIN (
-            SELECT \`key\`, MAX(\`${row}\`) AS newest FROM ${name} GROUP BY \`key\`
-          ) kept ON old.\`key\` = kept.\`key\` AND old.\`${row}\` < kept.newest`,
-          `ALTER TABLE ${name} DROP COLUMN \`${row}\`,
+            SELECT \`key\`, MAX(\`${rowNumber}\`) AS newest FROM ${name} GROUP BY \`key\`
+          ) kept ON old.\`key\` = kept.\`key\` AND old.\`${rowNumber}\` < kept.newest`,
+          `ALTER TABLE ${name} DROP COLUMN \`${rowNumber}\`,
             ADD UNIQUE \`telegraf-session-key\` (\`key\`)`,
         );
-      } else if (columns.has(row)) {
+      } else if (columns.has(rowNumber)) {
         // Two processes upgraded the table at the same time, without a lock.
-        changes.push(`ALTER TABLE ${name} DROP COLUMN \`${row}\``);
+        changes.push(`ALTER TABLE ${name} DROP COLUMN \`${rowNumber}\``);
       }
       return changes;
     },
@@ -326,7 +321,7 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
         const [[count] = []] = yield [`DELETE FROM ${name} WHERE expires <= ? LIMIT 500`, now];
         return Number(count);
       }
-      return withLock(lockName(`${name} prune`), 0, { transient, script: script(), busy: () => 0 });
+      return withLock(lockName(`${name} prune`), 0, { script: script(), busy: () => 0 });
     },
     *alone<T>(script: Script<T>): Script<T> {
       const [[patience] = []] = yield "SELECT @@SESSION.lock_wait_timeout";
@@ -341,7 +336,6 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
         }
       }
       return yield* withLock(lockName(name), 5, {
-        transient,
         script: patiently(),
         busy() {
           const error = new Error(`another process is preparing table ${name}`);

@@ -324,7 +324,8 @@ export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
  * puts commands into a queue, which the application may discard. No session is stored as this text.
  */
 export function replied<T>(reply: T): T {
-  if (String(reply) !== "QUEUED") return reply;
+  // An array, which is not that text, would be joined for nothing.
+  if (Array.isArray(reply) || String(reply) !== "QUEUED") return reply;
   throw new Error("The application has a transaction open on the client");
 }
 

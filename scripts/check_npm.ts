@@ -424,7 +424,7 @@ async function checkBundleWithout(project: string, bundler: string, program: str
     redis: "npm install redis, or pass a client of ioredis as { client }",
     kysely: "npm install kysely, or pass a Kysely as { db }",
     sqlite: "better-sqlite3 is not installed; install it, or use Node.js 22.13, Deno 2.2 or Bun, " +
-      "which bring a driver of their own",
+      "which have a built-in driver",
   }[name]!;
   const stored = name === "sqlite" && output === "stored"; // by Node.js' own driver
   if (!stored && !output.endsWith(ending)) throw new Error(output);

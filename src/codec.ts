@@ -16,7 +16,7 @@ export const json: Codec<string> = {
     } catch (error) {
       const where = pathOf(session, "a bigint");
       if (where === undefined) throw error;
-      throw new TypeError(`JSON has no bigint, but there is one ${where}`);
+      throw new TypeError(`${where} is a bigint, which JSON does not have`);
     }
     if (text === undefined) throw new TypeError(`a ${typeof session} is not JSON`);
     return text;

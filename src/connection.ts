@@ -27,8 +27,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     for (const [option, value] of Object.entries(backend.shared ?? {})) {
       if (shared[option] === value) continue;
       throw new TypeError(
-        `option "${option}" is ${value}, but a store on the same data has ${shared[option]}; ` +
-          "make both the same",
+        `option "${option}" is ${value}, but another store on the same data has ${shared[option]}; ` +
+          "use the same value for both",
       );
     }
     return connection;

@@ -96,7 +96,7 @@ function makeAdapter(client: Commands): Client {
 function sequence() {
   const writing = new Set<string>();
   return async <T>(key: string, send: () => Promise<T>): Promise<T> => {
-    if (writing.has(key)) throw new Error("An earlier write is under way");
+    if (writing.has(key)) throw new Error("An earlier write is in progress");
     writing.add(key);
     try {
       return await send();

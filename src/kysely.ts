@@ -74,7 +74,7 @@ export function familyOf(db: Database, schema?: string): Family {
   const family = families.get(db.updateTable("t").set({ c: 1 }).compile().sql);
   if (family === undefined) {
     const names = [...families.values()].join(", ");
-    throw new TypeError(`KyselyStore: the dialect is not of a family that it knows: ${names}`);
+    throw new TypeError(`KyselyStore: the dialect must be of one of these families: ${names}`);
   }
   if (schema !== undefined && family === "SQLite") {
     throw new TypeError(
@@ -218,7 +218,7 @@ function* checkRows(): Script<void> {
   const [row = []] = yield "SELECT 'telegraf' AS a, 1 AS b";
   if (row.length === 2 && row[0] === "telegraf" && Number(row[1]) === 1) return;
   throw new TypeError(
-    "the driver changes rows: expected text and a number; leave out its settings for rows and types " +
+    "the driver changes the rows that it returns: expected text and a number; remove its settings for rows and types " +
       "(nestTables, typeCast, a parser for text)",
   );
 }
@@ -235,7 +235,7 @@ const literals: mysql.Literals = {
     // deno-lint-ignore no-control-regex
     if (!/[\x00-\x1f"'\\]/.test(key)) return;
     throw new TypeError(
-      `in a table of an older version a key may not have quotes, backslashes and control characters: ${key}`,
+      `a key in a table of an older version must not have quotes, backslashes or control characters: ${key}`,
     );
   },
 };

@@ -44,7 +44,7 @@ export class Losses {
         : /class|BSON/.test(kind!)
         ? described(value)
         : kind;
-      const message = `What a session has ${at(path)} comes back as ${fate}, because it is ${what}`;
+      const message = `${at(path)} is stored as ${fate} because it is ${what}`;
       if (!this.#reported.has(message)) {
         this.#reported.add(message);
         this.#report(new Error(message));
@@ -70,7 +70,7 @@ export function pathOf(session: unknown, kind: string): string | undefined {
   return found;
 }
 
-const at = (path: string) => path === "" ? "as a whole" : `at "${path}"`;
+const at = (path: string) => path === "" ? "the session" : `the session's value at "${path}"`;
 
 /** Visits all values, of plain objects and arrays those in it if the visitor says so. */
 function walk(session: unknown, visit: (value: unknown, path: string) => boolean): void {

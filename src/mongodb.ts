@@ -209,7 +209,7 @@ async function inspect(collection: Collection): Promise<Plan> {
     await collection.findOne({}, { projection: { _id: 1 } }) !== null;
   const changes = unique ? [] : ['create a unique index on "key"'];
   if (exists && !unique && await collection.findOne(numbered, {}) !== null) {
-    changes.unshift("make text of keys that are numbers");
+    changes.unshift("convert keys that are numbers to text");
   }
   return { exists, unique, changes };
 }
@@ -299,7 +299,7 @@ async function prepare(collection: Collection, report: (error: unknown) => void)
     if (!isRefusal(error)) throw error;
     const why = `The collection ${collection.namespace} has no unique index on "key"`;
     report(
-      new Error(`${why}, so that each access reads all of it: ${reason(error)}`, { cause: error }),
+      new Error(`${why}, so each operation scans all of it: ${reason(error)}`, { cause: error }),
     );
   }
 }
@@ -352,7 +352,7 @@ export function upsert(entry: Entry<unknown>): Upsert {
   const { key, value: session, expires } = entry;
   const size = document.size({ key, session }) + 35; // `_id` and `expires`
   if (size > largest) {
-    const why = `it takes ${size} bytes in BSON, and MongoDB takes ${largest}`;
+    const why = `session is ${size} bytes in BSON; MongoDB's limit is ${largest}`;
     throw new TooLargeError(why, { operation: "write", key });
   }
   const update = expires === undefined

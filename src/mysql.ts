@@ -427,11 +427,11 @@ function checkOldKey(type: string, key: string): void {
   const [, length = Infinity, charset] = /^(?:var)?char\((\d+)\) (\w+)/.exec(type) ?? [];
   const options = { operation: "write", key } as const;
   if ([...key].length > Number(length)) {
-    throw new StoreError(`the key is too long: the column takes ${length} characters`, options);
+    throw new StoreError(`the key is too long; the column's limit is ${length} characters`, options);
   }
   const fits = /^utf8/.test(charset!) || (charset === "latin1" ? /^[\0-\xff]*$/ : /^[\0-\x7f]*$/)
     .test(key);
-  if (!fits) throw new StoreError(`the column does not take all characters of the key`, options);
+  if (!fits) throw new StoreError("the column's character set lacks characters of the key", options);
 }
 
 /** The same JSON in ASCII. */
@@ -461,7 +461,7 @@ export function encoder(
     const more = growth?.(entry.value) ?? 0;
     const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64 - more);
     if (bytes > most) {
-      const why = `it has ${bytes} bytes, and the server takes ${most}`;
+      const why = `session is ${bytes} bytes; the server's limit is ${most}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });
     }
     if (!binary) {

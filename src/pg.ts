@@ -118,7 +118,7 @@ export function rows(
       if (!cause) return resolve(result.rows);
       const { code, message } = cause as Error & { code?: string };
       if (!prepared || (code !== "26000" && code !== "42P05")) return reject(cause);
-      const hint = 'behind a pooler that shares connections set the option "prepare" to false';
+      const hint = 'set the option "prepare" to false behind a pooler that shares connections';
       reject(new Error(`${message}; ${hint}`, { cause }));
     })
   );

@@ -134,10 +134,10 @@ export function* prepareTable(dialect: Dialect, tools: Tools): Script<Statements
     }
     const old = `table ${dialect.name} is of an older version and cannot be upgraded`;
     if (!shape.unique) {
-      throw new Error(`${old}, but needs a unique key: ${reason(error)}`, cause);
+      throw new Error(`${old}, but the store needs a unique key: ${reason(error)}`, cause);
     }
     const what = dialect.changes(shape).length > 0
-      ? `${old}, so its limits stay`
+      ? `${old}; its old limits still apply, such as 32 characters per key`
       : `table ${dialect.name} has no index on "expires" and cannot get one, so pruning is slow`;
     tools.report(new Error(`${what}: ${reason(error)}`, cause));
     return statements(dialect, shape);

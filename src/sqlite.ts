@@ -83,7 +83,7 @@ export async function open(
     driver = (await load()).default as Driver;
     // Only 13 and newer have it; they end an older process without a word.
     if ("explain" in driver.prototype && Number.parseInt(versions.node) < 22) {
-      throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older ones install 12");
+      throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older versions install better-sqlite3@12");
     }
     // Loads what is native in it, which may be missing or made for another Node.js.
     new driver(":memory:", { nativeBinding: config.nativeBinding }).close();
@@ -107,23 +107,23 @@ function openBuiltIn(
   const driver = builtIn();
   if (driver === undefined) {
     if (!missing) throw trouble;
-    const others = "Node.js 22.13, Deno 2.2 or Bun, which bring a driver of their own";
+    const others = "Node.js 22.13, Deno 2.2 or Bun, which have a built-in driver";
     throw new Error(`better-sqlite3 is not installed; install it, or use ${others}`);
   }
   const { readonly = false, timeout: wait = timeout, ...others } = config;
-  const why = missing ? "is not installed" : `does not load: ${reason(trouble)}`;
+  const why = missing ? "is not installed" : `failed to load: ${reason(trouble)}`;
   const [unknown] = Object.keys(others).filter((name) => others[name as keyof typeof others]);
   if (unknown !== undefined) {
     const what = `SQLite: config.${unknown} is an option of better-sqlite3, which ${why}`;
     throw new TypeError(what, { cause: trouble });
   }
   if (!Number.isInteger(wait) || wait < 0) {
-    throw new TypeError('SQLite: config: "timeout" must be a whole number of ms');
+    throw new TypeError('SQLite: config.timeout must be a whole number of milliseconds');
   }
   const database = driver.open(filename, readonly);
   database.exec(`PRAGMA busy_timeout = ${wait}`);
   if (!missing) {
-    report(new Error(`${driver.name} is used, for better-sqlite3 ${why}`, { cause: trouble }));
+    report(new Error(`falling back to ${driver.name} because better-sqlite3 ${why}`, { cause: trouble }));
   }
   return database;
 }
@@ -212,12 +212,12 @@ export function useLog(database: Database, report: (error: unknown) => void): vo
     const [mode] = Object.values(database.prepare("PRAGMA journal_mode = WAL").get() as object);
     if (mode === "wal") return void database.exec("PRAGMA synchronous = NORMAL");
     if (mode === "memory") return;
-    why = `it stays in mode "${mode}"`;
+    why = `the journal mode stays "${mode}"`;
   } catch (error) {
     if (transient(error)) throw error;
     why = reason(error);
   }
-  report(new Error(`SQLite cannot use a write-ahead log for this file, so it is slower: ${why}`));
+  report(new Error(`SQLite cannot use a write-ahead log for this file, so writes are slower: ${why}`));
 }
 
 /** The table. */

@@ -136,7 +136,7 @@ export function storeFactory<Options extends StoreOptions, Encoded>(
   }
   // For `session({ store: Redis })`. Not in the type, so that the compiler refuses that as well.
   const value = () => {
-    throw new TypeError(`${name} is not called: write session({ store: ${name}({ … }) })`);
+    throw new TypeError(`${name} must be called: write session({ store: ${name}({ … }) })`);
   };
   Object.defineProperties(factory, {
     name: { value: name },
@@ -443,7 +443,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     let failure: StoreError;
     if (error === expired) {
       const met = trouble === undefined ? "" : `; last error: ${reason(trouble)}`;
-      const why = `no success within ${this.#timeout} ms${met}`;
+      const why = `timed out after ${this.#timeout} ms${met}`;
       failure = new TimeoutError(why, { ...options, cause: trouble });
     } else {
       failure = new StoreError(reason(error), { ...options, cause: error });

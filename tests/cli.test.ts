@@ -349,7 +349,7 @@ describe("upstream's data on the command line", { timeout: 600_000 }, () => {
       ]);
       const url = `${serverUrl("mongodb")}?collection=${collection.collectionName}`;
       const output = await look(url);
-      assert.match(output, /older version; .*:\n {4}make text of .* numbers\n {4}create a unique/);
+      assert.match(output, /older version; .*:\n {4}convert keys .* to text\n {4}create a unique/);
       assert.match(output, /• 1 key is there more than once, of which the first stays: "1:1"\n/);
       assert.equal(await ok("get", url, "3"), '{"number":true}\n');
       assert.equal((await collection.listIndexes().toArray()).length, 1);

@@ -619,7 +619,7 @@ describe("Kysely options", () => {
       createQueryCompiler: () => new kysely29.MssqlQueryCompiler(),
       createAdapter: () => new kysely29.MssqlAdapter(),
     });
-    const message = "the dialect is not of a family that it knows: PostgreSQL, MySQL, SQLite";
+    const message = "the dialect must be of one of these families: PostgreSQL, MySQL, SQLite";
     for (const kysely of Object.values(versions)) {
       const db = new kysely.Kysely({ dialect });
       assert.throws(refused({ db }), { name: "TypeError", message: `KyselyStore: ${message}` });

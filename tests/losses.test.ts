@@ -27,7 +27,7 @@ function reports(codec: typeof json | typeof document, ...sessions: unknown[]): 
   const losses = new Losses(codec.fate!, (error) => found.push((error as Error).message));
   for (const session of sessions) losses.look(session);
   return found.map((message) =>
-    message.replace(/^What a session has (at )?/, "").replace(" comes back as ", ": ")
+    message.replace(/^the session('s value at )?/, "").replace(" is stored as ", ": ")
   );
 }
 
@@ -85,17 +85,17 @@ describe("losses", () => {
     for (const [what, value, ...fates] of values) {
       for (const [i, codec] of [json, document].entries()) {
         const fate = fates[i];
-        const told = fate === undefined ? [] : [`"a.b": ${fate}, because it is ${what}`];
+        const told = fate === undefined ? [] : [`"a.b": ${fate} because it is ${what}`];
         assert.deepEqual(reports(codec, { a: { b: value } }), told, `${what} ${i}`);
       }
     }
     assert.deepEqual(reports(document, { a: 1n }), [
-      '"a": a number or a Long, because it is a bigint',
+      '"a": a number or a Long because it is a bigint',
     ]);
     assert.deepEqual(reports(document, { a: Long.ONE }), []);
-    assert.deepEqual(reports(json, [undefined]), ['"[]": null, because it is undefined']);
+    assert.deepEqual(reports(json, [undefined]), ['"[]": null because it is undefined']);
     assert.deepEqual(reports(json, new Cart()), [
-      "as a whole: a plain object, because it is an object of class Cart",
+      ": a plain object because it is an object of class Cart",
     ]);
   });
 
@@ -134,7 +134,7 @@ describe("losses", () => {
   it("names of users are not told, and there is an end to it", () => {
     const byUser = { users: { "1234": new Map(), "Zoë": new Map(), "5678": new Map() } };
     assert.deepEqual(reports(json, byUser), [
-      '"users.*": an empty object, because it is a Map',
+      '"users.*": an empty object because it is a Map',
     ]);
     const many = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`a${i}`, new Map()]));
     assert.equal(reports(json, many, many).length, 20);
@@ -163,7 +163,7 @@ describe("losses", () => {
   });
 
   it("a bigint that JSON refuses is told with its path", () => {
-    const message = 'JSON has no bigint, but there is one at "a[].b"';
+    const message = 'the session\'s value at "a[].b" is a bigint, which JSON does not have';
     assert.throws(() => json.encode({ a: [{ b: 1n }] }), { name: "TypeError", message });
     const circular: Record<string, unknown> = {};
     circular.self = circular;
@@ -187,7 +187,7 @@ describe("losses", () => {
       assert.deepEqual(await store.get("k"), { a: {}, b: 1 });
       await store.clear();
       assert.deepEqual(told.map(String), [
-        'Error: What a session has at "a" comes back as an empty object, because it is a Set',
+        `Error: the session's value at "a" is stored as an empty object because it is a Set`,
       ], kind);
       await using silent = make();
       await silent.set("k", { a: new Set() });

@@ -208,7 +208,7 @@ describe("options", () => {
 
   it("a factory that is not called says so when it is used", () => {
     for (const [name, factory] of Object.entries(factories)) {
-      const message = `${name} is not called: write session({ store: ${name}({ … }) })`;
+      const message = `${name} must be called: write session({ store: ${name}({ … }) })`;
       // deno-lint-ignore no-explicit-any
       const store = factory as any;
       for (const use of [() => store.get("k"), () => store.set("k", 1), () => store.delete("k")]) {

@@ -244,7 +244,7 @@ describe("PostgreSQL tables", () => {
     await keyless(name);
     const restricted = await role(`GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}`);
     await using store = Postgres({ url: restricted, table: name });
-    await assert.rejects(store.get("1:1"), /cannot be upgraded, but needs a unique key/);
+    await assert.rejects(store.get("1:1"), /cannot be upgraded, but the store needs a unique key/);
     assert.equal((await rows(`SELECT FROM ${quoted(name)}`)).length, 6);
   });
 

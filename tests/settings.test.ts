@@ -108,7 +108,7 @@ describe("connection settings", () => {
     const mongo = { url: "mongodb://localhost", database: "a", config: { dbName: "b" } };
     assert.throws(() => factories.Mongo!(mongo), {
       name: "TypeError",
-      message: 'Mongo: option "database" and config.dbName are the same; leave one out',
+      message: 'Mongo: option "database" and config.dbName both name the database; leave one out',
     });
   });
 

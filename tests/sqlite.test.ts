@@ -448,7 +448,7 @@ describe("SQLite logs", () => {
     assert.equal(errors.length, 1);
     assert.match(
       String(errors[0]),
-      /cannot use a write-ahead log for this file, so it is slower: it stays in mode "delete"/,
+      /cannot use a write-ahead log for this file, so writes are slower: the journal mode stays "delete"/,
     );
     assert.equal(Object.values(database.prepare("PRAGMA synchronous").get()!)[0], 2); // FULL
     await using store = SQLite({ database });
@@ -556,7 +556,7 @@ describe("SQLite drivers", () => {
     assert.equal(errors.length, 1);
     assert.equal(
       errors[0]!.message,
-      `${builtIn} is used, for better-sqlite3 does not load: compiled against a different Node.js version`,
+      `falling back to ${builtIn} because better-sqlite3 failed to load: compiled against a different Node.js version`,
     );
     assert.match(String(errors[0]!.cause), /compiled against/);
     await using silent = factory({ filename });
@@ -586,12 +586,12 @@ describe("SQLite drivers", () => {
     },
   );
 
-  it("SQLite tells why better-sqlite3 does not load, if an option needs it", async () => {
+  it("SQLite reports why better-sqlite3 failed to load if an option needs it", async () => {
     const config = { nativeBinding: join(folder, "missing.node") };
     await using store = SQLite({ filename: file(), config });
     const message = skip
       ? /missing\.node/
-      : /config\.nativeBinding is .* which does not load: .*missing\.node/s;
+      : /config\.nativeBinding is .* which failed to load: .*missing\.node/s;
     await assert.rejects(store.get("k"), { name: "StoreError", message });
   });
 

@@ -538,7 +538,7 @@ describe("opening", () => {
     assert.throws(() => createStore(other), {
       name: "TypeError",
       message:
-        'option "prepare" is false, but a store on the same data has true; make both the same',
+        'option "prepare" is false, but another store on the same data has true; use the same value for both',
     });
     assert.equal(await first.get("a"), 1);
     await first.close();
@@ -663,7 +663,7 @@ describe("retries and deadlines", () => {
         signal.addEventListener("abort", () => reject(signal.reason))
       );
     };
-    for (let i = 0; i < 2; i++) await assert.rejects(store.get("k"), /no success within 50 ms$/);
+    for (let i = 0; i < 2; i++) await assert.rejects(store.get("k"), /timed out after 50 ms$/);
     script.failures = [new Transient("connection refused")];
     for (let i = 0; i < 2; i++) {
       await assert.rejects(store.get("k"), /within 50 ms; last error: connection refused$/);

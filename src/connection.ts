@@ -1,6 +1,8 @@
 /**
- * What stores on the same data share: opening the database once, and trying again what failed for
- * the moment. The queue's batches go through it.
+ * A backend that several stores on the same data share. It is opened once, calls that fail for a
+ * transient reason are retried, and one queue keeps the order of operations:
+ *
+ * `store → queue (order, batches) → shared backend (opening, retries) → backend (database)`
  *
  * @module
  */
@@ -8,34 +10,41 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import { onAbort } from "./abort.ts";
 import type { Backend, Entry, Limits, MaybePromise, Page, Plan } from "./backend.ts";
-import { type Carrier, expired, isPromise, Queue } from "./queue.ts";
+import { type Executor, isPromise, Queue, timedOut } from "./queue.ts";
 
-/** What stores on the same data have in common: whether it is open, and the order of its keys. */
-export class Connection<Encoded> implements Carrier<Encoded> {
+/** A backend, its queue, and all stores that use them. */
+export class SharedBackend<Encoded> implements Executor<Encoded> {
   // deno-lint-ignore no-explicit-any
-  static readonly #shared = new WeakMap<object, Map<string, Connection<any>>>();
+  static readonly #all = new WeakMap<object, Map<string, SharedBackend<any>>>();
 
-  /** The connection of all stores with the backend's handle and scope, until they have left it. */
-  static of<Encoded>(backend: Backend<Encoded>, timeout: number): Connection<Encoded> {
-    let scopes = Connection.#shared.get(backend.handle);
-    if (scopes === undefined) Connection.#shared.set(backend.handle, scopes = new Map());
-    let connection = scopes.get(backend.scope);
-    if (connection === undefined) {
-      scopes.set(backend.scope, connection = new Connection(backend, timeout));
+  /**
+   * The shared backend of all stores on the same handle and scope. The backend of the first store
+   * does the work.
+   *
+   * @throws {TypeError} if the stores differ in an option that must be the same.
+   */
+  static of<Encoded>(backend: Backend<Encoded>, timeout: number): SharedBackend<Encoded> {
+    let scopes = SharedBackend.#all.get(backend.handle);
+    if (scopes === undefined) SharedBackend.#all.set(backend.handle, scopes = new Map());
+    let shared = scopes.get(backend.scope);
+    if (shared === undefined) {
+      scopes.set(backend.scope, shared = new SharedBackend(backend, timeout));
     }
-    const { shared = {} } = connection.#backend;
+    const { shared: agreed = {} } = shared.#backend;
     for (const [option, value] of Object.entries(backend.shared ?? {})) {
-      if (shared[option] === value) continue;
+      if (agreed[option] === value) continue;
       throw new TypeError(
-        `option "${option}" is ${value}, but another store on the same data has ${shared[option]}; ` +
+        `option "${option}" is ${value}, but another store on the same data has ${
+          agreed[option]
+        }; ` +
           "use the same value for both",
       );
     }
-    return connection;
+    return shared;
   }
 
   readonly queue: Queue<Encoded> = new Queue(this);
-  /** Of each store: where it reports what happens in the background. */
+  /** One function per store that reports events in the background. */
   readonly reporters = new Set<(error: unknown) => void>();
   readonly #backend: Backend<Encoded>;
   readonly #timeout: number;
@@ -43,20 +52,20 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   opened = false;
   /** Whether a store has a `ttl`. */
   #expiring = false;
-  /** Told what `open` would do, when it must not do it. */
+  /** If set, opening is a dry run that passes the planned changes to this callback. */
   plan: ((plan: Plan) => void) | undefined;
-  /** The attempt to open that is under way. */
+  /** The attempt to open that is in progress. */
   opening: Promise<void> | undefined;
-  /** The last error since something succeeded. */
-  trouble: unknown;
+  /** The last error since a call succeeded. */
+  lastError: unknown;
 
   private constructor(backend: Backend<Encoded>, timeout: number) {
     this.#backend = backend;
     this.#timeout = timeout;
   }
 
-  /** Prepares the database for entries that expire, by opening it again if that was done without. */
-  expire(): void {
+  /** Prepares the database for entries that expire. Opens it again if it was prepared without. */
+  requireExpiry(): void {
     if (this.#expiring) return;
     this.#expiring = true;
     this.opened = false;
@@ -75,42 +84,52 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   }
 
   read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]> {
-    return this.attempt(() => this.#backend.read(keys, signal), signal);
+    return this.run(() => this.#backend.read(keys, signal), signal);
   }
 
   write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void> {
-    return this.attempt(() => this.#backend.write(entries, signal, fresh), signal);
+    return this.run(() => this.#backend.write(entries, signal, fresh), signal);
   }
 
   renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void> {
-    return this.attempt(() => this.#backend.renew(keys, expires, signal), signal);
+    return this.run(() => this.#backend.renew(keys, expires, signal), signal);
+  }
+
+  remove(keys: string[], signal: AbortSignal): MaybePromise<void> {
+    return this.run(() => this.#backend.remove(keys, signal), signal);
   }
 
   page(start: string | undefined, signal: AbortSignal, size = 128): MaybePromise<Page> {
-    return this.attempt(() => this.#backend.page(start, size, signal), signal);
+    return this.run(() => this.#backend.page(start, size, signal), signal);
   }
 
   prune(signal: AbortSignal): MaybePromise<number> {
-    return this.attempt(() => this.#backend.prune?.(Date.now(), signal) ?? 0, signal);
+    return this.run(() => this.#backend.prune?.(Date.now(), signal) ?? 0, signal);
   }
 
-  /** A read without retries. */
-  async once(keys: string[], signal: AbortSignal): Promise<void> {
+  async readWithoutRetry(keys: string[], signal: AbortSignal): Promise<void> {
     while (!this.opened) await this.#open();
     await this.#backend.read(keys, signal);
   }
 
-  remove(keys: string[], signal: AbortSignal): MaybePromise<void> {
-    return this.attempt(() => this.#backend.remove(keys, signal), signal);
+  /** Unregisters a store. The last one removes the shared backend and closes the database. */
+  async leave(reporter: (error: unknown) => void): Promise<void> {
+    this.reporters.delete(reporter);
+    if (this.reporters.size > 0) return;
+    this.queue.stop();
+    const { handle, scope } = this.#backend;
+    SharedBackend.#all.get(handle)!.delete(scope);
+    await this.opening?.catch(() => {});
+    await this.#backend.close();
   }
 
-  /** Opens if need be and does the work, again and again while errors are transient. */
-  attempt<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
-    if (!this.opened || this.trouble !== undefined) return this.#persist(work, signal);
-    // All is well: nothing but the work, for this is what every operation pays.
+  /** Opens the database if necessary and does the work. Retries while errors are transient. */
+  run<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
+    if (!this.opened || this.lastError !== undefined) return this.#runWithRetries(work, signal);
+    // The fast path adds nothing to the work because every operation would pay for it.
     const failed = async (error: unknown) => {
-      await this.#recover(error, 0, signal);
-      return this.#persist(work, signal, 1);
+      await this.#backOffOrThrow(error, 0, signal);
+      return this.#runWithRetries(work, signal, 1);
     };
     try {
       const result = work();
@@ -120,42 +139,36 @@ export class Connection<Encoded> implements Carrier<Encoded> {
     }
   }
 
-  async #persist<T>(work: () => MaybePromise<T>, signal: AbortSignal, failures = 0): Promise<T> {
+  async #runWithRetries<T>(
+    work: () => MaybePromise<T>,
+    signal: AbortSignal,
+    failures = 0,
+  ): Promise<T> {
     for (;; failures++) {
       try {
         while (!this.opened) await this.#open();
         const result = await work();
-        this.trouble = undefined;
+        this.lastError = undefined;
         return result;
       } catch (error) {
-        await this.#recover(error, failures, signal);
+        await this.#backOffOrThrow(error, failures, signal);
       }
     }
   }
 
-  /** Waits for a better moment; throws the error if there is none. */
-  async #recover(error: unknown, failures: number, signal: AbortSignal): Promise<void> {
-    // What fails after it was given up only says so.
-    if (error !== expired && !signal.aborted) this.trouble = error;
-    if (error !== expired && !this.#backend.transient(error)) throw error;
-    await pause(failures, signal);
+  /** Waits before the next attempt. Rethrows if the error is permanent or the signal has aborted. */
+  async #backOffOrThrow(error: unknown, failures: number, signal: AbortSignal): Promise<void> {
+    // An error after the abort is a consequence of the abort, so it is not recorded. `timedOut` comes
+    // from an attempt to open that took too long, which may be repeated.
+    if (error !== timedOut && !signal.aborted) this.lastError = error;
+    if (error !== timedOut && !this.#backend.transient(error)) throw error;
+    await backOff(failures, signal);
     if (signal.aborted) throw error;
   }
 
-  /** Takes leave of a store; once the last one has left, nothing is kept of them. */
-  async leave(reporter: (error: unknown) => void): Promise<void> {
-    this.reporters.delete(reporter);
-    if (this.reporters.size > 0) return;
-    this.queue.stop();
-    const { handle, scope } = this.#backend;
-    Connection.#shared.get(handle)!.delete(scope);
-    await this.opening?.catch(() => {});
-    await this.#backend.close();
-  }
-
-  /** Shared by all who need it; a failure is forgotten, so that the next operation tries again. */
+  /** One attempt serves all callers. A failure is forgotten, so the next operation tries again. */
   #open(): Promise<void> {
-    return this.opening ??= within(this.#timeout, async (signal) => {
+    return this.opening ??= withTimeout(this.#timeout, async (signal) => {
       const { plan } = this;
       const expiring = this.#expiring;
       await this.#backend.open({ signal, report: this.#report, expiring, plan });
@@ -164,8 +177,8 @@ export class Connection<Encoded> implements Carrier<Encoded> {
   }
 }
 
-/** Rejects with `expired` if the work takes longer than `timeout` ms. */
-export async function within<T>(
+/** Rejects with `timedOut` if the work takes longer than `timeout` ms. */
+export async function withTimeout<T>(
   timeout: number,
   work: (signal: AbortSignal) => MaybePromise<T>,
 ): Promise<T> {
@@ -174,7 +187,7 @@ export async function within<T>(
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       controller.abort();
-      reject(expired);
+      reject(timedOut);
     }, timeout);
   });
   try {
@@ -184,8 +197,8 @@ export async function within<T>(
   }
 }
 
-/** Waits before the next attempt: from 10 ms, doubled each time up to 500, ± 50 %. */
-function pause(failures: number, signal: AbortSignal): Promise<void> {
+/** Waits before the next attempt: 10 ms, doubled after each failure up to 500 ms, ± 50 %. */
+function backOff(failures: number, signal: AbortSignal): Promise<void> {
   const delay = Math.min(500, 10 * 2 ** failures) * (0.5 + Math.random());
   return new Promise((resolve) => {
     if (signal.aborted) return resolve();

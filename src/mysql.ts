@@ -427,11 +427,16 @@ function checkOldKey(type: string, key: string): void {
   const [, length = Infinity, charset] = /^(?:var)?char\((\d+)\) (\w+)/.exec(type) ?? [];
   const options = { operation: "write", key } as const;
   if ([...key].length > Number(length)) {
-    throw new StoreError(`the key is too long; the column's limit is ${length} characters`, options);
+    throw new StoreError(
+      `the key is too long; the column's limit is ${length} characters`,
+      options,
+    );
   }
   const fits = /^utf8/.test(charset!) || (charset === "latin1" ? /^[\0-\xff]*$/ : /^[\0-\x7f]*$/)
     .test(key);
-  if (!fits) throw new StoreError("the column's character set lacks characters of the key", options);
+  if (!fits) {
+    throw new StoreError("the column's character set lacks characters of the key", options);
+  }
 }
 
 /** The same JSON in ASCII. */

@@ -1,33 +1,36 @@
 /**
- * Where a session came from, noted on the session itself, so that a `set` of what `get` returned is
- * recognized.
+ * Notes on a session where it came from, so that a `set` of what `get` returned is recognized.
  *
  * @module
  */
 
 import type { Entry } from "./backend.ts";
 
-/** Where a session was decoded from. */
+/** The entry from which a session was decoded. */
 export interface Origin<Encoded> {
   readonly content: Entry<Encoded>;
-  /** The connection that read it. */
-  readonly connection: object;
-  /** What the queue counted for its key before. */
+  /** The shared backend that read it. */
+  readonly shared: object;
+  /** The queue's version of the key, taken before the read. */
   readonly version: number;
 }
 
-/** Makes an existing object the `this` of a subclass' constructor, so that it gets its fields. */
-class Existing {
+/**
+ * The "return override" trick: a constructor that returns an object makes that object the `this` of
+ * a subclass, so that an existing object gets the private fields of the subclass.
+ */
+class ReturnOverride {
   constructor(object: object) {
     return object;
   }
 }
 
 /**
- * A private field of an object of somebody else: nobody but this class sees it, and it goes when the
- * object goes. A `WeakMap` would do, but costs the garbage collector a third of a whole operation.
+ * Adds a private field to an object of the bot. Only this class can see the field, and it is
+ * collected with the object. A `WeakMap` would do the same, but its cost in the garbage collector is
+ * a third of a whole operation.
  */
-class Marked extends Existing {
+class Marked extends ReturnOverride {
   #origin: Origin<unknown>;
 
   constructor(session: object, origin: Origin<unknown>) {
@@ -45,17 +48,14 @@ class Marked extends Existing {
   }
 }
 
-/** Where the session came from, if it came from this connection. */
-export function originOf<Encoded>(
-  session: unknown,
-  connection: object,
-): Origin<Encoded> | undefined {
+/** The origin of the session, if it was read through this shared backend. */
+export function originOf<Encoded>(session: unknown, shared: object): Origin<Encoded> | undefined {
   if (typeof session !== "object" || session === null) return undefined;
   const origin = Marked.read(session);
-  return origin?.connection === connection ? origin as Origin<Encoded> : undefined;
+  return origin?.shared === shared ? origin as Origin<Encoded> : undefined;
 }
 
-/** Notes where the session came from; a value that is no object is written again each time. */
+/** Notes the origin. A primitive value cannot carry it, and is therefore written each time. */
 export function setOrigin<Encoded>(session: unknown, origin: Origin<Encoded>): void {
   if (typeof session === "object" && session !== null) Marked.write(session, origin);
 }

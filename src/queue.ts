@@ -1,15 +1,15 @@
 /**
  * The order of operations on each key, and their batches. Three rules keep every update of a bot.
- * Without the first or second `tests/telegraf.ts` counts lost ones, without the third
- * `tests/conformance.ts` finds a session that was changed after its `set()`.
+ * Without the first or the second rule `tests/telegraf.ts` counts lost updates. Without the third
+ * rule `tests/conformance.ts` finds a session that changed after its `set()`.
  *
- * 1. Writes of one key take effect in the order of their calls. A newer one replaces one that has
+ * 1. Writes of one key take effect in the order of their calls. A newer write replaces one that has
  *    not started, and both end together.
- * 2. A read during a pending write answers with what was written last.
- * 3. What is written is what the value was at the call: the store encodes it before it gets here.
+ * 2. A read during a pending write answers with the value that was written last.
+ * 3. A write stores the value as it was at the call: the store encodes it before it gets here.
  *
- * What is asked for in one tick travels in one batch. One batch of reads and one of writes is under
- * way at a time, while the next fills; a key is never read and written at once.
+ * All operations of one tick travel in one batch. One batch of reads and one batch of writes may be
+ * in progress at the same time, while the next ones fill. A key is never in both.
  *
  * @module
  */
@@ -18,19 +18,19 @@ import { performance } from "node:perf_hooks";
 import { clearTimeout, setTimeout } from "node:timers";
 import type { Entry, Limits, MaybePromise } from "./backend.ts";
 
-// Not imported: that evaluates all that is in it, which takes 5 ms of a start.
+// Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
 // deno-lint-ignore no-process-global
 const { nextTick } = process;
 
-/** What is stored under a key. */
+/** The entry that is stored under a key, if any. */
 export type Content<Encoded> = Entry<Encoded> | undefined;
 
-/** Carries batches to the database; opens and retries as long as the signal has not aborted. */
-export interface Carrier<Encoded> {
+/** Runs batches on the database. Opens it and retries until the signal aborts. */
+export interface Executor<Encoded> {
   readonly limits: Limits;
-  /** Until it is, what fails a batch is no fault of its entries. */
+  /** While it is false, a failing batch says nothing about its entries. */
   readonly opened: boolean;
-  /** Whether it answers at once, so that reads gain nothing by going together. */
+  /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded: boolean;
   size(value: Encoded): number;
   read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
@@ -39,21 +39,21 @@ export interface Carrier<Encoded> {
   remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
 }
 
-/** What a caller whose time is up is rejected with. */
-export const expired = Symbol("expired");
+/** Rejects a caller whose deadline has passed. */
+export const timedOut = Symbol("timed out");
 
-/** Who waits for an operation: one of the two is called, once. */
+/** A caller that waits for an operation. One of the two functions is called, once. */
 export interface Waiter<T> {
   /**
-   * Until when, in ms of `performance.now()`, because the clock of the machine may be set meanwhile;
-   * then `reject` is called with `expired`.
+   * In ms of `performance.now()` because the system clock may be set while the caller waits. At the
+   * deadline `reject` is called with `timedOut`.
    */
   readonly deadline: number;
   resolve(result: T): void;
   reject(error: unknown): void;
 }
 
-/** A read or write of one key, and all who wait for it. */
+/** A read or write of one key, and all callers that wait for it. */
 interface Job<T> {
   readonly key: string;
   readonly waiters: Waiter<T>[];
@@ -61,71 +61,74 @@ interface Job<T> {
 
 interface WriteJob<Encoded> extends Job<void> {
   content: Content<Encoded>;
-  /** Whether the database has the value and needs to know but when it expires. */
+  /** Whether the value is already stored, so that only its expiry has to be written. */
   renewal?: boolean;
 }
 
+/** The operations on all keys of a database: one lane for reads and one for writes. */
 export class Queue<Encoded> {
-  readonly #carrier: Carrier<Encoded>;
+  readonly #executor: Executor<Encoded>;
   readonly #reads: Lane<Content<Encoded>, Job<Content<Encoded>>, Entry<Encoded>[]>;
   readonly #writes: Lane<void, WriteJob<Encoded>, void>;
-  /** Counts the writes by a hash of their key, so that idle keys cost no memory. */
+  /** Counts the writes per hash of their key, so that idle keys use no memory. */
   readonly #versions = new Uint32Array(4096);
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** When the first deadline may pass, and when the timer goes off. */
-  #due = Infinity;
-  #alarm = Infinity;
+  /** No deadline is earlier than this. */
+  #firstDeadline = Infinity;
+  /** When the timer fires. */
+  #timerAt = Infinity;
 
-  constructor(carrier: Carrier<Encoded>) {
-    this.#carrier = carrier;
+  constructor(executor: Executor<Encoded>) {
+    this.#executor = executor;
     this.#reads = new Lane({
-      carrier,
+      executor,
       get eager() {
-        return carrier.embedded;
+        return executor.embedded;
       },
-      carry(jobs, signal) {
-        return carrier.read(jobs.map(({ key }) => key), signal);
+      execute(jobs, signal) {
+        return executor.read(jobs.map(({ key }) => key), signal);
       },
       results(entries, jobs) {
         if (jobs.length === 1) return entries;
         const found = new Map(entries.map((entry) => [entry.key, entry]));
         return jobs.map(({ key }) => found.get(key));
       },
-      ended: () => this.#writes.schedule(), // those that waited for a read
+      onBatchEnd: () => this.#writes.schedule(), // for writes that waited for a read of their key
     });
     this.#writes = new Lane({
-      carrier,
+      executor,
       size: ({ content, renewal }) =>
-        content === undefined || renewal ? 0 : carrier.size(content.value),
+        content === undefined || renewal ? 0 : executor.size(content.value),
+      // Reads cannot starve a write: while it waits, `read` answers from it and adds no job.
       ready: (key) => this.#reads.get(key) === undefined,
-      carry: (jobs, signal) => this.#carryWrites(jobs, signal),
-      rejected: (key) => this.#touch(key),
+      execute: (jobs, signal) => this.#executeWrites(jobs, signal),
+      onReject: (key) => this.#countWrite(key),
     });
   }
 
-  /** What is stored under the key; all who ask while a read is under way share it. */
+  /** Reads the content of the key. All callers share a read that is in progress. */
   read(key: string, waiter: Waiter<Content<Encoded>>): void {
     const write = this.#writes.get(key);
     if (write !== undefined) return waiter.resolve(write.content);
     const read = this.#reads.get(key);
     if (read !== undefined) read.waiters.push(waiter);
     else this.#reads.add({ key, waiters: [waiter] });
-    this.#expireAt(waiter.deadline);
+    this.#armTimer(waiter.deadline);
   }
 
-  /** Stores the entry of the key, or deletes it; resolves when the database has done so. */
+  /** Stores the content of the key, or deletes it. Resolves when the database has done so. */
   write(key: string, content: Content<Encoded>, waiter: Waiter<void>): void {
-    this.#touch(key);
+    this.#countWrite(key);
     const write = this.#writes.waiting.get(key);
     if (write !== undefined) {
       write.content = content;
       write.renewal = false;
       write.waiters.push(waiter);
     } else this.#writes.add({ key, waiters: [waiter], content });
-    this.#expireAt(waiter.deadline);
+    this.#armTimer(waiter.deadline);
   }
 
-  /** Lets what is stored live longer, and leaves its value to whoever changes it meanwhile. */
+  /** Moves the expiry of what is stored. A write that changes the value at the same time wins. */
   renew(content: Required<Entry<Encoded>>, waiter: Waiter<void>): void {
     const { key, expires } = content;
     const write = this.#writes.waiting.get(key);
@@ -133,15 +136,15 @@ export class Queue<Encoded> {
       if (write.content !== undefined) write.content = { ...write.content, expires };
       write.waiters.push(waiter);
     } else this.#writes.add({ key, waiters: [waiter], content, renewal: true });
-    this.#expireAt(waiter.deadline);
+    this.#armTimer(waiter.deadline);
   }
 
-  /** Resolves when the last write of the key has reached the database: at once, if none pends. */
+  /** Resolves when the last write of the key is stored: immediately if none is pending. */
   written(key: string, waiter: Waiter<void>): void {
     const write = this.#writes.get(key);
     if (write === undefined) return waiter.resolve();
     write.waiters.push(waiter);
-    this.#expireAt(waiter.deadline);
+    this.#armTimer(waiter.deadline);
   }
 
   /** A number that every write of the key changes (and, rarely, a write of another key). */
@@ -149,22 +152,22 @@ export class Queue<Encoded> {
     return this.#versions[this.#slot(key)]!;
   }
 
-  /** The keys that are being written. */
+  /** The keys with a pending write. */
   writing(): string[] {
     return this.#writes.keys();
   }
 
-  /** How many keys are being read or written. */
+  /** How many keys have a pending read or write. */
   get size(): number {
     return this.#reads.size + this.#writes.size;
   }
 
-  /** Stops the timer, when nobody waits nor ever will. */
+  /** Stops the timer. Called when nothing is pending and nothing will be. */
   stop(): void {
     clearTimeout(this.#timer);
   }
 
-  #touch(key: string): void {
+  #countWrite(key: string): void {
     this.#versions[this.#slot(key)]!++;
   }
 
@@ -174,7 +177,7 @@ export class Queue<Encoded> {
     return hash & (this.#versions.length - 1);
   }
 
-  #carryWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {
+  #executeWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {
     const entries: Entry<Encoded>[] = [];
     const renewals: Required<Entry<Encoded>>[] = [];
     const removed: string[] = [];
@@ -183,81 +186,83 @@ export class Queue<Encoded> {
       else if (renewal) renewals.push(content as Required<Entry<Encoded>>);
       else entries.push(content);
     }
-    if (entries.length === jobs.length) return this.#carrier.write(entries, signal);
-    return this.#carryMixed(entries, renewals, removed, signal);
+    if (entries.length === jobs.length) return this.#executor.write(entries, signal);
+    return this.#executeMixed(entries, renewals, removed, signal);
   }
 
-  async #carryMixed(
+  async #executeMixed(
     entries: Entry<Encoded>[],
     renewals: Required<Entry<Encoded>>[],
     removed: string[],
     signal: AbortSignal,
   ): Promise<void> {
-    if (entries.length > 0) await this.#carrier.write(entries, signal);
+    if (entries.length > 0) await this.#executor.write(entries, signal);
     for (const expires of new Set(renewals.map((renewal) => renewal.expires))) {
       const keys = renewals.filter((renewal) => renewal.expires === expires).map(({ key }) => key);
-      await this.#carrier.renew(keys, expires, signal);
+      await this.#executor.renew(keys, expires, signal);
     }
-    if (removed.length > 0) await this.#carrier.remove(removed, signal);
+    if (removed.length > 0) await this.#executor.remove(removed, signal);
   }
 
   /**
-   * One timer for all who wait, which goes on every 100 ms while anybody does: to set and clear it
-   * whenever somebody begins or ends to wait costs more.
+   * One timer serves all deadlines. It fires at the first deadline, but at least every 100 ms while
+   * operations are pending: setting and clearing a timer per operation is slower.
    */
-  #expireAt(deadline: number): void {
-    if (deadline < this.#due) this.#due = deadline;
-    if (this.#due >= this.#alarm) return;
+  #armTimer(deadline: number): void {
+    if (deadline < this.#firstDeadline) this.#firstDeadline = deadline;
+    if (this.#firstDeadline >= this.#timerAt) return;
     clearTimeout(this.#timer);
     const now = performance.now();
-    this.#alarm = Math.min(this.#due, now + 100);
-    this.#timer = setTimeout(() => this.#expire(), Math.max(1, this.#alarm - now));
+    this.#timerAt = Math.min(this.#firstDeadline, now + 100);
+    this.#timer = setTimeout(() => this.#rejectOverdue(), Math.max(1, this.#timerAt - now));
   }
 
-  #expire(): void {
-    this.#alarm = Infinity;
+  #rejectOverdue(): void {
+    this.#timerAt = Infinity;
     const now = performance.now();
-    let due = this.size > 0 ? this.#due : Infinity;
-    if (due <= now) {
-      due = Math.min(this.#reads.expire(now), this.#writes.expire(now));
-      this.#writes.schedule(); // those that waited for a read which has been given up
+    let next = this.size > 0 ? this.#firstDeadline : Infinity;
+    if (next <= now) {
+      next = Math.min(this.#reads.rejectOverdue(now), this.#writes.rejectOverdue(now));
+      this.#writes.schedule(); // for writes that waited for an abandoned read of their key
     }
-    this.#due = Infinity;
-    if (due < Infinity) this.#expireAt(due);
+    this.#firstDeadline = Infinity;
+    if (next < Infinity) this.#armTimer(next);
   }
 }
 
-interface LaneOptions<T, J extends Job<T>, Carried> {
-  readonly carrier: Pick<Carrier<unknown>, "limits" | "opened">;
-  /** Whether jobs do not wait for others of their tick. */
+interface LaneOptions<T, J extends Job<T>, Outcome> {
+  readonly executor: Pick<Executor<unknown>, "limits" | "opened">;
+  /** Whether a job starts immediately instead of waiting for other jobs of its tick. */
   readonly eager?: boolean;
   /** About how many bytes the job adds to its batch. */
   size?(job: J): number;
-  /** Whether the key's job may go into the next batch. */
+  /** Whether the key's job may join the next batch. */
   ready?(key: string): boolean;
-  /** Carries out the jobs. */
-  carry(jobs: J[], signal: AbortSignal): MaybePromise<Carried>;
-  /** What each job gets of what was carried out; nothing without it. */
-  results?(carried: Carried, jobs: J[]): T[];
-  /** Called when somebody who waited for the key got an error. */
-  rejected?(key: string): void;
-  /** Called after each batch. */
-  ended?(): void;
+  execute(jobs: J[], signal: AbortSignal): MaybePromise<Outcome>;
+  /** The result of each job; `undefined` for each without this function. */
+  results?(outcome: Outcome, jobs: J[]): T[];
+  /** Called when a caller that waited for the key got an error. */
+  onReject?(key: string): void;
+  onBatchEnd?(): void;
 }
 
-/** Jobs of one kind: at most one per key waits and one is carried out, in one batch at a time. */
-class Lane<T, J extends Job<T>, Carried> {
+/**
+ * Jobs of one kind. Per key at most one job waits and one is in progress. At most one batch is in
+ * progress.
+ */
+class Lane<T, J extends Job<T>, Outcome> {
   waiting = new Map<string, J>();
-  readonly #options: LaneOptions<T, J, Carried>;
-  readonly #flush = () => this.#carry();
+  readonly #options: LaneOptions<T, J, Outcome>;
+  readonly #dispatchBatch = () => this.#dispatch();
+  /** The jobs in progress that a new caller may still join. */
   #running = new Map<string, J>();
   #scheduled = false;
-  /** The batch under way. */
+  /** The batch in progress. */
   #batch: J[] | undefined;
-  /** Of all batches until one is given up. */
+  /** Serves all batches until one of them is abandoned. */
   #controller = new AbortController();
 
-  constructor(options: LaneOptions<T, J, Carried>) {
+  constructor(options: LaneOptions<T, J, Outcome>) {
     this.#options = options;
   }
 
@@ -282,72 +287,78 @@ class Lane<T, J extends Job<T>, Carried> {
   schedule(): void {
     if (this.#scheduled || this.#batch !== undefined || this.waiting.size === 0) return;
     this.#scheduled = true;
-    if (this.#options.eager) this.#carry();
-    // After the microtasks: updates that took a few more awaits to get here join the batch.
-    else nextTick(this.#flush);
+    if (this.#options.eager) this.#dispatch();
+    // After the microtasks: updates that need a few more awaits to get here join the batch.
+    else nextTick(this.#dispatchBatch);
   }
 
-  /** Rejects those whose time is up, and gives up the batch for which nobody waits any more. */
-  expire(now: number): number {
+  /**
+   * Rejects callers whose deadline has passed. Abandons the batch in progress if no caller waits for
+   * it any more.
+   *
+   * @returns the next deadline.
+   */
+  rejectOverdue(now: number): number {
     let next = Infinity;
-    let waited = false;
+    let batchIsAwaited = false;
     for (const job of [...this.waiting.values(), ...this.#running.values()]) {
-      // Waiters may have different timeouts, so the expired ones need not come first.
+      // Stores may have different timeouts, so the callers are not in the order of their deadlines.
       for (const waiter of job.waiters.splice(0)) {
         if (waiter.deadline > now) {
           job.waiters.push(waiter);
           next = Math.min(next, waiter.deadline);
         } else {
-          waiter.reject(expired);
-          this.#options.rejected?.(job.key);
+          waiter.reject(timedOut);
+          this.#options.onReject?.(job.key);
         }
       }
-      if (job.waiters.length > 0) waited ||= this.#running.get(job.key) === job;
+      if (job.waiters.length > 0) batchIsAwaited ||= this.#running.get(job.key) === job;
       else if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
     }
-    if (!waited && this.#batch !== undefined) this.#abandon(this.#batch);
+    if (!batchIsAwaited && this.#batch !== undefined) this.#abandon(this.#batch);
     return next;
   }
 
-  #carry(): void {
+  #dispatch(): void {
     this.#scheduled = false;
-    const jobs = this.#take();
+    const jobs = this.#takeBatch();
     if (jobs.length === 0) return;
     this.#batch = jobs;
     const { signal } = this.#controller;
-    const done = (carried: Carried) => {
-      this.#resolve(jobs, carried);
+    const succeeded = (outcome: Outcome) => {
+      this.#resolve(jobs, outcome);
       this.#end(jobs);
     };
     const failed = async (error: unknown) => {
-      if (jobs.length > 1 && this.#options.carrier.opened && !signal.aborted) {
-        await this.#carryApart(jobs, signal);
-      } else this.#reject(jobs, error);
+      // One bad entry may be the reason, unless the database could not be opened or all timed out.
+      const mayBeOneEntry = jobs.length > 1 && this.#options.executor.opened && !signal.aborted;
+      if (mayBeOneEntry) await this.#executeOneByOne(jobs, signal);
+      else this.#reject(jobs, error);
       this.#end(jobs);
     };
-    let carried: MaybePromise<Carried>;
+    let outcome: MaybePromise<Outcome>;
     try {
-      carried = this.#options.carry(jobs, signal);
+      outcome = this.#options.execute(jobs, signal);
     } catch (error) {
       failed(error);
       return;
     }
-    if (isPromise(carried)) carried.then(done, failed);
-    else done(carried);
+    if (isPromise(outcome)) outcome.then(succeeded, failed);
+    else succeeded(outcome);
   }
 
-  /** A batch that fails is tried again one by one, so that one bad entry fails alone. */
-  async #carryApart(jobs: J[], signal: AbortSignal): Promise<void> {
+  /** So that one bad entry fails alone. */
+  async #executeOneByOne(jobs: J[], signal: AbortSignal): Promise<void> {
     for (const job of jobs) {
       try {
-        this.#resolve([job], await this.#options.carry([job], signal));
+        this.#resolve([job], await this.#options.execute([job], signal));
       } catch (error) {
         this.#reject([job], error);
       }
     }
   }
 
-  /** What still comes of the batch comes too late for everybody. */
+  /** Stops waiting for the batch: no caller needs it any more, and late results are ignored. */
   #abandon(batch: J[]): void {
     this.#running.clear();
     this.#controller.abort();
@@ -356,14 +367,14 @@ class Lane<T, J extends Job<T>, Carried> {
   }
 
   #end(batch: J[]): void {
-    if (this.#batch !== batch) return; // given up
+    if (this.#batch !== batch) return; // it was abandoned, and another one has taken its place
     this.#batch = undefined;
     this.schedule();
-    this.#options.ended?.();
+    this.#options.onBatchEnd?.();
   }
 
-  #take(): J[] {
-    const { ready, size, carrier: { limits } } = this.#options;
+  #takeBatch(): J[] {
+    const { ready, size, executor: { limits } } = this.#options;
     const jobs: J[] = [];
     let bytes = 0;
     for (const [key, job] of this.waiting) {
@@ -372,8 +383,8 @@ class Lane<T, J extends Job<T>, Carried> {
       if (jobs.length > 0 && (jobs.length >= limits.keys || bytes > limits.bytes)) break;
       jobs.push(job);
     }
-    // A map that goes on grows and shrinks by new tables, to each of which the one before refers:
-    // garbage would keep garbage until the next full collection, which costs more than all else.
+    // The map is replaced instead of emptied. A map that lives long grows and shrinks by new tables
+    // that keep the old ones reachable, so its garbage would survive until a full collection.
     if (jobs.length === this.waiting.size) {
       this.#running = this.waiting;
       this.waiting = new Map();
@@ -384,8 +395,8 @@ class Lane<T, J extends Job<T>, Carried> {
     return jobs;
   }
 
-  #resolve(jobs: J[], carried: Carried): void {
-    const results = this.#options.results?.(carried, jobs);
+  #resolve(jobs: J[], outcome: Outcome): void {
+    const results = this.#options.results?.(outcome, jobs);
     for (let i = 0; i < jobs.length; i++) {
       this.#settle(jobs[i]!);
       for (const waiter of jobs[i]!.waiters) waiter.resolve(results?.[i] as T);
@@ -396,11 +407,11 @@ class Lane<T, J extends Job<T>, Carried> {
     for (const job of jobs) {
       this.#settle(job);
       for (const waiter of job.waiters) waiter.reject(error);
-      this.#options.rejected?.(job.key);
+      this.#options.onReject?.(job.key);
     }
   }
 
-  /** Nobody joins the job any more; one that has replaced it stays. */
+  /** No new caller joins the job. A newer job of the same key stays. */
   #settle(job: J): void {
     if (this.#running.get(job.key) === job) this.#running.delete(job.key);
   }

@@ -83,7 +83,9 @@ export async function open(
     driver = (await load()).default as Driver;
     // Only 13 and newer have it; they end an older process without a word.
     if ("explain" in driver.prototype && Number.parseInt(versions.node) < 22) {
-      throw new Error("better-sqlite3 13 needs Node.js 22 or newer; on older versions install better-sqlite3@12");
+      throw new Error(
+        "better-sqlite3 13 needs Node.js 22 or newer; on older versions install better-sqlite3@12",
+      );
     }
     // Loads what is native in it, which may be missing or made for another Node.js.
     new driver(":memory:", { nativeBinding: config.nativeBinding }).close();
@@ -118,12 +120,14 @@ function openBuiltIn(
     throw new TypeError(what, { cause: trouble });
   }
   if (!Number.isInteger(wait) || wait < 0) {
-    throw new TypeError('SQLite: config.timeout must be a whole number of milliseconds');
+    throw new TypeError("SQLite: config.timeout must be a whole number of milliseconds");
   }
   const database = driver.open(filename, readonly);
   database.exec(`PRAGMA busy_timeout = ${wait}`);
   if (!missing) {
-    report(new Error(`falling back to ${driver.name} because better-sqlite3 ${why}`, { cause: trouble }));
+    report(
+      new Error(`falling back to ${driver.name} because better-sqlite3 ${why}`, { cause: trouble }),
+    );
   }
   return database;
 }
@@ -217,7 +221,9 @@ export function useLog(database: Database, report: (error: unknown) => void): vo
     if (transient(error)) throw error;
     why = reason(error);
   }
-  report(new Error(`SQLite cannot use a write-ahead log for this file, so writes are slower: ${why}`));
+  report(
+    new Error(`SQLite cannot use a write-ahead log for this file, so writes are slower: ${why}`),
+  );
 }
 
 /** The table. */

@@ -1,6 +1,7 @@
 /**
- * The store that Telegraf sees, the same for all databases: checks, codec, expiry, errors, closing.
- * Opening and retries are in `connection.ts`, the order of operations is in `queue.ts`.
+ * The store that Telegraf sees, the same for all databases: it checks keys, encodes and decodes
+ * sessions, handles expiry, wraps errors and closes. Opening and retries are in `connection.ts`, the
+ * order of operations is in `queue.ts`.
  *
  * @module
  */
@@ -9,7 +10,7 @@ import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
 import type { Backend, MaybePromise } from "./backend.ts";
-import { Connection, within } from "./connection.ts";
+import { SharedBackend, withTimeout } from "./connection.ts";
 import {
   ClosedError,
   DecodeError,
@@ -22,68 +23,68 @@ import {
 import { Losses } from "./losses.ts";
 import { checkOptions, type Rules, type StoreOptions } from "./options.ts";
 import { originOf, setOrigin } from "./origin.ts";
-import { type Content, expired, type Waiter } from "./queue.ts";
+import { type Content, timedOut, type Waiter } from "./queue.ts";
 
 /**
- * A store for Telegraf's `session({ store })`, of which Telegraf calls `get`, `set` and `delete`.
+ * A store for Telegraf's `session({ store })`. Telegraf calls `get`, `set` and `delete`.
  *
  * Keys are strings of 1 to 512 bytes in UTF-8, without NUL, compared byte by byte. Every operation
- * ends within the store's `timeout`; what fails rejects with a `StoreError`.
+ * ends within the store's `timeout`. An operation that fails rejects with a `StoreError`.
  *
  * @typeParam Session what the bot keeps per chat.
  */
 export interface Store<Session> extends AsyncDisposable {
-  /** The session of the key, a copy of its own for each call; `undefined` when there is none. */
+  /** The session of the key, as a new copy for each call; `undefined` if there is none. */
   get(key: string): Promise<Session | undefined>;
   /**
-   * Stores the session as it is at the call; resolves when the database has it. `null` and
-   * `undefined` delete. Of several calls for one key the last wins. What `get` returned is not
-   * written again when nothing changed it.
+   * Stores the session as it is at the moment of the call, and resolves when the database has it.
+   * `null` and `undefined` delete. Of several calls with one key the last one wins. A session that
+   * `get` returned and that has not changed is not written again.
    */
   set(key: string, session: Session): Promise<void>;
-  /** Deletes the session; a missing one is no error. */
+  /** Deletes the session. A missing session is no error. */
   delete(key: string): Promise<void>;
   /** Whether there is a session. */
   has(key: string): Promise<boolean>;
   /**
-   * The keys of all sessions, page by page, in no order; sessions that are stored or deleted
-   * meanwhile may be among them or not. In Redis a key may come twice while its table of keys is
-   * resized.
+   * The keys of all sessions, page by page, in no particular order. Sessions that are stored or
+   * deleted during the iteration may or may not be included. Redis may return a key twice while it
+   * resizes its hash table.
    */
   keys(): AsyncIterableIterator<string>;
-  /** All sessions with their keys, as `keys()`. */
+  /** All sessions with their keys, in the manner of `keys()`. */
   entries(): AsyncIterableIterator<[key: string, session: Session]>;
-  /** How many sessions there are; counted one by one, as `keys()` lists them. */
+  /** How many sessions there are. Counts them one by one, in the manner of `keys()`. */
   size(): Promise<number>;
-  /** Deletes all sessions of this store: of its table, collection or prefix. */
+  /** Deletes all sessions of this store, which are those of its table, collection or prefix. */
   clear(): Promise<void>;
   /**
-   * Deletes sessions that have expired, and returns how many; 0 where the database does that by
-   * itself. A store with a `ttl` does it every `pruneInterval`.
+   * Deletes expired sessions and returns how many it deleted. Returns 0 for a database that deletes
+   * them by itself. A store with a `ttl` calls this every `pruneInterval`.
    */
   prune(): Promise<number>;
-  /** Whether the database answers a read, and how long that takes. Never rejects. */
+  /** Whether the database answers a read, and how long the answer takes. Never rejects. */
   health(): Promise<Health>;
-  /** Opens the store now instead of with its first operation; rejects with the cause. */
+  /** Opens the store now instead of with its first operation. Rejects with the cause. */
   ready(): Promise<void>;
   /**
-   * Waits for what is under way, then closes what the store opened, never what was passed in.
-   * Operations that begin later reject with a `ClosedError`. May be called twice.
+   * Waits for operations in progress, then closes what the store opened. A client, pool or database
+   * that was passed in stays open. Later operations reject with a `ClosedError`. May be called twice.
    */
   close(): Promise<void>;
 }
 
 /** What `health()` finds. */
 export type Health =
-  /** The database answered, after so many ms. */
+  /** The database answered; `latency` in ms. */
   | { ok: true; latency: number }
-  /** It did not: the error is what an operation would have rejected with. */
+  /** The database did not answer. `error` is what any operation would have rejected with. */
   | { ok: false; latency: number; error: Error };
 
 /**
- * Makes a store; with or without `new`.
+ * Makes a store; may be called with or without `new`.
  *
- * @typeParam Options the options; with `void` for a factory that may be called without any.
+ * @typeParam Options the options; with `void` if the factory may be called without any.
  */
 export interface StoreFactory<Options> {
   /** A store for sessions of any type, as `session({ store })` wants it. */
@@ -98,13 +99,13 @@ export interface StoreFactory<Options> {
   new <Session>(options: Options): Store<Session>;
 }
 
-/** What makes a factory: its name, the rules of its options, and the backend that they ask for. */
+/** Defines a factory: its name, the rules of its options, and how it makes a backend from them. */
 export interface FactoryDefinition<Options, Encoded> {
   readonly name: string;
   readonly rules: Rules<Options>;
-  /** Options that hand over a client, pool or database, with those that have no effect then. */
+  /** Options that pass in a client, pool or database, each with the options it makes pointless. */
   readonly existing?: Readonly<Record<string, readonly string[]>>;
-  /** Makes the backend; opens nothing. */
+  /** Makes the backend. Opens nothing. */
   backend(options: Options): Backend<Encoded>;
 }
 
@@ -112,8 +113,8 @@ export interface FactoryDefinition<Options, Encoded> {
 const definitions = new WeakMap<object, FactoryDefinition<any, unknown>>();
 
 /**
- * The backend of the store that a factory would make, for the command line: it moves stored values
- * as they are.
+ * The backend of the store that a factory would make. The command line uses it to move stored values
+ * without decoding them.
  */
 export function backendOf<Options>(
   factory: StoreFactory<Options>,
@@ -124,17 +125,18 @@ export function backendOf<Options>(
   return backend(options);
 }
 
-/** Makes the factory of a backend. */
+/** Makes a factory from its definition. */
 export function storeFactory<Options extends StoreOptions, Encoded>(
   definition: FactoryDefinition<Options, Encoded>,
 ): StoreFactory<Options | void> {
   const { name, rules, existing, backend } = definition;
-  // A plain function because it is called with and without `new`.
+  // A plain function because callers may use it with or without `new`.
   function factory(options: Options = {} as Options): Store<unknown> {
     checkOptions(name, options, rules, existing);
     return createStore(backend(options), options);
   }
-  // For `session({ store: Redis })`. Not in the type, so that the compiler refuses that as well.
+  // Explains the mistake `session({ store: Redis })`. These methods are not in the type, so the
+  // compiler refuses it too.
   const value = () => {
     throw new TypeError(`${name} must be called: write session({ store: ${name}({ … }) })`);
   };
@@ -148,7 +150,7 @@ export function storeFactory<Options extends StoreOptions, Encoded>(
   return factory as unknown as StoreFactory<Options | void>;
 }
 
-/** Makes a store of a backend. */
+/** Makes a store on a backend. */
 export function createStore<Session, Encoded>(
   backend: Backend<Encoded>,
   options: StoreOptions = {},
@@ -158,7 +160,7 @@ export function createStore<Session, Encoded>(
 
 class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #backend: Backend<Encoded>;
-  readonly #connection: Connection<Encoded>;
+  readonly #shared: SharedBackend<Encoded>;
   readonly #timeout: number;
   readonly #ttl: number | undefined;
   readonly #pruneInterval: number;
@@ -166,8 +168,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
   readonly #losses: Losses | undefined;
-  /** The trouble that `onInitError` was told last: many operations fail for one reason. */
-  #told: unknown = expired;
+  /** The last error passed to `onInitError`, so that it is reported once and not per operation. */
+  #reportedInitError: unknown = nothing;
   #active = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -183,45 +185,42 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#onInitError = quiet(options.onInitError);
     const { fate } = backend.codec;
     if (options.onError && fate) this.#losses = new Losses(fate, this.#report);
-    this.#connection = Connection.of(backend, this.#timeout);
-    this.#connection.reporters.add(this.#report);
-    if (this.#ttl !== undefined) this.#connection.expire();
+    this.#shared = SharedBackend.of(backend, this.#timeout);
+    this.#shared.reporters.add(this.#report);
+    if (this.#ttl !== undefined) this.#shared.requireExpiry();
   }
 
   get(key: string): Promise<Session | undefined> {
-    const connection = this.#connection;
+    const shared = this.#shared;
     let version: number;
-    const read = (name: string, waiter: Waiter<Content<Encoded>>) => {
-      version = connection.queue.version(name);
-      connection.queue.read(name, waiter);
+    const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
+      // Taken before the read because a write that begins during the read must count as a change.
+      version = shared.queue.version(key);
+      shared.queue.read(key, waiter);
     };
     const finish = (content: Content<Encoded>) => {
       if (content === undefined || !isAlive(content)) return undefined;
       const session = this.#decode(content.key, content.value);
-      setOrigin(session, { connection, content, version });
+      setOrigin(session, { shared, content, version });
       return session;
     };
-    return this.#operate("read", key, read, finish, () => this.get(key));
+    return this.#keyed("read", key, read, finish, () => this.get(key));
   }
 
   set(key: string, session: Session): Promise<void> {
     if (session === undefined || session === null) return this.delete(key);
-    return this.#operate<void>("write", key, (name, waiter) => this.#set(name, session, waiter));
+    return this.#keyed<void>("write", key, (key, waiter) => this.#set(key, session, waiter));
   }
 
   delete(key: string): Promise<void> {
-    const { queue } = this.#connection;
-    return this.#operate<void>(
-      "delete",
-      key,
-      (name, waiter) => queue.write(name, undefined, waiter),
-    );
+    const { queue } = this.#shared;
+    return this.#keyed<void>("delete", key, (key, waiter) => queue.write(key, undefined, waiter));
   }
 
   has(key: string): Promise<boolean> {
-    const { queue } = this.#connection;
-    const read = (name: string, waiter: Waiter<Content<Encoded>>) => queue.read(name, waiter);
-    return this.#operate("read", key, read, isAlive);
+    const { queue } = this.#shared;
+    const read = (key: string, waiter: Waiter<Content<Encoded>>) => queue.read(key, waiter);
+    return this.#keyed("read", key, read, isAlive);
   }
 
   async *keys(): AsyncIterableIterator<string> {
@@ -244,7 +243,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   async clear(): Promise<void> {
-    await Promise.all(this.#connection.queue.writing().map((key) => this.delete(key)));
+    await Promise.all(this.#shared.queue.writing().map((key) => this.delete(key)));
     for await (const page of this.#pages(() => true)) {
       await Promise.all(page.map((key) => this.delete(key)));
     }
@@ -252,9 +251,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async prune(): Promise<number> {
     let total = 0;
-    for (let some = -1; some !== 0; total += some) {
-      some = await this.#whole("prune", (signal) => this.#connection.prune(signal));
-    }
+    let deleted: number;
+    do {
+      deleted = await this.#storeWide("prune", (signal) => this.#shared.prune(signal));
+      total += deleted;
+    } while (deleted > 0);
     return total;
   }
 
@@ -262,8 +263,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const start = performance.now();
     const latency = () => performance.now() - start;
     try {
-      // A key like any other: that its session is missing is an answer.
-      await this.#whole("read", (signal) => this.#connection.once(["health"], signal));
+      // Any key will do: a missing session is an answer too.
+      await this.#storeWide("read", (signal) => this.#shared.readWithoutRetry(["health"], signal));
       return { ok: true, latency: latency() };
     } catch (error) {
       return { ok: false, latency: latency(), error: error as Error };
@@ -271,7 +272,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   ready(): Promise<void> {
-    return this.#whole("open", (signal) => this.#connection.attempt(() => {}, signal));
+    return this.#storeWide("open", (signal) => this.#shared.run(() => {}, signal));
   }
 
   close(): Promise<void> {
@@ -296,10 +297,10 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return (session ?? undefined) as Session | undefined;
   }
 
-  /** Encodes before anything else, so that later changes of the session do not get in. */
+  /** Encodes first, so that later changes of the session are not stored. */
   #set(key: string, session: Session, waiter: Waiter<void>): void {
     const { codec } = this.#backend;
-    const { queue } = this.#connection;
+    const { queue } = this.#shared;
     let value: Encoded;
     try {
       value = codec.encode(session);
@@ -309,66 +310,66 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
     this.#losses?.look(session);
     const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
-    const last = originOf<Encoded>(session, this.#connection);
-    const content = last?.content;
-    const unchanged = content?.key === key && last!.version === queue.version(key) &&
+    const origin = originOf<Encoded>(session, this.#shared);
+    const content = origin?.content;
+    const unchanged = content?.key === key && origin!.version === queue.version(key) &&
       codec.equal(content.value, value);
     if (unchanged) {
-      // It costs at most one write per tenth of its life to keep a session that is only read.
+      // A session that is only read costs at most one write per tenth of its ttl.
       const fresh = content.expires === undefined || expires === undefined
         ? content.expires === expires
         : Math.abs(expires - content.expires) < this.#ttl! / 10;
       if (fresh) return queue.written(key, waiter);
       if (expires !== undefined) {
-        // Rounded up by at most 1 %, so that what is renewed at once is renewed by one statement.
+        // Rounded up by at most 1 %, so that one statement renews all sessions of a batch.
         const step = Math.ceil(this.#ttl! / 100);
         const renewed = { key, value, expires: Math.ceil(expires / step) * step };
-        setOrigin(session, { ...last!, content: renewed });
+        setOrigin(session, { ...origin!, content: renewed });
         return queue.renew(renewed, waiter);
       }
     }
     queue.write(key, { key, value, expires }, waiter);
   }
 
-  /** The keys of all sessions that count. */
-  async *#pages(counts = isAlive): AsyncGenerator<string[]> {
+  /** The keys of all sessions that `include` accepts, page by page. */
+  async *#pages(include = isAlive): AsyncGenerator<string[]> {
     let start: string | undefined;
     do {
-      const open = (signal: AbortSignal) => this.#connection.page(start, signal);
-      const { entries, next } = await this.#whole("read", open);
-      yield entries.filter(counts).map(({ key }) => key);
+      const readPage = (signal: AbortSignal) => this.#shared.page(start, signal);
+      const { entries, next } = await this.#storeWide("read", readPage);
+      yield entries.filter(include).map(({ key }) => key);
       start = next;
-      // An embedded database answers at once: others shall have their turn between pages.
+      // An embedded database is synchronous: other work gets its turn between pages.
       await new Promise((resolve) => setImmediate(resolve));
     } while (start !== undefined);
   }
 
   /**
-   * Does the work for a key, and makes of its result what the caller gets. One promise is all that
-   * an operation costs, for most of what it takes is that.
+   * Runs an operation on one key and maps its result. Allocates exactly one promise because promises
+   * dominate the cost of an operation.
    *
-   * @param again does it once more, whenever the promise is awaited after it was rejected.
+   * @param again repeats the operation each time the promise is awaited after a rejection.
    */
-  #operate<Result, T = Result>(
+  #keyed<Result, T = Result>(
     operation: Operation,
-    key: string,
+    rawKey: string,
     work: (key: string, waiter: Waiter<Result>) => void,
     finish?: (result: Result) => T,
     again?: () => Promise<T>,
   ): Promise<T> {
-    let resolve!: (result: T) => void, fail!: (error: unknown) => void;
-    const promise = new Promise<T>((yes, no) => {
-      resolve = yes;
-      fail = no;
+    let resolve!: (result: T) => void, rejectPromise!: (error: unknown) => void;
+    const promise = new Promise<T>((onResult, onError) => {
+      resolve = onResult;
+      rejectPromise = onError;
     });
     const reject = (error: unknown) => {
       if (again !== undefined) repeatable(promise, again);
-      fail(error);
+      rejectPromise(error);
     };
-    let name: string;
+    let key: string;
     try {
-      name = checkKey(key);
-      this.#begin(operation, name);
+      key = checkKey(rawKey);
+      this.#begin(operation, key);
     } catch (error) {
       reject(error);
       return promise;
@@ -384,28 +385,28 @@ class BackendStore<Session, Encoded> implements Store<Session> {
         }
       },
       reject: (error) => {
-        reject(this.#failure(error, { operation, key: name }));
+        reject(this.#fail(error, { operation, key }));
         this.#end();
       },
     };
     try {
-      work(name, waiter);
+      work(key, waiter);
     } catch (error) {
       waiter.reject(error);
     }
     return promise;
   }
 
-  /** Does what concerns no single key, within the timeout. */
-  async #whole<T>(
+  /** Runs an operation that concerns no single key, within the timeout. */
+  async #storeWide<T>(
     operation: Operation,
     work: (signal: AbortSignal) => MaybePromise<T>,
   ): Promise<T> {
     this.#begin(operation);
     try {
-      return await within(this.#timeout, work);
+      return await withTimeout(this.#timeout, work);
     } catch (error) {
-      throw this.#failure(error, { operation });
+      throw this.#fail(error, { operation });
     } finally {
       this.#end();
     }
@@ -416,11 +417,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       throw new ClosedError("the store is closed", { operation, key });
     }
     this.#active++;
-    if (this.#pruneTimer === undefined) this.#pruneLater();
+    if (this.#pruneTimer === undefined) this.#schedulePrune();
   }
 
-  /** Prunes now and then, at random, so that many processes do not do it at once. */
-  #pruneLater(): void {
+  /** Prunes at random intervals, so that many processes do not prune at the same time. */
+  #schedulePrune(): void {
     if (this.#ttl === undefined || this.#pruneInterval === 0) return;
     this.#pruneTimer = setTimeout(async () => {
       try {
@@ -428,7 +429,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       } catch (error) {
         if (!(error instanceof ClosedError)) this.#report(error);
       }
-      if (this.#closing === undefined) this.#pruneLater();
+      if (this.#closing === undefined) this.#schedulePrune();
     }, this.#pruneInterval * (0.5 + Math.random()));
     this.#pruneTimer.unref();
   }
@@ -437,40 +438,48 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     if (--this.#active === 0) this.#idle?.();
   }
 
-  #failure(error: unknown, options: { operation: Operation; key?: string }): StoreError {
-    if (error instanceof StoreError) return error;
-    const { opened, trouble } = this.#connection;
-    let failure: StoreError;
-    if (error === expired) {
-      const met = trouble === undefined ? "" : `; last error: ${reason(trouble)}`;
-      const why = `timed out after ${this.#timeout} ms${met}`;
-      failure = new TimeoutError(why, { ...options, cause: trouble });
-    } else {
-      failure = new StoreError(reason(error), { ...options, cause: error });
-    }
-    if (!opened && this.#told !== trouble) {
-      this.#told = trouble;
-      this.#onInitError(failure);
-    }
+  /** The error that the caller gets. Tells `onInitError` if the store is not open. */
+  #fail(error: unknown, options: { operation: Operation; key?: string }): StoreError {
+    const failure = this.#toStoreError(error, options);
+    if (failure !== error) this.#reportInitError(failure);
     return failure;
+  }
+
+  #toStoreError(error: unknown, options: { operation: Operation; key?: string }): StoreError {
+    if (error instanceof StoreError) return error;
+    if (error !== timedOut) return new StoreError(reason(error), { ...options, cause: error });
+    const { lastError } = this.#shared;
+    const detail = lastError === undefined ? "" : `; last error: ${reason(lastError)}`;
+    const why = `timed out after ${this.#timeout} ms${detail}`;
+    return new TimeoutError(why, { ...options, cause: lastError });
+  }
+
+  #reportInitError(failure: StoreError): void {
+    const { opened, lastError } = this.#shared;
+    if (opened || this.#reportedInitError === lastError) return;
+    this.#reportedInitError = lastError;
+    this.#onInitError(failure);
   }
 
   async #close(): Promise<void> {
     clearTimeout(this.#pruneTimer);
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     try {
-      await within(this.#timeout, () => this.#connection.leave(this.#report));
+      await withTimeout(this.#timeout, () => this.#shared.leave(this.#report));
     } catch (error) {
-      throw this.#failure(error, { operation: "close" });
+      throw this.#fail(error, { operation: "close" });
     }
   }
 }
 
+/** Stands for "no error has been reported yet": any value may be an error. */
+const nothing = Symbol("nothing");
+
 /**
- * Telegraf keeps the promise of `get` until it is fulfilled, so a rejected one would fail every
- * later update of the chat. This one is done again whenever it is awaited after its rejection:
- * `await` calls `then` of a promise whose `constructor` is not `Promise`, and takes the native path
- * else. Guarded by "works again after a failing read" in `tests/telegraf.test.ts`.
+ * Makes a rejected promise repeat its operation each time it is awaited. Telegraf keeps the promise
+ * of `get` until it is fulfilled, so one rejected promise would fail every later update of the chat.
+ * `await` calls `then` of a promise only if its `constructor` is not `Promise`; otherwise it takes
+ * the native path. Guarded by "works again after a failing read" in `tests/telegraf.test.ts`.
  */
 function repeatable<T>(promise: Promise<T>, again: () => Promise<T>): void {
   promise.catch(() => {
@@ -481,12 +490,17 @@ function repeatable<T>(promise: Promise<T>, again: () => Promise<T>): void {
   });
 }
 
-/** Whether there is content that has not expired. */
+/** Whether there is content and it has not expired. */
 export function isAlive(content: { readonly expires?: number } | undefined): boolean {
   return content !== undefined && (content.expires ?? Infinity) > Date.now();
 }
 
-/** Checks a key, before any I/O. Numbers are taken as their text. */
+/**
+ * Checks a key, before any I/O. A number becomes its decimal text.
+ *
+ * @throws {TypeError} if the key is not a string or number.
+ * @throws {RangeError} if its length or a character is invalid.
+ */
 export function checkKey(key: unknown): string {
   if (typeof key === "number" || typeof key === "bigint") key = String(key);
   if (typeof key !== "string") {
@@ -504,13 +518,13 @@ export function checkKey(key: unknown): string {
   return key;
 }
 
-/** A callback of the caller that cannot do harm: what it throws or rejects with is dropped. */
+/** Wraps a callback of the user so that an error it throws or rejects with is ignored. */
 function quiet(callback: ((error: unknown) => unknown) | undefined): (error: unknown) => void {
   return async (error) => {
     try {
       await callback?.(error);
     } catch {
-      // Nobody is left to tell.
+      // There is no one left to report it to.
     }
   };
 }

@@ -15,7 +15,7 @@ import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
 import { SQLite } from "../sqlite.ts";
 import type { Backend } from "../src/backend.ts";
-import { Connection } from "../src/connection.ts";
+import { SharedBackend } from "../src/connection.ts";
 import { collect, heapUsed } from "./heap.ts";
 import { place, type Server } from "./servers.ts";
 
@@ -98,9 +98,9 @@ function listeners(client: object): number {
 }
 
 /** What the stores of a place have in common: it is known by the client and the scope. */
-function connection(shared: Shared, place: string): Connection<unknown> {
+function connection(shared: Shared, place: string): SharedBackend<unknown> {
   const backend = { handle: shared.handle, scope: shared.scope(place) };
-  return Connection.of(backend as Backend<unknown>, 1);
+  return SharedBackend.of(backend as Backend<unknown>, 1);
 }
 
 /** 50 stores on one client leave nothing on it, and nothing of them stays in memory. */

@@ -7,9 +7,9 @@
 import { existsSync } from "node:fs";
 import process from "node:process";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
-import { Connection, within } from "../connection.ts";
+import { SharedBackend, withTimeout } from "../connection.ts";
 import { StoreError } from "../errors.ts";
-import { expired } from "../queue.ts";
+import { timedOut } from "../queue.ts";
 import { backendOf } from "../store.ts";
 import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
 
@@ -155,7 +155,7 @@ export class Database implements AsyncDisposable {
   /** What the schema is like; of a database that has none, and after `fill`, nothing. */
   readonly plan: Plan | undefined;
   readonly #backend: Backend<unknown>;
-  readonly #connection: Connection<unknown>;
+  readonly #connection: SharedBackend<unknown>;
   readonly #signal: AbortSignal;
 
   private constructor(
@@ -166,7 +166,7 @@ export class Database implements AsyncDisposable {
   ) {
     this.title = title;
     this.#backend = backend;
-    this.#connection = Connection.of(backend, patience);
+    this.#connection = SharedBackend.of(backend, patience);
     this.#signal = signal;
     this.plan = plan;
   }
@@ -195,11 +195,11 @@ export class Database implements AsyncDisposable {
     let backend: Backend<unknown> | undefined;
     try {
       backend = backendOf(await factories[kind](), { ...options, ...places, timeout: patience });
-      const connection = Connection.of(backend, patience);
-      if (purpose !== "fill") connection.expire();
+      const connection = SharedBackend.of(backend, patience);
+      if (purpose !== "fill") connection.requireExpiry();
       if (purpose !== "fill") connection.plan = (found) => plan = found;
       connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
-      const open = (signal: AbortSignal) => connection.attempt(() => {}, signal);
+      const open = (signal: AbortSignal) => connection.run(() => {}, signal);
       await timed(timeout, connection, open, signal);
     } catch (error) {
       if (plan?.exists !== false || signal.aborted) {
@@ -304,7 +304,7 @@ export class Database implements AsyncDisposable {
   }
 }
 
-type Work<T> = (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>;
+type Work<T> = (connection: SharedBackend<unknown>, signal: AbortSignal) => MaybePromise<T>;
 
 /** Says which package is missing, where one is. */
 function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
@@ -366,19 +366,19 @@ export function placesOf(
  */
 async function timed<T>(
   timeout: number,
-  connection: Connection<unknown>,
+  connection: SharedBackend<unknown>,
   work: (signal: AbortSignal) => MaybePromise<T>,
   interrupt?: AbortSignal,
 ): Promise<T> {
   try {
-    return await within(timeout, (signal) => {
+    return await withTimeout(timeout, (signal) => {
       if (interrupt === undefined) return work(signal);
       const either = AbortSignal.any([signal, interrupt]);
       return unlessInterrupted(interrupt, () => work(either));
     });
   } catch (error) {
-    if (error !== expired) throw error;
-    const { trouble } = connection;
+    if (error !== timedOut) throw error;
+    const { lastError: trouble } = connection;
     const met = trouble === undefined ? "" : `: ${sentence(trouble)}`;
     throw new Failure(`no success within ${timeout / 1000} s${met}`);
   }

@@ -1,8 +1,8 @@
 /**
- * What the stores of all databases have in common: their types and errors, and a store in memory.
+ * The types and errors of all stores, and a store in memory.
  *
- * This is not what you import for storage. The stores are in `@telegraf/session/redis`,
- * `/mongodb`, `/sqlite`, `/pg`, `/mysql` and `/kysely`, each with the driver that it needs.
+ * Do not import this path for storage. The stores are in `@telegraf/session/redis`, `/mongodb`,
+ * `/sqlite`, `/pg`, `/mysql` and `/kysely`, because each needs its own driver.
  *
  * ```ts
  * import { Memory, type Store } from "@telegraf/session";
@@ -34,11 +34,11 @@ export type { StoreOptions } from "./src/options.ts";
 export type { Health, Store, StoreFactory } from "./src/store.ts";
 
 /**
- * A store in memory, for tests and for trying things out: what it holds is gone with the process.
- * It behaves as the stores of the databases do, down to what JSON makes of a session.
+ * A store in memory, for tests and experiments. Its sessions are lost when the process ends. It
+ * behaves like the stores of the databases, and stores sessions as JSON text too.
  *
- * @throws {TypeError} for an unknown option or one of the wrong type.
- * @throws {RangeError} for an option out of range.
+ * @throws {TypeError} if an option is unknown or has the wrong type.
+ * @throws {RangeError} if an option is out of range.
  */
 export const Memory: StoreFactory<StoreOptions | void> = storeFactory({
   name: "Memory",

@@ -137,7 +137,9 @@ function backend(options: MongoOptions): Backend<unknown> {
 function create({ url, config, database, timeout = 10_000 }: MongoOptions): MongoClient {
   if (url === undefined) throw new TypeError('Mongo: option "url" or "client" is missing');
   if (database !== undefined && config !== undefined && "dbName" in config) {
-    throw new TypeError('Mongo: option "database" and config.dbName both name the database; leave one out');
+    throw new TypeError(
+      'Mongo: option "database" and config.dbName both name the database; leave one out',
+    );
   }
   try {
     return new MongoClient(url, { ...mongo.bounds(url, timeout), ...config });

@@ -20,7 +20,7 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { checked, type Encoder, encoder, end, lender, type MySQLPool } from "./src/mysql.ts";
 import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
-import { misplaced, place, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { mysqlSettings, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
@@ -83,7 +83,7 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
     table: rules.identifier(64, "characters"),
     schema: rules.identifier(64, "characters"),
   },
-  existing: { pool: ["url", ...place, "config"], url: place },
+  existing: { pool: ["url", ...addressOptions, "config"], url: addressOptions },
   backend,
 });
 

@@ -18,7 +18,7 @@
 import pg from "pg";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { misplaced, place, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checked, lender, type PgPool, type Pool } from "./src/pg.ts";
 import { prepareTable, rows, transient } from "./src/pg.ts";
 import { pgSettings, refused } from "./src/settings.ts";
@@ -89,7 +89,7 @@ export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
     schema: rules.identifier(63),
     prepare: rules.flag,
   },
-  existing: { pool: ["url", ...place, "config"], url: place },
+  existing: { pool: ["url", ...addressOptions, "config"], url: addressOptions },
   backend,
 });
 

@@ -1,22 +1,28 @@
 /**
- * What to do when a signal aborts, for signals that serve many calls one after the other.
+ * Abort handlers for signals that serve many calls, one after the other.
  *
  * @module
  */
 
-const reactions = new WeakMap<AbortSignal, { now: (() => void) | undefined }>();
+const slots = new WeakMap<AbortSignal, { handler: (() => void) | undefined }>();
 
 /**
- * Sets what happens when the signal aborts, in place of what was set before. A batch does this on
- * its way out and back: to add and remove a listener each time costs more than all else.
+ * Replaces the handler that runs when the signal aborts. Each batch sets and clears it. Adding and
+ * removing an event listener per batch would be the largest cost of a batch.
  */
-export function onAbort(signal: AbortSignal, reaction: (() => void) | undefined): void {
-  const known = reactions.get(signal);
-  if (known !== undefined) {
-    known.now = reaction;
+export function setAbortHandler(signal: AbortSignal, handler: () => void): void {
+  const slot = slots.get(signal);
+  if (slot !== undefined) {
+    slot.handler = handler;
     return;
   }
-  const added = { now: reaction };
-  reactions.set(signal, added);
-  signal.addEventListener("abort", () => added.now?.());
+  const added: { handler: (() => void) | undefined } = { handler };
+  slots.set(signal, added);
+  signal.addEventListener("abort", () => added.handler?.());
+}
+
+/** Removes the handler. */
+export function clearAbortHandler(signal: AbortSignal): void {
+  const slot = slots.get(signal);
+  if (slot !== undefined) slot.handler = undefined;
 }

@@ -1,147 +1,151 @@
 /**
- * The contract between the store and a database: what a database must do, on arrays, so that
- * batches need no second path. Types only.
+ * The contract between the store and a database. Every method works on arrays, so that batches need
+ * no second path. Types only.
  *
  * @module
  */
 
-import type { Fate } from "./losses.ts";
+import type { StoredAs } from "./losses.ts";
 
-/** A value, or the promise of one: embedded databases answer synchronously. */
+/** A value, or the promise of one: embedded databases are synchronous. */
 export type MaybePromise<T> = T | Promise<T>;
 
 /** One stored session. */
 export interface Entry<Encoded> {
   /** The session key, as the caller of the store gave it (without the backend's prefix). */
   readonly key: string;
-  /** The session in the form that this backend stores. */
+  /** The session in the form that the backend stores. */
   readonly value: Encoded;
-  /** When the session expires, in ms since the epoch; never when absent. */
+  /** When the session expires, in ms since the epoch; never if absent. */
   readonly expires?: number;
 }
 
 /** How sessions become stored values and back. */
 export interface Codec<Encoded> {
   /**
-   * Synchronous: what the caller changes later must not reach the stored value.
+   * Synchronous because later changes by the caller must not reach the stored value.
    *
-   * @throws {TypeError} when the session cannot be stored (circular, say).
+   * @throws {TypeError} if the session cannot be stored, for example because it is circular.
    */
   encode(session: unknown): Encoded;
-  /** Gives a fresh copy each time; a stored nothing is `undefined`. Throws on what is not a session. */
+  /**
+   * Returns a new copy each time; `undefined` for an empty value. Throws if the value is not a
+   * session.
+   */
   decode(value: Encoded): unknown;
   /** Whether both decode to the same session. */
   equal(a: Encoded, b: Encoded): boolean;
-  /** About how many bytes the value takes on the wire: bounds batches. */
+  /** About how many bytes the value has on the wire. Used to limit batches. */
   size(value: Encoded): number;
-  /** What becomes of values that the format does not have. */
-  readonly fate?: Fate;
+  /** How a value that the format does not have is stored. */
+  readonly storedAs?: StoredAs;
 }
 
-/** Bounds of one batch. */
+/** Limits of one batch. */
 export interface Limits {
-  /** The most keys that one call of `read`, `write` or `remove` is given. */
+  /** The most keys of one call of `read`, `write` or `remove`. */
   readonly keys: number;
-  /** About how many bytes one call of `write` is given; a larger entry travels alone. */
+  /** About the most bytes of one call of `write`. A larger entry travels alone. */
   readonly bytes: number;
 }
 
-/** Some of the stored entries, without their values, in an order of the backend's own. */
+/** Some of the stored entries, without their values, in an order that the backend chooses. */
 export interface Page {
   readonly entries: Pick<Entry<never>, "key" | "expires">[];
-  /** Where the next page begins; absent on the last one. */
+  /** The cursor of the next page; absent on the last page. */
   readonly next?: string;
 }
 
-/** What a schema is like, and what `open` would make of it. */
+/** The state of a schema, and the changes that `open` would make. */
 export interface Plan {
-  /** Whether the table or collection is there. */
+  /** Whether the table or collection exists. */
   readonly exists: boolean;
-  /** Whether no key can be there twice. */
+  /** Whether keys are unique. */
   readonly unique: boolean;
-  /** The changes that `open` would make, as statements or in words; none when all is as it should be. */
+  /** The changes that `open` would make, as statements or in words; empty if the schema is current. */
   readonly changes: readonly string[];
 }
 
-/** What `open` is given. */
+/** The arguments of `open`. */
 export interface Opening {
-  /** Whether entries will have `expires`: then the database should find expired ones quickly. */
+  /** Whether entries will have `expires`: the database should then find expired ones quickly. */
   readonly expiring: boolean;
-  /** Aborts when the attempt has taken too long; what it holds should be given up. */
+  /** Aborts when the attempt has timed out; connections that it holds should be discarded. */
   readonly signal: AbortSignal;
-  /** Reports what happens in the background, or does not stop the store: goes to `onError`. */
+  /** Reports errors in the background and errors that do not stop the store, to `onError`. */
   readonly report: (error: unknown) => void;
   /**
-   * When given, `open` changes nothing, and tells instead what it would; a database that has no schema
-   * tells nothing. What an older version made is read as it is: of several entries with one key, the
-   * one that the upgrade would keep comes last.
+   * If given, `open` is a dry run: it changes nothing and passes the planned changes to this function.
+   * A database without a schema does not call it. The data of an older version is read as it is: if
+   * several entries have one key, the entry that the upgrade would keep comes last.
    */
   readonly plan?: (plan: Plan) => void;
 }
 
-/** A database. The store calls `open` before anything else, and retries what is transient. */
+/** A database. The store calls `open` before anything else, and retries after transient errors. */
 export interface Backend<Encoded = string> {
   /**
-   * What stores on the same data share: the client, pool or database. Two stores of one handle
-   * and scope keep one order of operations per key.
+   * The client, pool or database. Stores with the same handle and scope share one backend and keep
+   * one order of operations per key.
    */
   readonly handle: object;
-  /** The part of the database that this store uses: its table, collection or prefix. */
+  /** The part of the database that the store uses: its table, collection or prefix. */
   readonly scope: string;
-  /** Options, by name, in which all stores of one handle and scope must agree. */
+  /** Options, by name, that must be the same for all stores with the same handle and scope. */
   readonly shared?: Readonly<Record<string, unknown>>;
   /** How sessions are stored. */
   readonly codec: Codec<Encoded>;
-  /** Whether it answers at once: reads need not wait for others to go together with. */
+  /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded?: boolean;
-  /** Bounds of one batch; may change in `open`, when the server has told its own. */
+  /** Limits of one batch. `open` may change them after it has asked the server. */
   readonly limits: Limits;
 
   /**
-   * Connects and prepares the schema: creates it, or upgrades what `@telegraf/session` 2.0.0-beta
-   * made. Called again after a failure, and when entries shall expire only later. Safe from many
-   * processes at the same time.
+   * Connects and prepares the schema: creates it, or upgrades the schema of `@telegraf/session`
+   * 2.0.0-beta. Called again after a failure, and when a later store is the first one with a `ttl`.
+   * Many processes may call it at the same time.
    */
   open(opening: Opening): MaybePromise<void>;
   /**
-   * The stored entries that exist, in any order, with their `expires` if `open` was told `expiring`.
+   * The stored entries that exist, in any order, with their `expires` if `open` got `expiring`.
    *
-   * @param keys no key twice.
-   * @param signal aborts when nobody waits for the answer any more: a connection that still
-   * hangs in the call should be given up. The same holds for `write` and `remove`.
+   * @param keys has no duplicates.
+   * @param signal aborts when no caller waits for the answer any more: a connection that still hangs
+   * in the call should be discarded. The other methods have the same signal.
    */
   read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
   /**
-   * Inserts or overwrites. All entries, or an error; repeating the call does no harm.
+   * Inserts or overwrites. Stores all entries or rejects. Repeating the call does no harm.
    *
-   * @param entries no key twice.
-   * @param fresh whether none of the keys was there a moment ago: to insert may be quicker then.
+   * @param entries has no duplicate keys.
+   * @param fresh whether none of the keys existed a moment ago, so that inserting may be quicker.
    */
   write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void>;
-  /** Sets `expires` of entries that are still there, whatever their value is by now. */
+  /** Sets `expires` of entries that still exist, whatever their current value is. */
   renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
-  /** Deletes; a missing key is no error. */
+  /** Deletes. A missing key is no error. */
   remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
   /**
-   * About `size` of all entries of the scope, and of nothing else; maybe none though more follow. An
-   * entry that is there all the time comes at least once.
+   * About `size` of all entries of the scope. A page may be empty although more pages follow. An entry
+   * that exists all the time is returned at least once.
    *
-   * @param start `next` of the page before; the first page without it.
+   * @param start the cursor: `next` of the previous page; the first page without it.
    */
   page(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<Page>;
   /**
-   * Deletes some entries that have expired by `now` (ms since the epoch), and says how many: 0 when
-   * none are left, or another process is at it. Absent where the database does that by itself.
+   * Deletes some entries that have expired by `now` (ms since the epoch), and returns how many: 0 if
+   * none are left or another process is pruning. Absent if the database deletes them by itself.
    */
   prune?(now: number, signal: AbortSignal): MaybePromise<number>;
   /**
-   * Closes what this backend opened, never what the caller passed in: there it only stops listening.
-   * Called once, when the last store of its handle and scope is closed.
+   * Closes what this backend opened. A client that was passed in stays open; only listeners of the
+   * store are removed. Called once, when the last store with its handle and scope is closed.
    */
   close(): MaybePromise<void>;
   /**
-   * Whether the same call may succeed in a moment: connection lost, failover, deadlock, lock wait.
-   * Not: authentication, permission, syntax, values that are too large.
+   * Whether the same call may succeed in a moment, for example after a lost connection, a failover, a
+   * deadlock or a lock timeout. False for authentication, permission, syntax, and values that are too
+   * large.
    */
   transient(error: unknown): boolean;
 }

@@ -1,5 +1,5 @@
 /**
- * How sessions become text. What they are in MongoDB is in `document.ts`.
+ * Sessions as JSON text. `document.ts` has the form for MongoDB.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import type { Codec } from "./backend.ts";
 import { pathOf } from "./losses.ts";
 
-/** JSON text. Empty text is no session (upstream's tables allow NULL). */
+/** JSON text. Empty text means no session because the tables of 2.0.0-beta allow NULL. */
 export const json: Codec<string> = {
   encode(session) {
     let text: string | undefined;
@@ -24,8 +24,8 @@ export const json: Codec<string> = {
   decode: (text) => text === "" ? undefined : JSON.parse(text),
   equal: (a, b) => a === b,
   size: (text) => text.length,
-  fate(kind) {
-    if (kind === "converter") return undefined; // plain, with a `toJSON` of its own
+  storedAs(kind) {
+    if (kind === "converter") return undefined; // a plain object with its own `toJSON`
     if (/^(NaN|-?Infinity|undefined)$/.test(kind)) return "null";
     if (/^a (function|symbol)$/.test(kind)) return "nothing";
     if (kind === "a Date") return "text";

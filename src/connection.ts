@@ -8,7 +8,7 @@
  */
 
 import { clearTimeout, setTimeout } from "node:timers";
-import { onAbort } from "./abort.ts";
+import { clearAbortHandler, setAbortHandler } from "./abort.ts";
 import type { Backend, Entry, Limits, MaybePromise, Page, Plan } from "./backend.ts";
 import { type Executor, isPromise, Queue, timedOut } from "./queue.ts";
 
@@ -204,10 +204,10 @@ function backOff(failures: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return resolve();
     const end = () => {
       clearTimeout(timer);
-      onAbort(signal, undefined);
+      clearAbortHandler(signal);
       resolve();
     };
     const timer = setTimeout(end, delay);
-    onAbort(signal, end);
+    setAbortHandler(signal, end);
   });
 }

@@ -1,5 +1,5 @@
 /**
- * How sessions become documents.
+ * Sessions as native documents of MongoDB.
  *
  * @module
  */
@@ -9,8 +9,8 @@ import { isDeepStrictEqual, types } from "node:util";
 import type { Codec } from "./backend.ts";
 
 /**
- * Native documents, as MongoDB stores them: dates, binary data and the driver's own types stay what
- * they are; what BSON has no form for (`undefined`, functions, symbols) is left out, as in JSON.
+ * Native documents, as MongoDB stores them. Dates, binary data and the driver's own types keep their
+ * type. Values that BSON does not have (`undefined`, functions, symbols) are left out, as in JSON.
  */
 export const document: Codec<unknown> = {
   encode(session) {
@@ -21,7 +21,7 @@ export const document: Codec<unknown> = {
   decode: (value) => clone(value, new Set()),
   equal: isDeepStrictEqual,
   size: bsonSize,
-  fate(kind) {
+  storedAs(kind) {
     if (/^(NaN|-?Infinity|converter|BSON|a (Date|RegExp|Uint8Array))$/.test(kind)) return undefined;
     if (kind === "undefined") return "null";
     if (/^a (function|symbol)$/.test(kind)) return "nothing";
@@ -30,14 +30,14 @@ export const document: Codec<unknown> = {
   },
 };
 
-// Values may be of another realm, as under jest, where `instanceof` does not know them.
+// Values may come from another realm, as under jest, where `instanceof` does not recognize them.
 function clone(value: unknown, parents: Set<object>): unknown {
   if (typeof value === "function" || typeof value === "symbol") return undefined;
   if (typeof value !== "object" || value === null) return value;
   if (types.isDate(value)) return new Date(Number(value));
   if (types.isRegExp(value)) return new RegExp(value);
   if (types.isUint8Array(value)) return Buffer.from(value);
-  // ObjectId, Long and the like, of whichever copy of the driver: they do not change.
+  // ObjectId, Long and so on, of any installed version of the driver. They are immutable.
   if ("_bsontype" in value) return value;
   if (parents.has(value)) throw new TypeError("circular structure");
   parents.add(value);
@@ -52,7 +52,7 @@ function clone(value: unknown, parents: Set<object>): unknown {
     for (const [name, field] of fields) {
       const fieldCopy = clone(field, parents);
       if (fieldCopy === undefined) continue;
-      // Defined, not assigned: a field may be called "__proto__".
+      // Defined instead of assigned because a field may be called "__proto__".
       Object.defineProperty(copy, name, {
         value: fieldCopy,
         configurable: true,
@@ -65,7 +65,11 @@ function clone(value: unknown, parents: Set<object>): unknown {
   return copy;
 }
 
-/** The size in BSON: exact for plain data, near for the driver's own types. */
+/**
+ * The size in BSON, exact for plain data and close for the driver's own types. The driver's
+ * `calculateObjectSize` is not used because it refuses types of another version of the driver, and
+ * because the command line imports sessions without the driver.
+ */
 function bsonSize(value: unknown): number {
   switch (typeof value) {
     case "string":

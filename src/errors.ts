@@ -4,39 +4,39 @@
  * @module
  */
 
-/** What the store was asked to do when it failed. */
+/** The operation that failed. */
 export type Operation = "open" | "read" | "write" | "delete" | "prune" | "close";
 
-/** What a {@link StoreError} says about itself. */
+/** The details of a {@link StoreError}. */
 export interface StoreErrorOptions {
-  /** What the store was asked to do. */
+  /** The operation that failed. */
   operation: Operation;
-  /** The session's key, where the operation has one. */
+  /** The session's key, if the operation has one. */
   key?: string | undefined;
-  /** The driver's own error, where there is one. */
+  /** The driver's error, if there is one. */
   cause?: unknown;
 }
 
 /**
- * An operation on a store failed. The session in the database is as it was before, unless the
- * connection broke before the database could tell.
+ * An operation on a store failed. The session in the database has not changed, unless the connection
+ * broke before the database could answer.
  *
- * The package exists as ES modules and as CommonJS, each with its own copy of this class: where
- * both may meet, compare `name` instead of using `instanceof`.
+ * The ES modules and the CommonJS modules of the package each have their own copy of this class. If
+ * a program may load both, compare `name` instead of using `instanceof`.
  */
 export class StoreError extends Error {
   /** The name of the class. */
   override name = "StoreError";
-  /** What the store was asked to do. */
+  /** The operation that failed. */
   readonly operation: Operation;
-  /** The session's key, where the operation has one. */
+  /** The session's key, if the operation has one. */
   readonly key: string | undefined;
 
   /**
-   * Makes an error; stores do.
+   * Creates an error. Only stores need this.
    *
    * @param reason what went wrong, without credentials.
-   * @param options what the store was asked to do, for which key, and the driver's error.
+   * @param options the operation, its key, and the driver's error.
    */
   constructor(reason: string, options: StoreErrorOptions) {
     const { operation, key, cause } = options;
@@ -54,52 +54,55 @@ export class ClosedError extends StoreError {
 }
 
 /**
- * The operation did not end within the store's `timeout`. `cause` is the last transient error that
- * was met, if any. Whether a write was applied is not known.
+ * The operation did not end within the store's `timeout`. `cause` is the last transient error, if
+ * there was one. A write may or may not have been applied.
  */
 export class TimeoutError extends StoreError {
   /** The name of the class. */
   override name = "TimeoutError";
 }
 
-/** The session is larger than the database takes. What was stored before is still there. */
+/** The session exceeds the size limit of the database. The stored session has not changed. */
 export class TooLargeError extends StoreError {
   /** The name of the class. */
   override name = "TooLargeError";
 }
 
-/** The session cannot be stored: it refers to itself, say. What was stored before is still there. */
+/**
+ * The session cannot be stored, for example because it refers to itself. The stored session has not
+ * changed.
+ */
 export class EncodeError extends StoreError {
   /** The name of the class. */
   override name = "EncodeError";
 }
 
-/** The stored value is no session. It stays as it is. */
+/** The stored value is not a session. It is neither changed nor deleted. */
 export class DecodeError extends StoreError {
   /** The name of the class. */
   override name = "DecodeError";
 }
 
-/** Takes user names and passwords out of the URLs in a text. */
+/** Removes user names and passwords from the URLs in a text. */
 export function redact(text: string): string {
   return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");
 }
 
 /**
- * Whether it is an error, of any realm: under jest, for example, the errors of the runtime are not
- * instances of the `Error` that modules know.
+ * Whether the value is an error of any realm. Under jest, for example, errors of the runtime are not
+ * instances of the `Error` that modules see.
  */
 export function isError(error: unknown): error is Error {
   return typeof (error as Error | null | undefined)?.message === "string";
 }
 
 /**
- * What an `import()` of a driver failed with. Where the driver is not installed, it is an error that
- * says what to do.
+ * The error to throw after the `import()` of a driver failed. If the driver is not installed, the error
+ * says what to install.
  */
 export function missing(error: unknown, driver: string, others: string): unknown {
   const message = String(Object(error).message);
-  // Of Node.js, Bun and Deno, and of bundles. A dependency of the driver has another name.
+  // Messages of Node.js, Bun, Deno and bundlers. A missing dependency of the driver has another name.
   const named = /^(?:Cannot (?:find|require) (?:package|module)|Dynamic require of|Import) (\S+)/;
   const name = named.exec(message)?.[1]?.replace(/["']/g, "");
   if (name !== driver && !message.startsWith("require is not defined")) return error;
@@ -107,7 +110,7 @@ export function missing(error: unknown, driver: string, others: string): unknown
   return Object.assign(new Error(why, { cause: error }), { code: "ERR_MODULE_NOT_FOUND" });
 }
 
-/** What an error says, in one line without credentials. */
+/** The message of an error, in one line without credentials. */
 export function reason(error: unknown): string {
   if (!isError(error)) return redact(String(error));
   const { code } = error as { code?: unknown };

@@ -1,5 +1,5 @@
 /**
- * What sessions lose when they are stored: values that the format does not have.
+ * Finds values in sessions that the storage format does not have, so that they are lost or changed.
  *
  * @module
  */
@@ -7,44 +7,44 @@
 import { described } from "./options.ts";
 
 /**
- * How a kind of value comes back: in words, or `undefined` if it comes back as it is.
+ * How the format stores a kind of value, in words; `undefined` if the value does not change.
  *
- * @param kind the kind, such as "Map", "NaN" or "class".
+ * @param kind the kind, such as "a Map", "NaN" or "class".
  */
-export type Fate = (kind: string) => string | undefined;
+export type StoredAs = (kind: string) => string | undefined;
 
-/** The most reports of one store. */
+/** The largest number of reports per store. */
 const most = 20;
 
-/** Finds what is lost, now and then, and reports each kind at each path once. */
+/** Inspects a sample of the sessions and reports each kind of loss once per path. */
 export class Losses {
-  readonly #fate: Fate;
+  readonly #storedAs: StoredAs;
   readonly #report: (error: unknown) => void;
   readonly #reported = new Set<string>();
   #count = 0;
 
-  constructor(fate: Fate, report: (error: unknown) => void) {
-    this.#fate = fate;
+  constructor(storedAs: StoredAs, report: (error: unknown) => void) {
+    this.#storedAs = storedAs;
     this.#report = report;
   }
 
   /**
-   * Looks at a session that is stored: the 1st, 2nd, 4th, 8th … and every 1024th, because a look
+   * Inspects the 1st, 2nd, 4th, 8th … and every 1024th session that is stored, because inspecting one
    * takes a few times as long as encoding.
    */
-  look(session: unknown): void {
+  inspect(session: unknown): void {
     const count = ++this.#count;
     if ((count & (count - 1)) !== 0 && count % 1024 !== 0) return;
     const visit = (value: unknown, path: string): boolean => {
       const kind = kindOf(value, path.endsWith("[]"));
-      const fate = kind && this.#fate(kind);
-      if (fate === undefined || this.#reported.size >= most) return kind === undefined;
+      const storedAs = kind && this.#storedAs(kind);
+      if (storedAs === undefined || this.#reported.size >= most) return kind === undefined;
       const what = kind === "ctx"
         ? "a whole ctx"
         : /class|BSON/.test(kind!)
         ? described(value)
         : kind;
-      const message = `${at(path)} is stored as ${fate} because it is ${what}`;
+      const message = `${at(path)} is stored as ${storedAs} because it is ${what}`;
       if (!this.#reported.has(message)) {
         this.#reported.add(message);
         this.#report(new Error(message));
@@ -54,7 +54,7 @@ export class Losses {
     try {
       walk(session, visit);
     } catch {
-      // Nested too deep to look at, or a getter that throws: no reason to fail the write.
+      // Nested too deep, or a getter that throws. Neither is a reason to fail the write.
     }
   }
 }
@@ -72,7 +72,7 @@ export function pathOf(session: unknown, kind: string): string | undefined {
 
 const at = (path: string) => path === "" ? "the session" : `the session's value at "${path}"`;
 
-/** Visits all values, of plain objects and arrays those in it if the visitor says so. */
+/** Visits all values. Descends into a plain object or array if the visitor returns true for it. */
 function walk(session: unknown, visit: (value: unknown, path: string) => boolean): void {
   const seen = new Set<object>();
   const go = (value: unknown, path: string) => {
@@ -83,7 +83,7 @@ function walk(session: unknown, visit: (value: unknown, path: string) => boolean
       for (const item of value) go(item, `${path}[]`);
     } else {
       for (const [name, field] of Object.entries(value)) {
-        // Other names may be of users, and too many.
+        // Other names may be data of users, and there may be too many of them.
         const shown = /^[a-z_$][\w$]{0,39}$/i.test(name) ? name : "*";
         go(field, path === "" ? shown : `${path}.${shown}`);
       }
@@ -95,7 +95,7 @@ function walk(session: unknown, visit: (value: unknown, path: string) => boolean
 const builtIn =
   /^(Date|RegExp|Error|Promise|(Weak)?(Map|Set)|WeakRef|(Shared)?ArrayBuffer|DataView|\w+\d(Clamped)?Array)$/;
 
-/** The kind of a value that a format may not have; `undefined` for plain values. */
+/** The kind of a value that some format does not have; `undefined` for plain values. */
 function kindOf(value: unknown, inArray: boolean): string | undefined {
   switch (typeof value) {
     case "object":
@@ -103,7 +103,7 @@ function kindOf(value: unknown, inArray: boolean): string | undefined {
     case "number":
       return Number.isFinite(value) ? undefined : String(value);
     case "undefined":
-      return inArray ? "undefined" : undefined; // a missing field reads the same
+      return inArray ? "undefined" : undefined; // as a field it reads like a missing field
     case "string":
     case "boolean":
       return undefined;
@@ -120,7 +120,7 @@ function kindOfObject(value: object): string | undefined {
   }
   if ("_bsontype" in value) return "BSON";
   if ("telegram" in value && "update" in value) return "ctx";
-  // Of any realm.
+  // In any realm.
   const tag = Object.prototype.toString.call(value).slice("[object ".length, -1);
   if (/^(Number|String|Boolean)$/.test(tag)) return undefined;
   if (builtIn.test(tag)) return /^[AEIO]/.test(tag) ? `an ${tag}` : `a ${tag}`;

@@ -7,7 +7,7 @@
 import type { Backend, Entry } from "./backend.ts";
 import { json } from "./codec.ts";
 
-/** A backend on a map; each is a connection of its own. */
+/** A backend on a map. Each one is independent of all others. */
 export function memoryBackend(sessions: Map<string, Entry<string>> = new Map()): Backend {
   return {
     handle: {},

@@ -1,14 +1,14 @@
 /**
- * Errors of the network and the operating system, the same for all databases. `docs/errors.md` lists
- * every one with the reason.
+ * Errors of the network and the operating system, the same for all databases. `docs/errors.md` gives
+ * the reason for each of them.
  *
  * @module
  */
 
 import { isError } from "./errors.ts";
 
-/** Codes of errors after which another attempt may succeed. */
-const passing = new Set([
+/** Codes of transient errors: another attempt may succeed. */
+const transientCodes = new Set([
   "EADDRINUSE",
   "EADDRNOTAVAIL",
   "EAGAIN",
@@ -42,11 +42,11 @@ const passing = new Set([
   "ETIMEOUT",
 ]);
 
-/** Whether the connection was lost or could not be made, but may be made in a moment. */
+/** Whether the connection was lost or could not be made, for a reason that may pass. */
 export function disconnected(error: unknown): boolean {
   if (!isError(error)) return false;
   const { code, syscall, errors } = error as { code?: string; syscall?: string; errors?: unknown };
-  // No such file: the socket of a server that is not running.
-  if (passing.has(code ?? "") || (code === "ENOENT" && syscall === "connect")) return true;
+  // ENOENT: the Unix socket of a server that is not running.
+  if (transientCodes.has(code ?? "") || (code === "ENOENT" && syscall === "connect")) return true;
   return Array.isArray(errors) && errors.some(disconnected);
 }

@@ -1,5 +1,5 @@
 /**
- * Options: what all stores share, and the check that each factory makes first.
+ * Options: those that all stores share, and the check that each factory makes first.
  *
  * @module
  */
@@ -9,42 +9,44 @@ import { Buffer } from "node:buffer";
 /** Options that every store has. */
 export interface StoreOptions {
   /**
-   * How long an operation may take, in ms, retries included; then it rejects with a
+   * How long an operation may take, in ms, including retries. After that it rejects with a
    * `TimeoutError`. From 1 to 2147483647.
    *
    * @default {10000}
    */
   timeout?: number | undefined;
   /**
-   * How long a session lives after the last update that read or changed it, in ms; for ever without
-   * it. Those that were stored without it live on until an update reads or changes them. From 1 to
-   * 3155760000000 (100 years).
+   * How long a session lives after the last update that read or changed it, in ms. Without it
+   * sessions live for ever. Sessions that were stored without it live on until an update reads or
+   * changes them. From 1 to 3155760000000 (100 years).
    */
   ttl?: number | undefined;
   /**
-   * How often expired sessions are deleted, in ms, where the database does not do it by itself:
-   * PostgreSQL, MySQL and SQLite. Chosen at random from half to one and a half of it; 0 for never.
-   * Expired sessions are not returned, deleted or not. Up to 1431655764.
+   * How often expired sessions are deleted, in ms, in databases that do not delete them by themselves:
+   * PostgreSQL, MySQL and SQLite. The real interval is chosen at random, from half of this to one and
+   * a half of it. 0 for never. Expired sessions are never returned, even if they are not deleted yet.
+   * Up to 1431655764.
    *
    * @default {3600000}
    */
   pruneInterval?: number | undefined;
   /**
-   * What `get` does with a stored value that cannot be decoded: `"throw"` rejects with a
-   * `DecodeError`; `"discard"` takes it as no session, so that the next `set` overwrites it; a
-   * function is given the value and the key, and what it returns is the session.
+   * What `get` does with a stored value that cannot be decoded. `"throw"` rejects with a
+   * `DecodeError`. `"discard"` returns `undefined`, so that the next `set` overwrites the value. A
+   * function gets the value and the key, and returns the session.
    *
    * @default {"throw"}
    */
   onCorrupt?: "throw" | "discard" | ((value: unknown, key: string) => unknown) | undefined;
   /**
-   * Called with what goes wrong in the background: an idle connection was lost, the database user
-   * may not upgrade an old table. Nothing is printed without it. What it throws is ignored.
+   * Called with errors in the background, for example when an idle connection is lost, or when the
+   * database user may not upgrade an old table. Without it nothing is printed. Errors that it throws
+   * are ignored.
    */
   onError?: ((error: unknown) => void) | undefined;
   /**
-   * Called when the store cannot be opened, with a `StoreError` whose `cause` is the driver's
-   * error. The operation that wanted to open it rejects as well.
+   * Called when the store cannot be opened, with a `StoreError` whose `cause` is the driver's error.
+   * The operation that needed the open store rejects as well.
    */
   onInitError?: ((error: unknown) => void) | undefined;
 }
@@ -52,28 +54,28 @@ export interface StoreOptions {
 /** The `typeof` of an option. */
 type Type = "string" | "number" | "boolean" | "function" | "object";
 
-/** What an option must be. */
+/** The requirements of an option. */
 export interface Rule {
   /** The `typeof` of the option, or several. */
   readonly type: Type | readonly Type[];
-  /** In words, for the message. */
+  /** The requirements in words, for messages. */
   readonly expected: string;
-  /** What the type alone does not say. */
+  /** Checks what the type alone does not tell. */
   readonly accepts?: (value: never) => boolean;
-  /** Never shown in a message. */
+  /** Whether messages must not show the value. */
   readonly secret?: boolean;
-  /** The option takes plain objects only. */
+  /** Whether the option takes plain objects only. */
   readonly plain?: boolean;
-  /** Properties that have no effect in such an object, and what to use instead. */
+  /** Properties that have no effect in such an object, each with its replacement. */
   readonly misplaced?: Readonly<Record<string, string>>;
-  /** A property that tells that an object should be passed as this option. */
+  /** A property by which an object is recognized as a value of this option. */
   readonly mark?: string;
 }
 
 /** The rules of a factory, one per option. */
 export type Rules<Options> = { readonly [Name in keyof Required<Options>]: Rule };
 
-/** The largest delay that timers take. */
+/** The largest delay of a timer. */
 const longest = 2 ** 31 - 1;
 
 /** A whole number of ms in a range. */
@@ -89,7 +91,7 @@ function milliseconds(least: number, most: number): Rule {
 export const rules = {
   text: { type: "string", expected: "a string" },
   secret: { type: "string", expected: "a string", secret: true },
-  /** Options of the driver, without those that have no effect there. */
+  /** Options of the driver. */
   config: (misplaced: Readonly<Record<string, string>>): Rule => ({
     type: "object",
     expected: "a plain object",
@@ -97,7 +99,7 @@ export const rules = {
     plain: true,
     misplaced,
   }),
-  /** An object of the driver; the property `mark` tells it from other objects. */
+  /** An object of the driver, recognized by its property `mark`. */
   existing: (expected: string, mark: string): Rule => ({
     type: "object",
     expected,
@@ -106,14 +108,14 @@ export const rules = {
   }),
   flag: { type: "boolean", expected: "true or false" },
   callback: { type: "function", expected: "a function" },
-  /** Environment variables give it as text. */
+  /** May be text because environment variables are text. */
   port: {
     type: ["number", "string"],
     expected: "an integer from 1 to 65535",
     accepts: (value: number | string) =>
       /^\d{1,5}$/.test(`${value}`) && Number(value) >= 1 && Number(value) <= 65535,
   },
-  /** The name of a table or schema, up to what the database takes. */
+  /** The name of a table or schema, with the maximum length of the database. */
   identifier: (most: number, unit: "bytes" | "characters" = "bytes"): Rule => ({
     type: "string",
     expected: `a name of 1 to ${most} ${unit} without NUL`,
@@ -136,8 +138,9 @@ const sql = {
 };
 
 /**
- * What is easily put into `config`, where the driver ignores it, by driver: then the client would
- * connect to another place, as another user, or without TLS. (mongodb refuses unknown options itself.)
+ * Names that users may put into `config` by mistake, per driver, with the right name. The driver would
+ * ignore them and connect to another server, as another user, or without TLS. (mongodb refuses unknown
+ * options itself.)
  */
 export const misplaced = {
   redis: {
@@ -184,10 +187,10 @@ export const storeRules: Rules<StoreOptions> = {
  * Checks options against the rules of their factory. An option that is `undefined` counts as absent.
  *
  * @param name the factory's name, for messages.
- * @param existing options that hand over a client, pool or database, with those that only make
- * sense without it.
- * @throws {TypeError} for an unknown option, one of the wrong type, or two that exclude each other.
- * @throws {RangeError} for a value out of range.
+ * @param existing options that pass in a client, pool or database, each with the options it makes
+ * pointless.
+ * @throws {TypeError} if an option is unknown, has the wrong type, or excludes another one.
+ * @throws {RangeError} if a value is out of range.
  */
 export function checkOptions(
   name: string,
@@ -226,7 +229,7 @@ export function checkOptions(
   }
 }
 
-/** Whether it is an object without a class, of any realm. */
+/** Whether the value is an object without a class, in any realm. */
 function isPlain(value: unknown): value is object {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
   const prototype = Object.getPrototypeOf(value);
@@ -238,7 +241,7 @@ function isPromise(value: unknown, rule?: Rule): boolean {
   return typeof value.then === "function" && (rule?.mark === undefined || !(rule.mark in value));
 }
 
-/** What a value is, without its content: that may be a secret. */
+/** Describes a value without its content, which may be a secret. */
 export function described(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   if (typeof value === "function") {
@@ -257,7 +260,7 @@ function show(value: unknown): string {
   return typeof value === "number" || typeof value === "boolean" ? String(value) : described(value);
 }
 
-/** What to do with a value that is not an option, or not of the right type. */
+/** Advice about a value that is not an option or has the wrong type. */
 function advice(value: unknown, rules: Readonly<Record<string, Rule>>): string {
   if (isPromise(value)) return "; await it first";
   if (typeof value === "string" || Object.prototype.toString.call(value) === "[object URL]") {
@@ -272,7 +275,7 @@ function advice(value: unknown, rules: Readonly<Record<string, Rule>>): string {
   return option === undefined ? "" : `; pass it as { ${option} }`;
 }
 
-/** What options are called elsewhere, in lower case without separators. */
+/** The names of our options in other packages, in lower case without separators. */
 const otherNames: Readonly<Record<string, readonly string[]>> = {
   url: ["uri", "connectionstring", "connectionuri", "connection", "dsn", "href"],
   filename: ["file", "path", "filepath", "url", "uri"],
@@ -291,7 +294,7 @@ const otherNames: Readonly<Record<string, readonly string[]>> = {
   ttl: ["expire", "expires", "expiration", "maxage"],
 };
 
-/** What the user of an unknown option may have meant. */
+/** Suggests a known option instead of an unknown one. */
 function suggestion(option: string, known: readonly string[]): string {
   const plain = option.toLowerCase().replace(/[-_]/g, "");
   const other = known.find((name) => otherNames[name]?.includes(plain));
@@ -305,7 +308,7 @@ function suggestion(option: string, known: readonly string[]): string {
   return `the options are ${known.join(", ")}${driver}`;
 }
 
-/** How many letters must be inserted, deleted or replaced to make one word of another. */
+/** The Levenshtein distance: how many letters must be inserted, deleted or replaced. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
@@ -319,17 +322,17 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** What is given in options of a driver, without `left`. */
-export function given(config: object = {}, left?: string): object {
+/** The options of a driver that are not `undefined`, without the option `except`. */
+export function given(config: object = {}, except?: string): object {
   return Object.fromEntries(
-    Object.entries(config).filter(([name, value]) => value !== undefined && name !== left),
+    Object.entries(config).filter(([name, value]) => value !== undefined && name !== except),
   );
 }
 
-/** The server and the user, as options of SQL stores name them. */
-export const place = ["host", "port", "database", "user", "password"] as const;
+/** Options of SQL stores that name the server, the database and the user. */
+export const addressOptions = ["host", "port", "database", "user", "password"] as const;
 
-/** What is looked at in the options of a factory. */
+/** The options of factories that say how to connect. */
 export interface ConnectionOptions extends StoreOptions {
   readonly url?: string | undefined;
   readonly config?: object | undefined;
@@ -341,9 +344,9 @@ export interface ConnectionOptions extends StoreOptions {
 }
 
 /**
- * The URL, which may also be in `config`, as the driver calls it.
+ * The URL, which may also be given in `config`, under the driver's own name.
  *
- * @throws {TypeError} if the place is given twice.
+ * @throws {TypeError} if the server is given twice.
  */
 export function urlOf(
   factory: string,
@@ -352,7 +355,7 @@ export function urlOf(
 ): string | undefined {
   const own = (options.config as Record<string, unknown> | undefined)?.[name];
   if (own === undefined || own === null) return options.url;
-  const twice = (["url", ...place] as const).find((it) => options[it] !== undefined);
+  const twice = (["url", ...addressOptions] as const).find((it) => options[it] !== undefined);
   if (twice !== undefined) {
     const what = `option "${twice}" and config.${name} contradict each other`;
     throw new TypeError(`${factory}: ${what}; leave one out`);
@@ -362,10 +365,10 @@ export function urlOf(
 }
 
 /**
- * Looks for parameters of a URL that say where or how safely to connect, but that the driver ignores.
+ * Refuses parameters of a URL that name a server, a user or TLS, but that the driver ignores.
  *
- * @param ignored the names of such parameters, with what to use instead.
- * @throws {TypeError} if there is one, without its value.
+ * @param ignored the names of such parameters, each with its replacement.
+ * @throws {TypeError} if there is one. The message does not contain its value.
  */
 export function checkParameters(
   factory: string,

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { onAbort } from "./abort.ts";
+import { setAbortHandler } from "./abort.ts";
 import type { Entry, Page } from "./backend.ts";
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
@@ -166,7 +166,7 @@ export async function connect(create: Create, signal: AbortSignal): Promise<Own>
 export function guard(own: Own | undefined, signal: AbortSignal): void {
   if (own === undefined) return;
   const { client } = own;
-  onAbort(signal, () => own.client === client && replace(own));
+  setAbortHandler(signal, () => own.client === client && replace(own));
 }
 
 /** The store's own client, or a new one in place of one that its `reconnectStrategy` has ended. */

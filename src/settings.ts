@@ -1,6 +1,6 @@
 /**
- * Settings of the pools that the SQL stores make: `url` and `config` become options of the driver, in
- * which `config` wins. Drivers themselves disagree about that.
+ * Options of the pools that the SQL stores create, made from `url` and `config`. `config` overrides
+ * `url` for both drivers, which disagree about this themselves.
  *
  * @module
  */
@@ -9,9 +9,7 @@ import { reason } from "./errors.ts";
 import { checkParameters, type ConnectionOptions, given, urlOf } from "./options.ts";
 import { patience } from "./sql.ts";
 
-/**
- * An error about the settings. The driver's comes without the cause, because that may hold the URL.
- */
+/** An error about these options. Has no cause because the driver's error may contain the URL. */
 export function refused(error: unknown, factory: string, driver: string): TypeError {
   const own = (error as Error).name === "TypeError" && (error as Error).message;
   if (own && own.startsWith(`${factory}: `)) return error as TypeError;
@@ -19,12 +17,12 @@ export function refused(error: unknown, factory: string, driver: string): TypeEr
   return new TypeError(`${factory}: ${what}: ${reason(error)}`);
 }
 
-/** The place without a URL. */
+/** The server and user, if they are not given by a URL. */
 function address({ host, port, database, user, password }: ConnectionOptions): object {
   return { host, port: port === undefined ? undefined : Number(port), database, user, password };
 }
 
-/** What is used of `pg.Client`. */
+/** The part of `pg.Client` that is used. */
 type PgClient = new (options: object) => { connectionParameters: object };
 
 /** Options of the store's own `pg.Pool`. */
@@ -37,19 +35,22 @@ export function pgSettings(Client: object, options: ConnectionOptions): object {
   };
 }
 
-/** What is in a URL: pg reads it, but lets it win over other options, and even what it has not. */
+/**
+ * The options in a URL, as pg parses it. Given to pg, the URL would override other options, even with
+ * values that it does not contain.
+ */
 function pgAddress(Client: PgClient, url: string): object {
   if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
   checkParameters("Postgres", url, [[/^(ssl[-_]mode|use_?ssl|tls)/i, "sslmode"]]);
   const { connectionParameters: read } = new Client({ connectionString: url });
-  // The password cannot be enumerated.
+  // The password is not enumerable.
   const { database, user, password } = read as {
     database?: string;
     user?: string;
     password?: string;
   };
   const named = database !== user || /^\w+:\/\/[^/?#]*\/[^?#]/.test(url);
-  // Without a name the database is that of the user, of whom `config` may say another.
+  // Without a name the database has the name of the user, which `config` may change.
   return { ...read, password, database: named ? database : undefined };
 }
 
@@ -63,10 +64,13 @@ export function mysqlSettings(options: ConnectionOptions): object {
   };
 }
 
-/** What is in a URL, as mysql2 reads it, which lets it win over options that are `false` or "". */
+/**
+ * The options in a URL, as mysql2 parses it. Given to mysql2, the URL would override options that are
+ * `false` or "".
+ */
 function mysqlAddress(url: string): object {
   if (!/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
-  // mysql2 ignores them with a warning, so that the connection has no TLS.
+  // mysql2 ignores these with a warning, and connects without TLS.
   checkParameters("MySQL", url, [
     [/^(user(name)?|pass(word)?|host|port|database)$/i, "mysql://user:password@host:port/database"],
     [/^(ssl.|tls|(use|require)_?ssl)/i, "config.ssl"],
@@ -82,7 +86,7 @@ function mysqlAddress(url: string): object {
   };
 }
 
-/** A parameter: JSON, or else text. */
+/** The value of a parameter: JSON if it can be parsed, otherwise text. */
 function parsed(value: string): unknown {
   try {
     return JSON.parse(value);

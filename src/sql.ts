@@ -5,7 +5,7 @@
  * @module
  */
 
-import { onAbort } from "./abort.ts";
+import { clearAbortHandler, setAbortHandler } from "./abort.ts";
 import type { Entry, Opening, Page } from "./backend.ts";
 import { reason } from "./errors.ts";
 
@@ -323,7 +323,7 @@ export function hold<Connection, T>(
       const release = (error?: unknown) => {
         if (!held) return;
         held = false;
-        onAbort(signal, undefined);
+        clearAbortHandler(signal);
         pool.release(connection, error);
       };
       const fail = (error: unknown) => {
@@ -332,7 +332,7 @@ export function hold<Connection, T>(
       };
       if (signal.aborted) return fail(signal.reason);
       if (pool.inTransaction?.(connection)) return fail(leftOpen());
-      onAbort(signal, () => fail(signal.reason));
+      setAbortHandler(signal, () => fail(signal.reason));
       work(connection).then((result) => {
         // In a transaction of the application nothing is stored yet, and what is read may be old.
         if (pool.inTransaction?.(connection)) return fail(leftOpen());

@@ -183,8 +183,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
-    const { fate } = backend.codec;
-    if (options.onError && fate) this.#losses = new Losses(fate, this.#report);
+    const { storedAs } = backend.codec;
+    if (options.onError && storedAs) this.#losses = new Losses(storedAs, this.#report);
     this.#shared = SharedBackend.of(backend, this.#timeout);
     this.#shared.reporters.add(this.#report);
     if (this.#ttl !== undefined) this.#shared.requireExpiry();
@@ -308,7 +308,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const why = `the session cannot be encoded: ${reason(cause)}`;
       throw new EncodeError(why, { operation: "write", key, cause });
     }
-    this.#losses?.look(session);
+    this.#losses?.inspect(session);
     const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
     const origin = originOf<Encoded>(session, this.#shared);
     const content = origin?.content;

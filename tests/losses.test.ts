@@ -24,8 +24,8 @@ class Cart {
 /** What is reported of sessions in a format, without what is the same in all messages. */
 function reports(codec: typeof json | typeof document, ...sessions: unknown[]): string[] {
   const found: string[] = [];
-  const losses = new Losses(codec.fate!, (error) => found.push((error as Error).message));
-  for (const session of sessions) losses.look(session);
+  const losses = new Losses(codec.storedAs!, (error) => found.push((error as Error).message));
+  for (const session of sessions) losses.inspect(session);
   return found.map((message) =>
     message.replace(/^the session('s value at )?/, "").replace(" is stored as ", ": ")
   );
@@ -84,8 +84,8 @@ describe("losses", () => {
   it("each kind is told with its path, and how it comes back", () => {
     for (const [what, value, ...fates] of values) {
       for (const [i, codec] of [json, document].entries()) {
-        const fate = fates[i];
-        const told = fate === undefined ? [] : [`"a.b": ${fate} because it is ${what}`];
+        const storedAs = fates[i];
+        const told = storedAs === undefined ? [] : [`"a.b": ${storedAs} because it is ${what}`];
         assert.deepEqual(reports(codec, { a: { b: value } }), told, `${what} ${i}`);
       }
     }
@@ -105,14 +105,14 @@ describe("losses", () => {
         if (what === "a whole ctx") continue;
         // deno-lint-ignore no-explicit-any
         const { b } = codec.decode(codec.encode({ b: value }) as any) as { b: unknown };
-        const fate = fates[i];
+        const storedAs = fates[i];
         const prototype = typeof b === "object" && b !== null && Object.getPrototypeOf(b);
-        if (fate === "nothing") assert.equal(b, undefined, what);
-        else if (fate === "null") assert.equal(b, null, what);
-        else if (fate === "text") assert.equal(typeof b, "string", what);
-        else if (fate === "an empty object") assert.deepEqual(b, {}, what);
-        else if (fate === "a plain object") assert.equal(prototype, Object.prototype, what);
-        else if (fate === undefined) {
+        if (storedAs === "nothing") assert.equal(b, undefined, what);
+        else if (storedAs === "null") assert.equal(b, null, what);
+        else if (storedAs === "text") assert.equal(typeof b, "string", what);
+        else if (storedAs === "an empty object") assert.deepEqual(b, {}, what);
+        else if (storedAs === "a plain object") assert.equal(prototype, Object.prototype, what);
+        else if (storedAs === undefined) {
           assert.deepEqual(b, Buffer.isBuffer(b) ? Buffer.from(value as Buffer) : value);
         }
       }
@@ -148,8 +148,8 @@ describe("losses", () => {
         return 1;
       },
     };
-    const losses = new Losses(json.fate!, () => {});
-    for (let i = 1; i <= 5000; i++) losses.look(session);
+    const losses = new Losses(json.storedAs!, () => {});
+    for (let i = 1; i <= 5000; i++) losses.inspect(session);
     assert.equal(looks, 13 + 1); // 1 … 4096, and 3072
   });
 

@@ -29,21 +29,21 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 /** Options of {@link KyselyStore}: `db`, or `dialect`. */
 export interface KyselyStoreOptions extends StoreOptions {
   /**
-   * A Kysely, of any copy, and no transaction. Its plugins are not used; `withSchema` neither. It
-   * stays open when the store is closed.
+   * A Kysely of any installed version, not a transaction. Its plugins and `withSchema` are not used.
+   * It stays open when the store is closed.
    */
   db?: DatabaseLike | undefined;
-  /** A dialect, of which the store makes a Kysely of its own; closing the store destroys that. */
+  /** A dialect. The store makes its own Kysely from it, and destroys that when it is closed. */
   dialect?: DialectLike | undefined;
   /**
-   * The table, made if it is missing; up to 63 bytes.
+   * The table, of up to 63 bytes. It is created if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
   table?: string | undefined;
   /**
-   * The schema of the table (in MySQL: its database), which must exist; not in SQLite. Without it
-   * the connection's search path or database counts when the store is opened.
+   * The schema of the table (in MySQL: its database), which must exist. Not for SQLite. Without it the
+   * connection's search path or database at the time when the store is opened is used.
    */
   schema?: string | undefined;
 }
@@ -54,16 +54,17 @@ type DatabaseLike = kysely.KyselyDatabase;
 type DialectLike = kysely.KyselyDialect;
 
 /**
- * Makes a store in a database that Kysely speaks to. The table is that of `Postgres`, `MySQL` or
- * `SQLite`, which can use it as well. The first operation makes it, if need be; a table of
+ * Makes a store in any database that Kysely supports. The table is the same as that of `Postgres`,
+ * `MySQL` or `SQLite`, which can use it too. The first operation creates it if it is missing. A table of
  * `@telegraf/session` 2.0.0-beta is upgraded.
  *
- * Connections are Kysely's: one that hangs is not given up when an operation has timed out.
+ * Kysely owns the connections: when an operation has timed out, a connection that hangs is not
+ * discarded.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, none of `db` and `dialect`, or a
- * `db` of a database that is not like PostgreSQL, MySQL or SQLite; with such a `dialect` operations
- * reject.
- * @throws {RangeError} for an option out of range.
+ * @throws {TypeError} if an option is unknown or has the wrong type, if both `db` and `dialect` are
+ * missing, or if the database of `db` is not like PostgreSQL, MySQL or SQLite. With such a `dialect`
+ * operations reject.
+ * @throws {RangeError} if an option is out of range.
  */
 export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
   name: "KyselyStore",
@@ -80,7 +81,7 @@ export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
 
 function backend(options: KyselyStoreOptions): Backend {
   const { dialect, table: name = sql.defaultTable, schema } = options;
-  let db = options.db && kysely.checked(options.db, schema);
+  let db = options.db && kysely.checkDatabase(options.db, schema);
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
   const limits = { keys: 32, bytes: 1_000_000 };
   let table: kysely.Table;
@@ -95,15 +96,18 @@ function backend(options: KyselyStoreOptions): Backend {
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       const family = kysely.familyOf(db, schema);
-      table = await kysely.play(
+      table = await kysely.runScript(
         db,
         kysely.prepare(family, name, schema, { report, expiring, plan }),
       );
       Object.assign(limits, table.limits);
     },
     async read(keys) {
-      const some = table.keys(keys);
-      return sql.entries(keys, await table.read(db!, table.statements.read(some.length), some));
+      const values = table.keys(keys);
+      return sql.toEntries(
+        keys,
+        await table.read(db!, table.statements.read(values.length), values),
+      );
     },
     async write(entries) {
       const rows = table.rows(entries);
@@ -111,26 +115,26 @@ function backend(options: KyselyStoreOptions): Backend {
     },
     async renew(keys, expires) {
       if (!table.statements.expiring) return;
-      const some = table.keys(keys);
-      await table.write(db!, table.statements.renew(some.length), [expires, ...some]);
+      const values = table.keys(keys);
+      await table.write(db!, table.statements.renew(values.length), [expires, ...values]);
     },
     async remove(keys) {
-      const some = table.keys(keys);
-      await table.write(db!, table.statements.remove(some.length), some);
+      const values = table.keys(keys);
+      await table.write(db!, table.statements.remove(values.length), values);
     },
     async page(start = "", size) {
       const { page } = table.statements;
-      return sql.page(await table.read(db!, page(size), table.keys([start])), size);
+      return sql.toPage(await table.read(db!, page(size), table.keys([start])), size);
     },
-    prune: (now) => kysely.play(db!, table.statements.prune(now)),
+    prune: (now) => kysely.runScript(db!, table.statements.prune(now)),
     close: () => options.db === undefined ? db?.destroy() : undefined,
     transient: kysely.transient,
   };
 }
 
-/** Loads Kysely, which is an ES module only since 0.29. */
+/** Not imported at the top because CommonJS cannot require Kysely 0.29, which is an ES module. */
 async function driver(): Promise<typeof import("kysely")> {
-  try { // for bundlers as well: they leave what is missing in such a block to run time
+  try { // bundlers accept a missing module if its import is in such a block
     return await import("kysely");
   } catch (error) {
     throw missing(error, "kysely", "or pass a Kysely as { db }");

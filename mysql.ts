@@ -18,7 +18,14 @@
 import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
-import { checked, type Encoder, encoder, end, lender, type MySQLPool } from "./src/mysql.ts";
+import {
+  checkPool,
+  type Encoder,
+  encoder,
+  endPool,
+  type MySQLPool,
+  poolAdapter,
+} from "./src/mysql.ts";
 import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
 import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { mysqlSettings, refused } from "./src/settings.ts";
@@ -31,7 +38,7 @@ export interface MySQLOptions extends StoreOptions {
   url?: string | undefined;
   /** The server; `localhost` by default. */
   host?: string | undefined;
-  /** The server's port, from 1 to 65535; text of digits is converted; 3306 by default. */
+  /** The server's port, from 1 to 65535, as a number or text; 3306 by default. */
   port?: number | string | undefined;
   /** The database. */
   database?: string | undefined;
@@ -39,20 +46,22 @@ export interface MySQLOptions extends StoreOptions {
   user?: string | undefined;
   /** The user's password. */
   password?: string | undefined;
-  /** Options of mysql2's `createPool`; they override the others and what is in `url`. */
+  /** Options of mysql2's `createPool`. They override the other options and `url`. */
   config?: object | undefined;
-  /** A pool of mysql2 or mysql2/promise, of any copy. It stays open when the store is closed. */
+  /**
+   * A pool of any installed version of mysql2 or mysql2/promise. It stays open when the store is closed.
+   */
   pool?: PoolLike | undefined;
   /**
-   * The table, made if it is missing; up to 64 characters.
+   * The table, of up to 64 characters. It is created if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
   table?: string | undefined;
   /**
-   * The database of the table, which must exist. Without it the connection's database counts when the
-   * store is opened; a `table` of the form `database.table` is that table if it exists and no table
-   * has the whole name.
+   * The database of the table, which must exist. Without it the connection's database at the time when
+   * the store is opened is used. A `table` of the form `database.table` is then that table, if it exists
+   * and no table has the whole name.
    */
   schema?: string | undefined;
 }
@@ -61,12 +70,12 @@ export interface MySQLOptions extends StoreOptions {
 type PoolLike = MySQLPool;
 
 /**
- * Makes a store in MySQL or MariaDB, on a pool. The first operation opens it and makes the table, if
- * need be; a table of `@telegraf/session` 2.0.0-beta is upgraded. A session that is larger than the
+ * Makes a store in MySQL or MariaDB, on a pool. The first operation connects and creates the table if it
+ * is missing. A table of `@telegraf/session` 2.0.0-beta is upgraded. A session that is larger than the
  * server's `max_allowed_packet` is refused with a `TooLargeError`.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
- * @throws {RangeError} for an option out of range.
+ * @throws {TypeError} if an option is unknown or has the wrong type, or if `url` is invalid.
+ * @throws {RangeError} if an option is out of range.
  */
 export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
   name: "MySQL",
@@ -89,31 +98,31 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
 
 function backend(options: MySQLOptions): Backend {
   const { table = sql.defaultTable, schema } = options;
-  const pool = options.pool === undefined ? create(options) : checked(options.pool);
-  const connections = lender(pool);
+  const pool = options.pool === undefined ? create(options) : checkPool(options.pool);
+  const connections = poolAdapter(pool);
   const limits = { keys: 128, bytes: 1_000_000 };
   let statements: sql.Statements;
   let encode: Encoder;
   let unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[], work = rows) =>
-    sql.hold(connections, signal, (connection) => work(connection, text, values));
+    sql.withConnection(connections, signal, (connection) => work(connection, text, values));
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     codec: json,
     limits,
     open: ({ signal, ...opening }) =>
-      sql.hold(connections, signal, async (connection) => {
-        unwatch = sql.watch(pool, opening.report);
+      sql.withConnection(connections, signal, async (connection) => {
+        unwatch = sql.reportErrors(pool, opening.report);
         const steps = prepareTable(table, schema, opening);
-        const prepared = await sql.play(steps, rows.bind(null, connection));
+        const prepared = await sql.runScript(steps, rows.bind(null, connection));
         statements = prepared.statements;
-        encode = encoder(statements, prepared.setting);
+        encode = encoder(statements, prepared.settings);
         Object.assign(limits, encode.limits);
       }),
     async read(keys, signal) {
-      const some = encode.keys(keys);
-      return sql.entries(keys, await run(signal, statements.read(some.length), some, read));
+      const values = encode.keys(keys);
+      return sql.toEntries(keys, await run(signal, statements.read(values.length), values, read));
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);
@@ -121,25 +130,29 @@ function backend(options: MySQLOptions): Backend {
     },
     async renew(keys, expires, signal) {
       if (!statements.expiring) return;
-      const some = encode.keys(keys);
-      await run(signal, statements.renew(some.length), [expires, ...some]);
+      const values = encode.keys(keys);
+      await run(signal, statements.renew(values.length), [expires, ...values]);
     },
     async remove(keys, signal) {
-      const some = encode.keys(keys);
-      await run(signal, statements.remove(some.length), some);
+      const values = encode.keys(keys);
+      await run(signal, statements.remove(values.length), values);
     },
     async page(start = "", size, signal) {
       const [key] = encode.keys([start]);
-      return sql.page(await run(signal, statements.page(size), [key], read), size);
+      return sql.toPage(await run(signal, statements.page(size), [key], read), size);
     },
     prune: (now, signal) =>
-      sql.hold(connections, signal, (it) => sql.play(statements.prune(now), rows.bind(null, it))),
-    close: () => options.pool === undefined ? end(pool) : unwatch?.(),
+      sql.withConnection(
+        connections,
+        signal,
+        (it) => sql.runScript(statements.prune(now), rows.bind(null, it)),
+      ),
+    close: () => options.pool === undefined ? endPool(pool) : unwatch?.(),
     transient,
   };
 }
 
-/** A pool of ours; nothing is opened yet. */
+/** The store's own pool. Connects to nothing yet. */
 function create(options: MySQLOptions): Pool {
   try {
     return createPool(mysqlSettings(options)) as unknown as Pool;

@@ -19,7 +19,7 @@ import pg from "pg";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { checked, lender, type PgPool, type Pool } from "./src/pg.ts";
+import { checkPool, type PgPool, type Pool, poolAdapter } from "./src/pg.ts";
 import { prepareTable, rows, transient } from "./src/pg.ts";
 import { pgSettings, refused } from "./src/settings.ts";
 import * as sql from "./src/sql.ts";
@@ -29,34 +29,34 @@ import { type StoreFactory, storeFactory } from "./src/store.ts";
 export interface PostgresOptions extends StoreOptions {
   /** The database: `postgres://[user[:password]@][host][:port][/database][?parameters]`. */
   url?: string | undefined;
-  /** The server, or the folder of its socket; `pg` has defaults for all these (`PGHOST` …). */
+  /** The server, or the folder of its socket. `pg` has defaults for this and the next four (`PGHOST` …). */
   host?: string | undefined;
-  /** The server's port, from 1 to 65535; text of digits is converted. */
+  /** The server's port, from 1 to 65535, as a number or text. */
   port?: number | string | undefined;
   /** The database. */
   database?: string | undefined;
   /** The role. */
   user?: string | undefined;
-  /** The role's password, or a function that gives it, for each connection anew. */
+  /** The role's password, or a function that returns it for each new connection. */
   password?: string | (() => string | Promise<string>) | undefined;
-  /** Options of `pg`'s `Pool`; they override the others and what is in `url`. */
+  /** Options of `pg`'s `Pool`. They override the other options and `url`. */
   config?: object | undefined;
-  /** A pool of `pg`, of any copy. It stays open when the store is closed. */
+  /** A pool of any installed version of `pg`. It stays open when the store is closed. */
   pool?: PoolLike | undefined;
   /**
-   * The table, made if it is missing; up to 63 bytes.
+   * The table, of up to 63 bytes. It is created if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
   table?: string | undefined;
   /**
-   * The schema of the table, which must exist. Without it the search path counts when the store is
-   * opened; a `table` of the form `schema.table` is that table if it exists and no table has the
-   * whole name.
+   * The schema of the table, which must exist. Without it the schema comes from the search path at
+   * the time when the store is opened. A `table` of the form `schema.table` is then that table, if it
+   * exists and no table has the whole name.
    */
   schema?: string | undefined;
   /**
-   * Whether to prepare statements; PgBouncer before 1.21 in transaction mode needs `false`.
+   * Whether to prepare statements. PgBouncer before 1.21 needs `false` in transaction mode.
    *
    * @default {true}
    */
@@ -67,11 +67,11 @@ export interface PostgresOptions extends StoreOptions {
 type PoolLike = PgPool;
 
 /**
- * Makes a store in PostgreSQL, on a pool. The first operation opens it and makes the table, if need
- * be; a table of `@telegraf/session` 2.0.0-beta is upgraded.
+ * Makes a store in PostgreSQL, on a pool. The first operation connects and creates the table if it is
+ * missing. A table of `@telegraf/session` 2.0.0-beta is upgraded.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
- * @throws {RangeError} for an option out of range.
+ * @throws {TypeError} if an option is unknown or has the wrong type, or if `url` is invalid.
+ * @throws {RangeError} if an option is out of range.
  */
 export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
   name: "Postgres",
@@ -95,15 +95,15 @@ export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
 
 function backend(options: PostgresOptions): Backend {
   const { pool: existing, prepare = true } = options;
-  const pool = existing === undefined ? create(options) : checked(existing);
-  const clients = lender(pool);
+  const pool = existing === undefined ? create(options) : checkPool(existing);
+  const clients = poolAdapter(pool);
   const { table = sql.defaultTable, schema } = options;
   let statements: sql.Statements, unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
-    sql.hold(clients, signal, (client) => rows(client, text, values, prepare));
+    sql.withConnection(clients, signal, (client) => rows(client, text, values, prepare));
   const script = <T>(signal: AbortSignal, steps: sql.Script<T>) =>
-    sql.hold(clients, signal, (client) => sql.play(steps, rows.bind(null, client)));
-  const some = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
+    sql.withConnection(clients, signal, (client) => sql.runScript(steps, rows.bind(null, client)));
+  const keyValues = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
@@ -111,26 +111,26 @@ function backend(options: PostgresOptions): Backend {
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, ...opening }) {
-      unwatch = sql.watch(pool, opening.report);
+      unwatch = sql.reportErrors(pool, opening.report);
       statements = await script(signal, prepareTable(table, schema, { transient, ...opening }));
     },
     async read(keys, signal) {
-      return sql.entries(keys, await run(signal, statements.read(keys.length), some(keys)));
+      return sql.toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
     },
     async write(entries, signal) {
-      const rows = sql.sorted(entries).map(statements.values);
-      const all = prepare ? sql.padded(rows, rows[0]!.map(() => null)) : rows;
+      const rows = sql.sortByKey(entries).map(statements.values);
+      const all = prepare ? sql.padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
       await run(signal, statements.write(all.length), all.flat());
     },
     async renew(keys, expires, signal) {
       if (!statements.expiring) return;
-      await run(signal, statements.renew(keys.length), [expires, ...some(keys)]);
+      await run(signal, statements.renew(keys.length), [expires, ...keyValues(keys)]);
     },
     async remove(keys, signal) {
-      await run(signal, statements.remove(keys.length), some(keys));
+      await run(signal, statements.remove(keys.length), keyValues(keys));
     },
     async page(start = "", size, signal) {
-      return sql.page(await run(signal, statements.page(size), [start]), size);
+      return sql.toPage(await run(signal, statements.page(size), [start]), size);
     },
     prune: (now, signal) => script(signal, statements.prune(now)),
     close: () => existing === undefined ? pool.end() : unwatch?.(),
@@ -138,7 +138,7 @@ function backend(options: PostgresOptions): Backend {
   };
 }
 
-/** A pool of ours; nothing is opened yet. */
+/** The store's own pool. Connects to nothing yet. */
 function create(options: PostgresOptions): Pool {
   try {
     return new pg.Pool(pgSettings(pg.Client, options));

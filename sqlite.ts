@@ -20,34 +20,34 @@ import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec.ts";
 import { missing } from "./src/errors.ts";
 import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, entry, page, prepareTable, type Statements } from "./src/sql.ts";
+import { defaultTable, prepareTable, type Statements, toEntry, toPage } from "./src/sql.ts";
 import * as sqlite from "./src/sqlite.ts";
 import { type StoreFactory, storeFactory } from "./src/store.ts";
 
 /** Options of {@link SQLite}: `filename`, or `database`. */
 export interface SQLiteOptions extends StoreOptions {
   /**
-   * The file, made if it is missing; its folder must exist. better-sqlite3 opens it where it is
-   * installed, else the runtime's own driver; if it is installed but does not load, `onError` is
-   * told. A file that the process itself opens as well, with another driver, is at risk: SQLite's
-   * locks fail then. Pass a `database` instead.
+   * The file. It is created if it is missing; its folder must exist. The driver is better-sqlite3 if
+   * it is installed, otherwise the driver of the runtime. If better-sqlite3 is installed but fails to
+   * load, `onError` gets the reason. Do not open the same file in the same process with another
+   * driver, because SQLite's locks fail then. Pass in a `database` instead.
    */
   filename?: string | undefined;
   /**
-   * Options of better-sqlite3's `Database`; other drivers take `readonly` and `timeout` alone.
-   * `timeout` is how long the whole process stands still, in ms, while another one has the file
-   * locked; the store tries again after that.
+   * Options of better-sqlite3's `Database`. Other drivers take only `readonly` and `timeout`.
+   * `timeout` is how long SQLite waits while another process has the file locked, in ms. The whole
+   * process is blocked during that time. After it the store backs off and tries again.
    *
    * @default {{ timeout: 50 }}
    */
   config?: Config | undefined;
   /**
-   * A database of better-sqlite3, `node:sqlite` or `bun:sqlite`, used as it is: its journal and the
-   * durability of its writes are not changed. It stays open when the store is closed.
+   * A database of better-sqlite3, `node:sqlite` or `bun:sqlite`. Its journal mode and the durability
+   * of its writes are not changed. It stays open when the store is closed.
    */
   database?: DatabaseLike | undefined;
   /**
-   * The table, made if it is missing.
+   * The table. It is created if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
@@ -60,13 +60,13 @@ type DatabaseLike = sqlite.SQLiteDatabase;
 type Config = sqlite.SQLiteConfig;
 
 /**
- * Makes a store in a SQLite database. The first operation opens the file, with a write-ahead log,
- * and makes the table, if need be; a table of `@telegraf/session` 2.0.0-beta is upgraded. A write
- * survives a crash of the process, and the last ones may be lost when the machine loses power.
+ * Makes a store in a SQLite database. The first operation opens the file with a write-ahead log, and
+ * creates the table if it is missing. A table of `@telegraf/session` 2.0.0-beta is upgraded. Writes
+ * survive a crash of the process; the last ones may be lost in a power failure.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, or none of `filename` and
- * `database`.
- * @throws {RangeError} for an option out of range.
+ * @throws {TypeError} if an option is unknown or has the wrong type, or if both `filename` and
+ * `database` are missing.
+ * @throws {RangeError} if an option is out of range.
  */
 export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
   name: "SQLite",
@@ -87,7 +87,9 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
 
 function backend(options: SQLiteOptions): Backend {
   const { filename, config, table = defaultTable } = options;
-  const existing = options.database === undefined ? undefined : sqlite.checked(options.database);
+  const existing = options.database === undefined
+    ? undefined
+    : sqlite.checkDatabase(options.database);
   if (existing === undefined && filename === undefined) {
     throw new TypeError('SQLite: option "filename" or "database" is needed');
   }
@@ -103,19 +105,19 @@ function backend(options: SQLiteOptions): Backend {
     async open({ report, expiring, plan }) {
       database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);
       if (existing === undefined && !config?.readonly && plan === undefined) {
-        sqlite.useLog(database, report);
+        sqlite.enableWriteAheadLog(database, report);
       }
-      const tools = { transient: sqlite.transient, report, expiring, plan };
-      statements = sqlite.play(database, prepareTable(sqlite.dialect(table), tools));
+      const schema = { transient: sqlite.transient, report, expiring, plan };
+      statements = sqlite.runScript(database, prepareTable(sqlite.dialect(table), schema));
       select = database.prepare(statements.read(1));
-      // Needs the unique key that an old table may lack.
+      // An old table that cannot be upgraded may lack the unique key that this statement needs.
       if (statements.shape.unique) insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
     },
     read: (keys) =>
       keys.flatMap((key) => {
         const row = select.get(key) as object | null | undefined;
-        return row == null ? [] : entry([key, ...Object.values(row)]); // or an array
+        return row == null ? [] : toEntry([key, ...Object.values(row)]); // an array with `returnArrays`
       }),
     write(entries) {
       sqlite.atomic(database, entries.length, () => {
@@ -129,8 +131,9 @@ function backend(options: SQLiteOptions): Backend {
     },
     remove: (keys) =>
       sqlite.atomic(database, keys.length, () => keys.forEach((key) => remove.run(key))),
-    page: (start = "", size) => page(sqlite.rows(database, statements.page(size), [start]), size),
-    prune: (now) => sqlite.atomic(database, 1, () => sqlite.play(database, statements.prune(now))),
+    page: (start = "", size) => toPage(sqlite.rows(database, statements.page(size), [start]), size),
+    prune: (now) =>
+      sqlite.atomic(database, 1, () => sqlite.runScript(database, statements.prune(now))),
     close() {
       if (existing === undefined) database?.close();
     },
@@ -138,11 +141,11 @@ function backend(options: SQLiteOptions): Backend {
   };
 }
 
-/** Not imported at the top because it is not needed with the runtime's own driver. */
+/** Not imported at the top because the runtime may have its own driver. */
 async function driver(): Promise<{ default: unknown }> {
-  try { // for bundlers as well: they leave what is missing in such a block to run time
+  try { // bundlers accept a missing module if its import is in such a block
     return await import("better-sqlite3");
   } catch (error) {
-    throw missing(error, "better-sqlite3", "or use a runtime that brings a driver");
+    throw missing(error, "better-sqlite3", "or use a runtime with a built-in driver");
   }
 }

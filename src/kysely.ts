@@ -1,6 +1,6 @@
 /**
- * What Kysely has of its own: which database it speaks to, how statements run on it, and how they
- * differ from those of the entries with a driver. The tables are the same.
+ * Kysely: the family of its database, running statements through it, and how they differ from those of
+ * the entries with a driver. The tables are the same.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import * as sql from "./sql.ts";
 import type { Dialect, Row, Script, Statements } from "./sql.ts";
 import * as sqlite from "./sqlite.ts";
 
-/** What is used of a Kysely. */
+/** The part of a Kysely that is used. */
 export interface Database {
   readonly isTransaction: boolean;
   withoutPlugins(): Database;
@@ -25,29 +25,31 @@ export interface Database {
   destroy(): Promise<void>;
 }
 
-/** What Kysely gives to work on one connection, or in a transaction. */
+/** Runs work on one connection, or in a transaction. */
 interface Builder {
   execute<T>(work: (database: Database) => Promise<T>): Promise<T>;
 }
 
-/** A Kysely, as far as it tells that it is one. */
+/** The properties by which a Kysely is recognized. */
 export interface KyselyDatabase {
   connection: (...args: never[]) => unknown;
   executeQuery: (...args: never[]) => unknown;
   withoutPlugins: (...args: never[]) => unknown;
 }
 
-/** A dialect of Kysely, as far as it tells that it is one. */
+/** The properties by which a dialect of Kysely is recognized. */
 export interface KyselyDialect {
   createDriver: (...args: never[]) => unknown;
   createQueryCompiler: (...args: never[]) => unknown;
 }
 
 /**
- * Takes a Kysely by its shape, for copies differ; without its plugins, which may change statements
- * and sessions.
+ * Checks a Kysely by duck typing because a user may have another installed version. Returns it without
+ * its plugins because they may change statements and sessions.
+ *
+ * @throws {TypeError} if the Kysely or its database is not supported.
  */
-export function checked(given: KyselyDatabase, schema?: string): Database {
+export function checkDatabase(given: KyselyDatabase, schema?: string): Database {
   const { connection, executeQuery, withoutPlugins, isTransaction } = given as unknown as Database;
   const methods = [connection, executeQuery, withoutPlugins];
   if (isTransaction || !methods.every((method) => typeof method === "function")) {
@@ -59,17 +61,21 @@ export function checked(given: KyselyDatabase, schema?: string): Database {
   return db;
 }
 
-/** The families of databases that there are tables for. */
+/** The supported families of databases. */
 export type Family = "PostgreSQL" | "MySQL" | "SQLite";
 
-/** How a statement looks in each. A dialect's query compiler tells more reliably than its adapter. */
+/** A statement as each family compiles it. The query compiler is more reliable than the adapter. */
 const families: ReadonlyMap<string, Family> = new Map([
   ['update "t" set "c" = $1', "PostgreSQL"],
   ["update `t` set `c` = ?", "MySQL"],
   ['update "t" set "c" = ?', "SQLite"],
 ]);
 
-/** The family of a database. */
+/**
+ * The family of a database.
+ *
+ * @throws {TypeError} if it is none of these, or if it has no schemas and one is given.
+ */
 export function familyOf(db: Database, schema?: string): Family {
   const family = families.get(db.updateTable("t").set({ c: 1 }).compile().sql);
   if (family === undefined) {
@@ -86,7 +92,7 @@ export function familyOf(db: Database, schema?: string): Family {
 
 /** Runs a statement. */
 export async function rows(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
-  // As Kysely's `CompiledQuery.raw` makes it.
+  // The same as Kysely's `CompiledQuery.raw` makes.
   const query = { kind: "RawNode", sqlFragments: [sql], parameters: [] };
   const queryId = { queryId: "telegraf-session" };
   const { rows, numAffectedRows } = await db.executeQuery({ sql, parameters, query, queryId });
@@ -94,35 +100,35 @@ export async function rows(db: Database, sql: string, parameters: unknown[]): Pr
   return rows.map((row) => Object.values(row));
 }
 
-/** How MySQL prunes, which returns no rows but a number. */
+/** The statement that prunes in MySQL. It returns no rows, only their number. */
 const prunes = /^DELETE .* LIMIT \d+$/;
 
 /**
- * Runs a statement in a transaction of its own in databases like MySQL, where autocommit may be off,
- * or the application may have left a transaction open: what is in that is not for the store to commit.
+ * Runs a statement in its own transaction, in databases like MySQL. Autocommit may be off, or the
+ * application may have left a transaction open, which the store must not commit.
  */
-function alone(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+function runCommitted(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
   return db.connection().execute(async (connection) => {
-    const result = await afresh(connection, sql, parameters);
+    const result = await runAfterRollback(connection, sql, parameters);
     await rows(connection, "COMMIT", []);
     return result;
   });
 }
 
-/** Reads what is stored now, not what was stored when the application left a transaction open. */
-async function afresh(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+/** Ends a transaction that the application left open. Its snapshot would hide newer rows. */
+async function runAfterRollback(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
   await rows(db, "ROLLBACK", []);
   return await rows(db, sql, parameters);
 }
 
-/** Returns nothing outside a transaction, and in one in which something was changed its number. */
+/** Selects the ID of the transaction if one is open and has changed something, otherwise NULL. */
 const openTransaction = "SELECT txid_current_if_assigned()";
 
 /**
- * Runs a statement that changes sessions in databases like PostgreSQL, and runs it again if the
- * application had left a transaction open: what is in that is not for the store to commit.
+ * Runs a statement that changes sessions, in databases like PostgreSQL. Repeats it if the application had
+ * left a transaction open, which the store must not commit.
  */
-function outside(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
+function runOutsideTransaction(db: Database, sql: string, parameters: unknown[]): Promise<Row[]> {
   return db.connection().execute(async (connection) => {
     const result = await rows(connection, sql, parameters);
     const [[open] = []] = await rows(connection, openTransaction, []);
@@ -132,8 +138,8 @@ function outside(db: Database, sql: string, parameters: unknown[]): Promise<Row[
   });
 }
 
-/** Whether the database tells about its transactions; what is only like PostgreSQL may not. */
-function* tellsTransactions(): Script<boolean> {
+/** Whether the database knows this function. A database that is only like PostgreSQL may not. */
+function* reportsTransactions(): Script<boolean> {
   try {
     yield openTransaction;
     return true;
@@ -144,24 +150,24 @@ function* tellsTransactions(): Script<boolean> {
 }
 
 /** Runs a script on one connection. */
-export function play<T>(db: Database, script: Script<T>): Promise<T> {
+export function runScript<T>(db: Database, script: Script<T>): Promise<T> {
   return db.connection().execute((connection) => {
     const run = async (text: string, values: unknown[]): Promise<Row[]> => {
-      if (prunes.test(text)) return await alone(connection, text, values);
+      if (prunes.test(text)) return await runCommitted(connection, text, values);
       if (text !== transaction) return await rows(connection, text, values);
       const [script] = values as [Script<unknown>];
       return [[
-        await connection.transaction().execute((it) => sql.play(script, rows.bind(null, it))),
+        await connection.transaction().execute((it) => sql.runScript(script, rows.bind(null, it))),
       ]];
     };
-    return sql.play(script, run);
+    return sql.runScript(script, run);
   });
 }
 
-/** Stands for a script to run in a transaction, which not every dialect begins by a statement. */
+/** Stands for a script in a transaction. Kysely begins it because some dialects have no BEGIN. */
 const transaction = "BEGIN";
 
-/** A table that is ready, and how keys and entries become values of its statements. */
+/** A table that is ready, with the encoder for the values of its statements. */
 export interface Table extends mysql.Encoder {
   readonly statements: Statements;
   /** Runs a query of sessions. */
@@ -170,49 +176,52 @@ export interface Table extends mysql.Encoder {
   write: typeof rows;
 }
 
-/** Prepares the table in a database of any family. */
+/** Creates or upgrades the table in a database of any family. */
 export function* prepare(
   family: Family,
   table: string,
   schema: string | undefined,
-  tools: Omit<sql.Tools, "transient">,
+  opening: Omit<sql.SchemaOptions, "transient">,
 ): Script<Table> {
   yield* checkRows();
   if (family !== "MySQL") {
     const dialect = family === "SQLite"
       ? sqliteDialect(table)
       : postgresDialect(yield* pg.locate(table, schema));
-    const statements = yield* sql.prepareTable(dialect, { ...tools, transient });
+    const statements = yield* sql.prepareTable(dialect, { ...opening, transient });
     return {
       statements,
       read: rows,
-      write: family === "PostgreSQL" && (yield* tellsTransactions()) ? outside : rows,
-      // D1 takes 100 values in a statement, and three of them are an entry.
+      write: family === "PostgreSQL" && (yield* reportsTransactions())
+        ? runOutsideTransaction
+        : rows,
+      // D1 takes 100 values in a statement, and an entry has three.
       limits: { keys: family === "SQLite" ? 32 : 128, bytes: 1_000_000 },
       keys: (keys) => [...keys].sort(),
-      rows: (entries) => sql.sorted(entries).map(statements.values),
+      rows: (entries) => sql.sortByKey(entries).map(statements.values),
     };
   }
-  const options = { ...tools, transient };
-  const { statements, setting } = yield* mysql.prepareTable(table, schema, options, mysqlDialect);
+  const options = { ...opening, transient };
+  const { statements, settings } = yield* mysql.prepareTable(table, schema, options, mysqlDialect);
   const [[autocommit] = []] = yield "SELECT @@autocommit";
-  const encoder = mysql.encoder(statements, setting, literals);
+  const encoder = mysql.encoder(statements, settings, literals);
   const { keys, bytes } = encoder.limits;
   return {
     statements,
     read: Number(autocommit) === 1
-      ? (db, ...query) => db.connection().execute((connection) => afresh(connection, ...query))
-      : alone,
-    write: alone,
+      ? (db, ...query) =>
+        db.connection().execute((connection) => runAfterRollback(connection, ...query))
+      : runCommitted,
+    write: runCommitted,
     ...encoder,
     limits: { keys, bytes: bytes / 2 },
   };
 }
 
 /**
- * Checks that rows arrive as they are: settings of the driver beneath Kysely may change them.
+ * Checks that settings of the driver under Kysely do not change rows.
  *
- * @throws {TypeError} where they do not.
+ * @throws {TypeError} if they do.
  */
 function* checkRows(): Script<void> {
   const [row = []] = yield "SELECT 'telegraf' AS a, 1 AS b";
@@ -224,12 +233,12 @@ function* checkRows(): Script<void> {
 }
 
 /**
- * mysql2 writes values into the text of a statement and escapes text by backslashes, which is wrong
- * with `NO_BACKSLASH_ESCAPES`: the text would end its literal, and what follows would be SQL. Base64
- * has nothing to escape, and bytes become hexadecimal digits.
+ * mysql2 writes values as literals into the text of a statement and escapes text by backslashes. With
+ * `NO_BACKSLASH_ESCAPES` a quotation mark would end the literal, and the text after it would be SQL.
+ * Base64 needs no escaping, and bytes become hexadecimal digits.
  */
 const literals: mysql.Literals = {
-  growth: (session) => 1024 + Math.ceil(Buffer.byteLength(session) / 3),
+  escapedGrowth: (session) => 1024 + Math.ceil(Buffer.byteLength(session) / 3),
   encodeSession: (session) => Buffer.from(session).toString("base64"),
   checkKey(key) {
     // deno-lint-ignore no-control-regex
@@ -247,7 +256,7 @@ function mysqlDialect(dialect: Dialect): Dialect {
   };
 }
 
-/** The condition that a row has one of so many keys: not every driver takes an array as one value. */
+/** The condition with one placeholder per key, because not every driver takes an array as a value. */
 function matches(dialect: Dialect): Dialect["matches"] {
   return (keys, first) => {
     const marks = Array.from({ length: keys }, (_, i) => dialect.value("key", first + i));
@@ -261,19 +270,19 @@ function postgresDialect(name: string): Dialect {
   return {
     ...own,
     matches: among,
-    locks: (keys, first) =>
-      `key IN (SELECT key FROM ${own.name} WHERE ${among(keys, first)} ` +
+    matchesInOrder: (keys, first) =>
+      `key IN (SELECT key FROM ${own.table} WHERE ${among(keys, first)} ` +
       'ORDER BY key COLLATE "C" FOR UPDATE)',
-    *alone<T>(script: Script<T>): Script<T> {
-      const [[result] = []] = yield [transaction, pg.locked(own.name, script)];
+    *underSchemaLock<T>(script: Script<T>): Script<T> {
+      const [[result] = []] = yield [transaction, pg.underSchemaLock(own.table, script)];
       return result as T;
     },
   };
 }
 
 /**
- * Without transactions, which D1 has not: each statement is atomic by itself, and those of two
- * processes do not harm each other.
+ * Without transactions because D1 does not have them. Each statement is atomic, and the statements of two
+ * processes at the same time do no harm.
  */
 function sqliteDialect(table: string): Dialect {
   const own = sqlite.dialect(table);
@@ -281,15 +290,19 @@ function sqliteDialect(table: string): Dialect {
     ...own,
     matches: matches(own),
     index: own.index.replace(" INDEX ", " INDEX IF NOT EXISTS "),
-    alone: (script) => script,
+    underSchemaLock: (script) => script,
   };
 }
 
-/** Codes of errors of postgres.js, libSQL and `fetch`. */
-const codes = /^(CONNECT(ION)?_\w+|HRANA_(CLOSED|WEBSOCKET)_ERROR|UND_ERR_(SOCKET|\w+_TIMEOUT))$/;
+/** Codes of transient errors of postgres.js, libSQL and `fetch`. */
+const transientCodes =
+  /^(CONNECT(ION)?_\w+|HRANA_(CLOSED|WEBSOCKET)_ERROR|UND_ERR_(SOCKET|\w+_TIMEOUT))$/;
 
-/** Messages of D1, `fetch`, PlanetScale, and SQLite where another process made the same change. */
-const messages = new RegExp([
+/**
+ * Messages of transient errors of D1, `fetch` and PlanetScale, and of SQLite when another process has made
+ * the same change.
+ */
+const transientMessages = new RegExp([
   "Network connection lost",
   "caused object to be reset",
   "reset because its code was updated",
@@ -300,10 +313,11 @@ const messages = new RegExp([
   "UNIQUE constraint failed",
 ].join("|"));
 
-/** Whether another attempt may succeed. Drivers of any family, and what they were caused by. */
+/** Whether another attempt may succeed. Knows the errors of all families, and looks at causes too. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { code, message, cause } = error as Error & { code?: unknown };
   const known = [pg, mysql, sqlite].some(({ transient }) => transient(error));
-  return known || codes.test(String(code)) || messages.test(message) || transient(cause);
+  return known || transientCodes.test(String(code)) || transientMessages.test(message) ||
+    transient(cause);
 }

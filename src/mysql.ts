@@ -1,6 +1,6 @@
 /**
- * What MySQL and MariaDB have of their own: the table and its upgrade, their errors, and what is
- * used of mysql2.
+ * MySQL and MariaDB: the table and its upgrade, transactions, encoding, errors, and the interfaces of
+ * mysql2.
  *
  * @module
  */
@@ -10,50 +10,52 @@ import type { Entry, Limits } from "./backend.ts";
 import { isError, StoreError, TooLargeError } from "./errors.ts";
 import { disconnected } from "./network.ts";
 import { described } from "./options.ts";
-import { listen, padded, quoted, sorted, splitName } from "./sql.ts";
-import type { Dialect, Lender, Row, Script, Statements } from "./sql.ts";
+import { addErrorListener, padToPowerOfTwo, quoted, sortByKey, splitName } from "./sql.ts";
+import type { Dialect, PoolAdapter, Row, Script, Statements } from "./sql.ts";
 import * as sql from "./sql.ts";
 
 type Callback<T = unknown> = (error: unknown, result: T) => void;
 
-/** What is used of a pool of mysql2, the one with callbacks. */
+/** The part of a pool of mysql2, with callbacks, that is used. */
 export interface Pool {
   getConnection(callback: Callback<Connection>): void;
   on(event: "error", listener: (error: unknown) => void): unknown;
   end(callback: Callback): void;
 }
 
-/** What is used of a connection of mysql2. */
+/** The part of a connection of mysql2 that is used. */
 export interface Connection {
   execute(query: object, callback: Callback<Row[] | Done>): unknown;
   query(query: object, callback: Callback<Row[] | Done>): unknown;
   on(event: "error", listener: (error: unknown) => void): unknown;
   release(): void;
   destroy(): void;
-  /** What it sends; a stream of the application's own may not count. */
+  /** Counts the bytes sent. A stream that the application provides may not count them. */
   readonly stream?: { readonly bytesWritten?: number };
   /** Settings of the pool. */
   readonly config?: { readonly typeCast?: unknown };
 }
 
-/** What the server says of a statement that returns no rows. */
+/** The server's answer to a statement that returns no rows. */
 interface Done {
   readonly affectedRows: number;
-  /** Flags, of which the first says that a transaction is open. */
+  /** Flags. Bit 0: a transaction is open. Bit 1: autocommit is on. */
   readonly serverStatus?: number;
 }
 
-/** A pool of mysql2 or mysql2/promise, as far as it tells that it is one. */
+/** The properties by which a pool of mysql2 or mysql2/promise is recognized. */
 export interface MySQLPool {
   getConnection: (...args: never[]) => unknown;
   execute: (...args: never[]) => unknown;
 }
 
 /**
- * Takes a pool by its shape, for copies of the driver differ. Of one with promises it is the pool
- * with callbacks beneath: both forms are the same pool.
+ * Checks a pool by duck typing because a user may have another installed version of the driver. For a
+ * pool with promises it returns the underlying pool with callbacks.
+ *
+ * @throws {TypeError} if the pool is not supported.
  */
-export function checked(given: MySQLPool): Pool {
+export function checkPool(given: MySQLPool): Pool {
   const { pool = given } = given as { pool?: unknown };
   const { getConnection, execute, promise } = Object(pool);
   const methods = [getConnection, execute, promise];
@@ -62,12 +64,12 @@ export function checked(given: MySQLPool): Pool {
   throw new TypeError(`MySQL: option "pool" must be ${kinds}, but is ${described(given)}`);
 }
 
-/** Lends the connections of a pool. */
-export function lender(pool: Pool): Lender<Connection> {
+/** How `withConnection` uses the pool. */
+export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
   return {
     acquire: (callback) =>
       pool.getConnection((error, connection) => {
-        if (!error) listen(connection, pool);
+        if (!error) addErrorListener(connection, pool);
         callback(error, connection);
       }),
     release(connection, error) {
@@ -80,25 +82,26 @@ export function lender(pool: Pool): Lender<Connection> {
 }
 
 /** Closes a pool. */
-export function end(pool: Pool): Promise<void> {
+export function endPool(pool: Pool): Promise<void> {
   return new Promise((resolve, reject) => pool.end((error) => error ? reject(error) : resolve()));
 }
 
-/** Rows as they are, whatever the pool's own settings make of them. */
+/** Returns rows as the server sent them, whatever the settings of the pool are. */
 const plain = { rowsAsArray: true, nestTables: false };
-/** The same for a pool with a `typeCast`: in place of it, for each value, which takes its time. */
-const cast = { ...plain, typeCast: (_field: unknown, next: () => unknown) => next() };
+/** The same for a pool with a `typeCast`. Replaces it by one that does nothing, which is slower. */
+const uncast = { ...plain, typeCast: (_field: unknown, next: () => unknown) => next() };
 
 /**
- * Runs a statement, prepared if it has values. One that returns no rows is committed when this
- * resolves, whatever the application made of the connection, and gives the number of affected rows.
+ * Runs a statement, prepared if it has values. A statement without a result set is committed when this
+ * resolves, whatever the application did to the connection; its only row has the number of affected
+ * rows.
  */
 export function rows(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
   return new Promise((resolve, reject) =>
     send(connection, sql, values, (error, result) => {
       if (error) reject(error);
       else if (Array.isArray(result)) resolve(result);
-      else if (isPending(result)) resolve(commit(connection, sql, values));
+      else if (isPending(result)) resolve(runCommitted(connection, sql, values));
       else resolve([[result.affectedRows]]);
     })
   );
@@ -110,26 +113,30 @@ function send(
   values: unknown[],
   callback: Callback<Row[] | Done>,
 ): void {
-  const options = connection.config?.typeCast === true ? plain : cast;
+  const options = connection.config?.typeCast === true ? plain : uncast;
   connection[values.length > 0 ? "execute" : "query"]({ ...options, sql, values }, callback);
 }
 
 /**
- * Runs a statement again that has become part of a transaction: either autocommit is off, or the
- * application left a transaction open, and to commit that is not for the store to do.
+ * Repeats a statement that has become part of a transaction because autocommit is off, or because the
+ * application left a transaction open. The store must not commit the application's transaction.
  */
-async function commit(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  await finish(connection, "ROLLBACK");
-  const result = await finish(connection, sql, values);
+async function runCommitted(
+  connection: Connection,
+  sql: string,
+  values: unknown[],
+): Promise<Row[]> {
+  await execute(connection, "ROLLBACK");
+  const result = await execute(connection, sql, values);
   if (isPending(result)) {
     clean.delete(connection);
-    await finish(connection, "COMMIT");
+    await execute(connection, "COMMIT");
   }
   return [[result.affectedRows]];
 }
 
-/** Runs a statement that returns no rows. */
-function finish(connection: Connection, sql: string, values: unknown[] = []): Promise<Done> {
+/** Runs a statement without a result set. */
+function execute(connection: Connection, sql: string, values: unknown[] = []): Promise<Done> {
   return new Promise((resolve, reject) =>
     send(connection, sql, values, (error, result) => {
       if (error) reject(error);
@@ -143,56 +150,61 @@ function isPending({ serverStatus = 0 }: Done): boolean {
   return (serverStatus & 1) !== 0;
 }
 
-/** Whether each statement is a transaction by itself. */
+/** Whether autocommit is on. */
 function isAutocommit({ serverStatus = 2 }: Done): boolean {
   return (serverStatus & 2) !== 0;
 }
 
 /**
- * How many bytes each connection had sent when the store gave it back outside a transaction. If it has
- * sent more since, the application has used it.
+ * How many bytes each connection had sent when the store released it outside a transaction. If it has
+ * sent more since then, the application has used it.
  */
 const clean = new WeakMap<Connection, number>();
 
 /**
- * Reads what is stored now. In a transaction that the application left open, or with autocommit off,
- * the connection would go on reading what was stored when that began.
+ * Reads the current rows. In a transaction that the application left open, or with autocommit off, the
+ * connection would still see the snapshot of the moment when the transaction began.
  */
 export function read(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
   const sent = connection.stream?.bytesWritten;
   if (sent !== undefined && clean.get(connection) === sent) return rows(connection, sql, values);
-  return readAfresh(connection, sql, values);
+  return readAfterRollback(connection, sql, values);
 }
 
-async function readAfresh(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  const autocommit = isAutocommit(await finish(connection, "ROLLBACK"));
+async function readAfterRollback(
+  connection: Connection,
+  sql: string,
+  values: unknown[],
+): Promise<Row[]> {
+  const autocommit = isAutocommit(await execute(connection, "ROLLBACK"));
   const result = await rows(connection, sql, values);
   if (autocommit) {
-    clean.set(connection, 0); // until it is given back
+    clean.set(connection, 0); // `release` sets the number
   } else {
     clean.delete(connection);
-    await finish(connection, "ROLLBACK"); // the table is not locked any longer
+    await execute(connection, "ROLLBACK"); // releases the metadata lock
   }
   return result;
 }
 
-/** The application may have set `sql_select_limit`, which counts where a query has no limit. */
+/** Overrides `sql_select_limit`, which the application may have set. */
 const unlimited = "LIMIT 1000000";
 
-/** A column that numbers the rows of a table that has no key, from the oldest to the newest. */
+/** A temporary column that numbers the rows of a table without a key, from the oldest to the newest. */
 const rowNumber = "telegraf-session-row";
 
-/** Where a table is: in a database, or in that of the connection, where it has none. */
-export interface Place {
+/** The name of a table. Without `schema` it is in the database of the connection. */
+export interface TableName {
   readonly schema: string | undefined;
   readonly table: string;
 }
 
 /**
- * Where the table is: the application may choose another database on a connection later. A name with
- * a dot may be that of a database and a table, as upstream reads it.
+ * Finds the table and returns its name with its database, because the application may choose another
+ * database on a connection later. A name with a dot may be a database and a table, as 2.0.0-beta reads
+ * it.
  */
-export function* locate(table: string, schema: string | undefined): Script<Place> {
+export function* locate(table: string, schema: string | undefined): Script<TableName> {
   if (schema !== undefined) return { schema, table };
   const [otherSchema, otherTable] = splitName(table) ?? [];
   const [[current, found, other] = []] = yield [
@@ -210,8 +222,8 @@ export function* locate(table: string, schema: string | undefined): Script<Place
 }
 
 /**
- * The name of a lock, of at most 64 characters. It is made here, because MySQL 9.6 has moved `SHA1()`
- * out of the server; two tables that get the same one only wait for each other.
+ * The name of a lock, of at most 64 characters. Computed here because MySQL 9.6 has no `SHA1()` by
+ * default. If two tables get the same name, they only wait for each other.
  */
 function lockName(about: string): string {
   let hash = 0xcbf29ce484222325n; // FNV-1a
@@ -222,20 +234,21 @@ function lockName(about: string): string {
 }
 
 /**
- * Runs the script while no other process has the lock. Without it where the server refuses locks, as
- * Percona XtraDB Cluster does, or has one per node, as Galera: all that they keep out is work done
- * twice.
+ * Runs the script while no other process has the lock. Runs it without the lock if the server refuses
+ * locks, as Percona XtraDB Cluster does. (In Galera each node has its own.) The lock only prevents that
+ * two processes do the same work.
  *
- * @param busy what comes of it when another process has the lock.
+ * @param seconds how long to wait for the lock.
+ * @param busy returns the result if another process has the lock.
  */
 function* withLock<T>(
   name: string,
-  patience: number,
+  seconds: number,
   { script, busy }: { script: Script<T>; busy(): T },
 ): Script<T> {
   let row: Row | undefined;
   try {
-    [row] = yield [`SELECT GET_LOCK(?, ${patience})`, name];
+    [row] = yield [`SELECT GET_LOCK(?, ${seconds})`, name];
   } catch (error) {
     if (transient(error)) throw error;
     return yield* script;
@@ -249,14 +262,17 @@ function* withLock<T>(
 }
 
 /**
- * Keys are bytes where the column has become binary, which it is but for an old table. Sessions are
- * text, or bytes on a connection whose character set has not all signs.
+ * The SQL of a table. Keys are sent as bytes, except to an old table whose key column is not VARBINARY.
+ * Sessions are sent as text, or as bytes if the connection's character set is not utf8mb4.
  */
-export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "charset">): Dialect {
-  const name = (schema === undefined ? "" : `${quoted(schema, "`")}.`) + quoted(table, "`");
+export function dialect(
+  { schema, table: name }: TableName,
+  { charset }: Pick<Settings, "charset">,
+): Dialect {
+  const table = (schema === undefined ? "" : `${quoted(schema, "`")}.`) + quoted(name, "`");
   const database = schema ?? null;
   return {
-    name,
+    table,
     inspect: [
       `SELECT c.COLUMN_NAME, CONCAT_WS(' ', c.COLUMN_TYPE, c.CHARACTER_SET_NAME),
         IF(c.COLUMN_NAME = 'key', EXISTS (
@@ -269,27 +285,27 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
           AND TABLE_NAME = ? AND s.COLUMN_NAME = c.COLUMN_NAME AND SEQ_IN_INDEX = 1
         ))
       FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ${unlimited}`,
-      ...[database, table],
-      ...[database, table],
-      ...[database, table],
+      ...[database, name],
+      ...[database, name],
+      ...[database, name],
     ],
     changes(shape) {
       if (shape === undefined) {
         return [
-          `CREATE TABLE ${name} (\`key\` varbinary(512) PRIMARY KEY,
+          `CREATE TABLE ${table} (\`key\` varbinary(512) PRIMARY KEY,
             session longtext CHARACTER SET utf8mb4, expires bigint)
           ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4`,
         ];
       }
-      // Nothing can be rolled back: whatever a process leaves when it dies is where another begins.
+      // DDL cannot be rolled back: if a process dies, the next one continues from any of these states.
       const { columns, unique } = shape;
       const key = columns.get("key") ?? "";
       const [type, charset = "binary"] = key.split(" ");
       const changes: string[] = [];
       if (!/^(utf8|ascii|binary)/.test(charset)) {
-        // The bytes become UTF-8. The collation folds nothing, so keys that differ do not collide.
+        // Converts keys to UTF-8. With a binary collation different keys stay different.
         const utf8 = `${type} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin`;
-        changes.push(`ALTER TABLE ${name} MODIFY \`key\` ${utf8}`);
+        changes.push(`ALTER TABLE ${table} MODIFY \`key\` ${utf8}`);
       }
       const alter: string[] = [];
       if (key !== "varbinary(512)") alter.push("MODIFY `key` varbinary(512)");
@@ -300,56 +316,56 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
       if (!unique && !columns.has(rowNumber)) {
         alter.push(`ADD COLUMN \`${rowNumber}\` bigint NOT NULL AUTO_INCREMENT UNIQUE`);
       }
-      if (alter.length > 0) changes.push(`ALTER TABLE ${name} ${alter.join(", ")}`);
+      if (alter.length > 0) changes.push(`ALTER TABLE ${table} ${alter.join(", ")}`);
       if (!unique) {
         changes.push(
-          `DELETE old FROM ${name} old JOIN (
-            SELECT \`key\`, MAX(\`${rowNumber}\`) AS newest FROM ${name} GROUP BY \`key\`
+          `DELETE old FROM ${table} old JOIN (
+            SELECT \`key\`, MAX(\`${rowNumber}\`) AS newest FROM ${table} GROUP BY \`key\`
           ) kept ON old.\`key\` = kept.\`key\` AND old.\`${rowNumber}\` < kept.newest`,
-          `ALTER TABLE ${name} DROP COLUMN \`${rowNumber}\`,
+          `ALTER TABLE ${table} DROP COLUMN \`${rowNumber}\`,
             ADD UNIQUE \`telegraf-session-key\` (\`key\`)`,
         );
       } else if (columns.has(rowNumber)) {
         // Two processes upgraded the table at the same time, without a lock.
-        changes.push(`ALTER TABLE ${name} DROP COLUMN \`${rowNumber}\``);
+        changes.push(`ALTER TABLE ${table} DROP COLUMN \`${rowNumber}\``);
       }
       return changes;
     },
-    index: `ALTER TABLE ${name} ADD INDEX \`telegraf-session-expires\` (expires)`,
+    index: `ALTER TABLE ${table} ADD INDEX \`telegraf-session-expires\` (expires)`,
     prune(now): Script<number> {
       function* script(): Script<number> {
-        const [[count] = []] = yield [`DELETE FROM ${name} WHERE expires <= ? LIMIT 500`, now];
+        const [[count] = []] = yield [`DELETE FROM ${table} WHERE expires <= ? LIMIT 500`, now];
         return Number(count);
       }
-      return withLock(lockName(`${name} prune`), 0, { script: script(), busy: () => 0 });
+      return withLock(lockName(`${table} prune`), 0, { script: script(), busy: () => 0 });
     },
-    *alone<T>(script: Script<T>): Script<T> {
-      const [[patience] = []] = yield "SELECT @@SESSION.lock_wait_timeout";
-      function* patiently(): Script<T> {
+    *underSchemaLock<T>(script: Script<T>): Script<T> {
+      const [[lockTimeout] = []] = yield "SELECT @@SESSION.lock_wait_timeout";
+      function* withShortTimeout(): Script<T> {
         try {
           // A queued ALTER TABLE blocks all later queries, so it must not wait for a transaction of
           // the application.
           yield "SET SESSION lock_wait_timeout = 1";
           return yield* script;
         } finally {
-          yield `SET SESSION lock_wait_timeout = ${Number(patience)}`;
+          yield `SET SESSION lock_wait_timeout = ${Number(lockTimeout)}`;
         }
       }
-      return yield* withLock(lockName(name), 5, {
-        script: patiently(),
+      return yield* withLock(lockName(table), 5, {
+        script: withShortTimeout(),
         busy() {
-          const error = new Error(`another process is preparing table ${name}`);
+          const error = new Error(`another process is preparing table ${table}`);
           throw Object.assign(error, { code: "ER_LOCK_WAIT_TIMEOUT" });
         },
       });
     },
     column: (column) => quoted(column, "`"),
-    limit: unlimited,
+    selectSuffix: unlimited,
     select(column, { columns }) {
-      const quote = quoted(column, "`");
+      const name = quoted(column, "`");
       const bytes = column === "expires" || columns.get(column)?.startsWith("varbinary");
-      if (bytes || charset === "utf8mb4") return quote;
-      return `CAST(CONVERT(${quote} USING utf8mb4) AS BINARY)`;
+      if (bytes || charset === "utf8mb4") return name;
+      return `CAST(CONVERT(${name} USING utf8mb4) AS BINARY)`;
     },
     matches: (keys) => `\`key\` IN (${Array(keys).fill("?").join(", ")})`,
     value: (column) =>
@@ -361,67 +377,66 @@ export function dialect({ schema, table }: Place, { charset }: Pick<Setting, "ch
   };
 }
 
-/** A table that is ready, and the setting of the connection that it was prepared on. */
+/** A table that is ready, and the settings of the connection on which it was prepared. */
 export interface Prepared {
   readonly statements: Statements;
-  readonly setting: Setting;
+  readonly settings: Settings;
 }
 
-/** Prepares the table where it is, or where it belongs. */
+/** Finds the table, then creates or upgrades it. */
 export function* prepareTable(
   table: string,
   schema: string | undefined,
-  tools: Omit<sql.Tools, "transient">,
+  options: Omit<sql.SchemaOptions, "transient">,
   adapt: (dialect: Dialect) => Dialect = (dialect) => dialect,
 ): Script<Prepared> {
-  const setting = yield* askSetting();
-  const own = adapt(dialect(yield* locate(table, schema), setting));
-  return { statements: yield* sql.prepareTable(own, { transient, ...tools }), setting };
+  const settings = yield* readSettings();
+  const own = adapt(dialect(yield* locate(table, schema), settings));
+  return { statements: yield* sql.prepareTable(own, { transient, ...options }), settings };
 }
 
-/** What a connection says of itself. */
-export interface Setting {
-  /** The character set of text. */
+/** Settings of a connection. */
+export interface Settings {
+  /** The character set of results. */
   readonly charset: string | null;
-  /** How many bytes the server accepts at once. */
-  readonly packet: number;
+  /** The most bytes of one message to the server. */
+  readonly maxAllowedPacket: number;
 }
 
-/** Asks for the setting of a connection. */
-function* askSetting(): Script<Setting> {
-  const [[charset, packet] = []] = yield "SELECT @@character_set_results, @@max_allowed_packet";
-  return { charset: charset as string | null, packet: Number(packet) };
+function* readSettings(): Script<Settings> {
+  const [[charset, size] = []] = yield "SELECT @@character_set_results, @@max_allowed_packet";
+  return { charset: charset as string | null, maxAllowedPacket: Number(size) };
 }
 
 /** How keys and entries become the values of statements. */
 export interface Encoder {
-  /** Bounds of a batch that keep it below what the server accepts. */
+  /** Limits that keep a batch below `max_allowed_packet`. */
   readonly limits: Limits;
-  /** The values for some keys, in order. */
+  /** The values of keys, in order. */
   keys(keys: string[]): unknown[];
   /**
-   * The values of some rows, in order.
+   * The values of entries, in order.
    *
-   * @throws {TooLargeError} for an entry that the server would refuse.
+   * @throws {TooLargeError} if an entry is too large for the server.
    */
   rows(entries: Entry<string>[]): unknown[][];
 }
 
-/** What differs where a driver writes values into the text of a statement. */
+/** The differences for a driver that writes values as literals into the text of a statement. */
 export interface Literals {
-  /** How many bytes longer a session can get on the wire than it is. */
-  growth(session: string): number;
-  /** Throws for a key that a literal cannot hold. */
+  /** How many bytes a session can grow on the wire. */
+  escapedGrowth(session: string): number;
+  /** Throws if a literal cannot hold the key. */
   checkKey(key: string): void;
-  /** Makes of a session what its literal can hold. */
+  /** Encodes a session as text that needs no escaping. */
   encodeSession(session: string): string;
 }
 
 /**
- * Checks a key for a column of an older version: without strict mode the server would cut it, or put
- * question marks in place of characters, so that it became the key of another session.
+ * Checks a key for the key column of an older version. Without strict mode the server would truncate it,
+ * or replace characters by question marks, so that it could become the key of another session.
  *
- * @throws {StoreError} for a key that the column does not take.
+ * @throws {StoreError} if the column cannot hold the key.
  */
 function checkOldKey(type: string, key: string): void {
   const [, length = Infinity, charset] = /^(?:var)?char\((\d+)\) (\w+)/.exec(type) ?? [];
@@ -447,26 +462,29 @@ function escaped(json: string): string {
   );
 }
 
-/** Encodes for the table as it is, and for connections with this setting. */
+/** The encoder for a table and for connections with these settings. */
 export function encoder(
   { shape, values }: Statements,
-  { charset, packet }: Setting,
-  { growth, checkKey, encodeSession }: Partial<Literals> = {},
+  { charset, maxAllowedPacket }: Settings,
+  { escapedGrowth, checkKey, encodeSession }: Partial<Literals> = {},
 ): Encoder {
   const { key: keyType = "", session: sessionType = "" } = Object.fromEntries(shape.columns);
   const binary = keyType.startsWith("varbinary");
   const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
-  // A table that could not be upgraded.
-  const room = sessionType.startsWith("text") ? 65_535 : Infinity;
+  // The column is `text` in an old table that could not be upgraded.
+  const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
   const ascii = !sessionType.endsWith("utf8mb4");
   function row(old: Entry<string>): unknown[] {
     const entry = ascii ? { ...old, value: escaped(old.value) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
-    const more = growth?.(entry.value) ?? 0;
-    const most = Math.min(room, packet - Buffer.byteLength(entry.key) - 64 - more);
-    if (bytes > most) {
-      const why = `session is ${bytes} bytes; the server's limit is ${most}`;
+    const growth = escapedGrowth?.(entry.value) ?? 0;
+    const limit = Math.min(
+      columnCapacity,
+      maxAllowedPacket - Buffer.byteLength(entry.key) - 64 - growth,
+    );
+    if (bytes > limit) {
+      const why = `session is ${bytes} bytes; the server's limit is ${limit}`;
       throw new TooLargeError(why, { operation: "write", key: entry.key });
     }
     if (!binary) {
@@ -478,26 +496,29 @@ export function encoder(
     return [encode(key), text, ...others];
   }
   return {
-    // Padding can double a batch, and UTF-8 has up to three bytes for what counts as one.
-    limits: { keys: Math.min(128, packet >> 13), bytes: Math.min(1_000_000, packet >> 3) },
+    // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.
+    limits: {
+      keys: Math.min(128, maxAllowedPacket >> 13),
+      bytes: Math.min(1_000_000, maxAllowedPacket >> 3),
+    },
     keys(keys) {
       if (!binary && checkKey !== undefined) keys.forEach(checkKey);
       const values = [...keys].sort().map(encode);
-      return padded(values, values.at(-1));
+      return padToPowerOfTwo(values, values.at(-1));
     },
     rows(entries) {
-      const all = sorted(entries);
+      const all = sortByKey(entries);
       const smallest = all.reduce((a, b) => a.value.length <= b.value.length ? a : b);
-      return padded(all, smallest).map(row);
+      return padToPowerOfTwo(all, smallest).map(row);
     },
   };
 }
 
 /**
- * Errors that pass, by the names that mysql2 gives them, or by number where it has no name for one of
- * MariaDB; `docs/errors.md` has each with its reason, and those that do not.
+ * Codes of transient errors, by name, or by number for errors of MariaDB that mysql2 has no name for.
+ * `docs/errors.md` gives the reason for each.
  */
-const codes = new Set<unknown>([
+const transientCodes = new Set<unknown>([
   "PROTOCOL_CONNECTION_LOST",
   "PROTOCOL_PACKETS_OUT_OF_ORDER",
   "PROTOCOL_SEQUENCE_TIMEOUT",
@@ -556,8 +577,8 @@ const codes = new Set<unknown>([
   1969,
 ]);
 
-/** What has no code of its own; the last one: another process has just ended the same upgrade. */
-const messages = new RegExp([
+/** Transient errors without a code. The last one: another process has finished the same upgrade. */
+const transientMessages = new RegExp([
   "in closed state$",
   "^No connections available\\.$",
   "^Queue limit reached\\.$",
@@ -565,9 +586,10 @@ const messages = new RegExp([
   `Unknown column '(\\w+\\.)?${rowNumber}'`,
 ].join("|"));
 
-/** Whether another attempt may succeed; it has another connection, because this one is discarded. */
+/** Whether another attempt may succeed. It uses another connection because this one is discarded. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { code, errno, message } = error as Error & { code?: string; errno?: number };
-  return disconnected(error) || codes.has(code) || codes.has(errno) || messages.test(message);
+  return disconnected(error) || transientCodes.has(code) || transientCodes.has(errno) ||
+    transientMessages.test(message);
 }

@@ -1,5 +1,5 @@
 /**
- * What PostgreSQL has of its own: the table and its upgrade, its errors, and what is used of `pg`.
+ * PostgreSQL: the table and its upgrade, errors, and the interfaces of `pg`.
  *
  * @module
  */
@@ -7,57 +7,61 @@
 import { isError } from "./errors.ts";
 import { disconnected } from "./network.ts";
 import { described } from "./options.ts";
-import { isLeftOpen, onConflict, quoted, splitName } from "./sql.ts";
-import type { Dialect, Lender, Row, Script } from "./sql.ts";
+import { isTransactionOpen, onConflict, quoted, splitName } from "./sql.ts";
+import type { Dialect, PoolAdapter, Row, Script } from "./sql.ts";
 import * as sql from "./sql.ts";
 
-/** What is used of a pool of `pg`. */
+/** The part of a pool of `pg` that is used. */
 export interface Pool {
   connect(callback: (error: unknown, client: Client) => void): void;
   on(event: "error", listener: (error: unknown) => void): unknown;
   end(): Promise<void>;
 }
 
-/** What is used of a client of `pg`. */
+/** The part of a client of `pg` that is used. */
 export interface Client {
   query(query: object, callback: (error: unknown, result: { rows: Row[] }) => void): void;
   on(event: "error", listener: () => void): unknown;
   release(destroy: boolean): void;
-  /** Where messages of the server arrive; `pg-native` has none. */
+  /** Emits the messages of the server. Missing in `pg-native`. */
   readonly connection?: {
     prependListener(event: "readyForQuery", listener: (message?: Ready) => void): unknown;
   };
-  /** The state of its transaction; not in `pg` before 8.17. */
+  /** The state of its transaction. Missing in `pg` before 8.17. */
   getTransactionStatus?(): string | null;
 }
 
-/** The server is ready for a query: `I` outside a transaction, `T` inside, `E` after an error. */
+/** The message ReadyForQuery: `I` outside a transaction, `T` inside, `E` after an error in it. */
 interface Ready {
   readonly status?: string;
 }
 
-/** A pool of `pg`, as far as it tells that it is one. */
+/** The properties by which a pool of `pg` is recognized. */
 export interface PgPool {
   connect: (...args: never[]) => unknown;
   on: (...args: never[]) => unknown;
-  /** Clients have none. */
+  /** A single client does not have it. */
   readonly totalCount: number;
 }
 
-/** Takes a pool by its shape, for copies of the driver differ. */
-export function checked(pool: PgPool): Pool {
+/**
+ * Checks a pool by duck typing because a user may have another installed version of the driver.
+ *
+ * @throws {TypeError} if the pool is not supported.
+ */
+export function checkPool(pool: PgPool): Pool {
   const { connect, on, totalCount } = pool;
   const fits = typeof connect === "function" && typeof on === "function";
   if (fits && typeof totalCount === "number") return pool as unknown as Pool;
   throw new TypeError(`Postgres: option "pool" must be a Pool of pg, but is ${described(pool)}`);
 }
 
-/** Lends the clients of a pool. */
-export function lender(pool: Pool): Lender<Client> {
+/** How `withConnection` uses the pool. */
+export function poolAdapter(pool: Pool): PoolAdapter<Client> {
   return {
     acquire: (callback) =>
       pool.connect((error, client) => {
-        if (!error && !states.has(client)) listen(client);
+        if (!error && !states.has(client)) watch(client);
         callback(error, client);
       }),
     inTransaction(client) {
@@ -68,33 +72,36 @@ export function lender(pool: Pool): Lender<Client> {
   };
 }
 
-/** What is known of the clients that have been lent. */
+/** The state of each client that has been acquired. */
 const states = new WeakMap<Client, { transaction?: string | null }>();
 
 /**
- * Listens to a client: while it is lent, the pool does not listen to its errors, and only the server
+ * Adds listeners to a client. The pool does not handle errors of an acquired client, and only the server
  * knows whether the application has left a transaction open.
  */
-function listen(client: Client): void {
+function watch(client: Client): void {
   const state = { transaction: client.getTransactionStatus?.() };
   states.set(client, state);
   client.on("error", ignore);
-  // Prepended, because the driver's own listener calls back to the store.
+  // Prepended because the driver's own listener calls the store, which needs the new state.
   client.connection?.prependListener("readyForQuery", (message) => {
     state.transaction = message?.status;
   });
 }
 
-/** When a connection is lost under a query, the client says so and the query fails. */
+/** A lost connection makes the query fail too, so the client's error event is not needed. */
 function ignore(): void {}
 
-/** Of prepared statements, by their text. Other copies of this package may share a pool. */
+/**
+ * The names of prepared statements, by their text. There are a few per table. The random part keeps them
+ * apart from those of another copy of this package on the same pool.
+ */
 const names = new Map<string, string>();
-const copy = Math.random().toString(36).slice(2);
+const namespace = Math.random().toString(36).slice(2);
 
 /**
- * Values as the server sends them, whatever parsers the application has set. All that is read is text,
- * because that is the same in the binary format, which the application may have chosen.
+ * Returns values as the server sends them, because the application may have set its own parsers. All
+ * columns are read as text because text is the same in the binary format, which the application may use.
  */
 const types = { getTypeParser: () => plain };
 
@@ -102,7 +109,7 @@ function plain(value: unknown): unknown {
   return value;
 }
 
-/** Runs a statement; a prepared one is parsed once per connection. */
+/** Runs a statement. A prepared statement is parsed once per connection. */
 export function rows(
   client: Client,
   text: string,
@@ -111,7 +118,7 @@ export function rows(
 ): Promise<Row[]> {
   let name: string | undefined;
   if (prepared && (name = names.get(text)) === undefined) {
-    names.set(text, name = `telegraf-session-${copy}-${names.size}`);
+    names.set(text, name = `telegraf-session-${namespace}-${names.size}`);
   }
   return new Promise((resolve, reject) =>
     client.query({ name, text, values, rowMode: "array", types }, (cause, result) => {
@@ -125,9 +132,9 @@ export function rows(
 }
 
 /**
- * The name of the table with its schema, quoted: the application may change the search path of a
- * connection later. Without a schema the table is looked for as in any query, along the search path;
- * a name with a dot may be that of a schema and a table, as upstream reads it.
+ * Finds the table and returns its name with its schema, quoted, because the application may change the
+ * search path of a connection later. Without the option `schema` the search path is used, as in any
+ * query. A name with a dot may be a schema and a table, as 2.0.0-beta reads it.
  */
 export function* locate(table: string, schema: string | undefined): Script<string> {
   const whole = quoted(table, '"');
@@ -148,10 +155,10 @@ export function* locate(table: string, schema: string | undefined): Script<strin
   return place === null ? whole : `${quoted(String(place), '"')}.${whole}`;
 }
 
-/** A table by its name, as {@linkcode locate} returns it. */
-export function dialect(name: string): Dialect {
+/** The SQL of a table, whose name {@linkcode locate} has returned. */
+export function dialect(table: string): Dialect {
   return {
-    name,
+    table,
     inspect: [
       `SELECT a.attname, format_type(a.atttypid, a.atttypmod), EXISTS (
         SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
@@ -159,12 +166,12 @@ export function dialect(name: string): Dialect {
             OR i.indnkeyatts = 1 AND i.indisunique AND i.indimmediate))::int::text
       FROM pg_attribute a
       WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
-      name,
+      table,
     ],
     changes(shape) {
       if (shape === undefined) {
         return [
-          `CREATE TABLE ${name} (key text COLLATE "C" PRIMARY KEY, session text, expires bigint)`,
+          `CREATE TABLE ${table} (key text COLLATE "C" PRIMARY KEY, session text, expires bigint)`,
         ];
       }
       const changes: string[] = [];
@@ -173,20 +180,20 @@ export function dialect(name: string): Dialect {
       if (!shape.columns.has("expires")) alter.push("ADD COLUMN expires bigint");
       if (!shape.unique) {
         changes.push(
-          `DELETE FROM ${name} old USING (
+          `DELETE FROM ${table} old USING (
             SELECT ctid AS id, row_number() OVER (PARTITION BY key ORDER BY ctid DESC) AS age
-            FROM ${name} WHERE key IS NOT NULL
+            FROM ${table} WHERE key IS NOT NULL
           ) row WHERE old.ctid = row.id AND row.age > 1`,
         );
         alter.push("ADD UNIQUE (key)");
       }
-      if (alter.length > 0) changes.push(`ALTER TABLE ${name} ${alter.join(", ")}`);
+      if (alter.length > 0) changes.push(`ALTER TABLE ${table} ${alter.join(", ")}`);
       return changes;
     },
-    *alone(script) {
+    *underSchemaLock(script) {
       yield "BEGIN";
       try {
-        const result = yield* locked(name, script);
+        const result = yield* underSchemaLock(table, script);
         yield "COMMIT";
         return result;
       } catch (error) {
@@ -195,55 +202,56 @@ export function dialect(name: string): Dialect {
       }
     },
     column: (column) => column,
-    age: "ctid",
+    duplicateOrder: "ctid",
     select: (column) => column === "expires" ? "expires::text" : column,
-    index: `CREATE INDEX ON ${name} (expires)`,
+    index: `CREATE INDEX ON ${table} (expires)`,
     *prune(now): Script<number> {
       const rows = yield [
         `WITH turn AS (
           SELECT pg_try_advisory_xact_lock(1952803192, hashtext($1)) AS ours
         )
-        DELETE FROM ${name} WHERE ctid = ANY(ARRAY(
-          SELECT ctid FROM ${name} WHERE expires <= $2 AND (SELECT ours FROM turn)
+        DELETE FROM ${table} WHERE ctid = ANY(ARRAY(
+          SELECT ctid FROM ${table} WHERE expires <= $2 AND (SELECT ours FROM turn)
           LIMIT 500 FOR UPDATE SKIP LOCKED
         )) RETURNING 1`,
-        name,
+        table,
         now,
       ];
       return rows.length;
     },
     matches: (keys, first) => keys === 1 ? `key = $${first}` : `key = ANY($${first})`,
-    locks: (keys, first) =>
+    matchesInOrder: (keys, first) =>
       keys === 1
         ? `key = $${first}`
-        : `key IN (SELECT key FROM ${name} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
+        : `key IN (SELECT key FROM ${table} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
     value: (column, index) => `$${index}::${column === "expires" ? "bigint" : "text"}`,
-    // Rows without a key fill up a prepared statement.
-    source: (rows, columns) =>
+    // Padding rows of a prepared statement have no key.
+    insertSource: (rows, columns) =>
       `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
     overwrite: onConflict,
   };
 }
 
-/** Prepares the table where it is, or where it belongs. */
+/** Finds the table, then creates or upgrades it. */
 export function* prepareTable(
   table: string,
   schema: string | undefined,
-  tools: sql.Tools,
+  options: sql.SchemaOptions,
 ): Script<sql.Statements> {
-  return yield* sql.prepareTable(dialect(yield* locate(table, schema)), tools);
+  return yield* sql.prepareTable(dialect(yield* locate(table, schema)), options);
 }
 
-/** In a transaction: the script, while no other process prepares a table of this name. */
-export function* locked<T>(name: string, script: Script<T>): Script<T> {
-  // Who waits for a lock makes all others wait: not for a long transaction of somebody else.
+/** Runs the script in a transaction, while no other process prepares the table. */
+export function* underSchemaLock<T>(table: string, script: Script<T>): Script<T> {
+  // A queued ALTER TABLE blocks all later queries. The short timeout prevents that a long transaction
+  // of another session stalls them.
   yield "SET LOCAL lock_timeout = '500ms'";
-  yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", name];
+  yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", table];
   return yield* script;
 }
 
-/** SQLSTATE of errors that pass; `docs/errors.md` has each with its reason, and those that do not. */
-const codes = new RegExp(`^(${
+/** SQLSTATE codes of transient errors. `docs/errors.md` gives the reason for each. */
+const transientCodes = new RegExp(`^(${
   [
     "08[^P]..",
     "25(006|P0[234])",
@@ -257,20 +265,21 @@ const codes = new RegExp(`^(${
   ].join("|")
 })$`);
 
-/** What PgBouncer refuses with the code 08P01, which it also has for what passes. */
-const refused = /transaction blocks|no such|not (allowed|supported)|unsupported|auth|password/i;
+/** PgBouncer uses the code 08P01 for permanent and for transient errors. These are permanent. */
+const permanentPoolerErrors =
+  /transaction blocks|no such|not (allowed|supported)|unsupported|auth|password/i;
 
-/** The driver's own errors have no code. */
-const messages = /^(Connection terminated|timeout e|Query read timeout)|not queryable$/;
+/** Transient errors of the driver, which have no code. */
+const transientMessages = /^(Connection terminated|timeout e|Query read timeout)|not queryable$/;
 
-/** Whether another attempt may succeed; it has another client, because this one is discarded. */
+/** Whether another attempt may succeed. It uses another client because this one is discarded. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { code = "", message, routine } = error as Error & { code?: string; routine?: string };
-  if (code === "08P01") return !refused.test(message);
-  // "cached plan must not change result type", in whatever language: the table was altered.
+  if (code === "08P01") return !permanentPoolerErrors.test(message);
+  // "cached plan must not change result type", in any language: the table has been altered.
   const altered = code === "0A000" &&
     (routine === "RevalidateCachedQuery" || /^cached plan must not/.test(message));
-  return altered || disconnected(error) || isLeftOpen(error) || codes.test(code) ||
-    messages.test(message);
+  return altered || disconnected(error) || isTransactionOpen(error) || transientCodes.test(code) ||
+    transientMessages.test(message);
 }

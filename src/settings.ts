@@ -7,7 +7,7 @@
 
 import { reason } from "./errors.ts";
 import { checkParameters, type ConnectionOptions, given, urlOf } from "./options.ts";
-import { patience } from "./sql.ts";
+import { connectTimeout } from "./sql.ts";
 
 /** An error about these options. Has no cause because the driver's error may contain the URL. */
 export function refused(error: unknown, factory: string, driver: string): TypeError {
@@ -29,7 +29,7 @@ type PgClient = new (options: object) => { connectionParameters: object };
 export function pgSettings(Client: object, options: ConnectionOptions): object {
   const url = urlOf("Postgres", options, "connectionString");
   return {
-    connectionTimeoutMillis: patience(options),
+    connectionTimeoutMillis: connectTimeout(options),
     ...(url === undefined ? address(options) : pgAddress(Client as PgClient, url)),
     ...given(options.config, "connectionString"),
   };
@@ -58,7 +58,7 @@ function pgAddress(Client: PgClient, url: string): object {
 export function mysqlSettings(options: ConnectionOptions): object {
   const url = urlOf("MySQL", options, "uri");
   return {
-    connectTimeout: patience(options),
+    connectTimeout: connectTimeout(options),
     ...(url === undefined ? address(options) : mysqlAddress(url)),
     ...given(options.config, "uri"),
   };

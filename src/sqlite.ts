@@ -1,26 +1,33 @@
 /**
- * What SQLite has of its own: the table and its upgrade, its errors, and what is used of drivers.
+ * SQLite: the table and its upgrade, transactions, errors, and the interfaces of the drivers.
  *
  * @module
  */
 
 import { isError, reason } from "./errors.ts";
 import { described } from "./options.ts";
-import { type Dialect, isLeftOpen, leftOpen, onConflict, playSync, quoted } from "./sql.ts";
+import {
+  type Dialect,
+  isTransactionOpen,
+  onConflict,
+  quoted,
+  runScriptSync,
+  transactionOpen,
+} from "./sql.ts";
 import type { Row, Script } from "./sql.ts";
 
-// Not imported: that evaluates all that is in it, which takes 5 ms of a start.
+// Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
 // deno-lint-ignore no-process-global
 const { versions, getBuiltinModule } = process;
 
-/** What is used of a database of better-sqlite3, `node:sqlite` or `bun:sqlite`. */
+/** The part of a database of better-sqlite3, `node:sqlite` or `bun:sqlite` that is used. */
 export interface Database extends Transactional {
   prepare(sql: string): Statement;
   exec(sql: string): unknown;
   close(): unknown;
 }
 
-/** What tells whether a transaction is open. */
+/** The properties that tell whether a transaction is open. */
 interface Transactional {
   /** Whether a transaction is open, in better-sqlite3 and `bun:sqlite`. */
   readonly inTransaction?: boolean;
@@ -28,14 +35,14 @@ interface Transactional {
   readonly isTransaction?: boolean;
 }
 
-/** What is used of a prepared statement. */
+/** The part of a prepared statement that is used. */
 export interface Statement {
   get(...values: unknown[]): unknown;
   all(...values: unknown[]): unknown[];
   run(...values: unknown[]): unknown;
 }
 
-/** Options of better-sqlite3's `Database`; the runtimes' own drivers take the first two. */
+/** Options of better-sqlite3's `Database`. Built-in drivers take only the first two. */
 export interface SQLiteConfig {
   readonly?: boolean | undefined;
   timeout?: number | undefined;
@@ -46,31 +53,35 @@ export interface SQLiteConfig {
   nativeBinding?: any;
 }
 
-/** A database, as far as it tells that it is one. */
+/** The properties by which a database is recognized. */
 export interface SQLiteDatabase {
   prepare: (...args: never[]) => unknown;
   exec: (...args: never[]) => unknown;
 }
 
-/** Takes a database by its shape, for copies of drivers differ. */
-export function checked(database: SQLiteDatabase): Database {
+/**
+ * Checks a database by duck typing because a user may have another installed version of the driver.
+ *
+ * @throws {TypeError} if the database is not supported.
+ */
+export function checkDatabase(database: SQLiteDatabase): Database {
   const { prepare, exec, each } = database as SQLiteDatabase & { each?: unknown };
-  // Drivers that answer later have `each`.
+  // Asynchronous drivers have `each`.
   const fits = typeof prepare === "function" && typeof exec === "function" && each === undefined;
   if (fits) return database as unknown as Database;
   const kinds = "a Database of better-sqlite3 or bun:sqlite, or a DatabaseSync of node:sqlite";
   throw new TypeError(`SQLite: option "database" must be ${kinds}, but is ${described(database)}`);
 }
 
-/** Makes databases, with options that differ. */
+/** The constructor of databases; its options differ between drivers. */
 type Driver = new (filename: string, options?: object) => Database;
 
 /**
- * Opens a file: with better-sqlite3 if that can be used, else with the runtime's own driver.
+ * Opens a file with better-sqlite3, or with the built-in driver if better-sqlite3 cannot be used.
  *
  * @param load imports better-sqlite3.
- * @param report is told that better-sqlite3 is installed, but cannot be used.
- * @throws where there is no driver, or none that takes the `config`.
+ * @param report gets the error if better-sqlite3 is installed but fails to load.
+ * @throws {Error} if there is no driver, or if the driver does not take the `config`.
  */
 export async function open(
   filename: string,
@@ -81,13 +92,13 @@ export async function open(
   let driver: Driver;
   try {
     driver = (await load()).default as Driver;
-    // Only 13 and newer have it; they end an older process without a word.
+    // Only version 13 and newer have `explain`. They crash older versions of Node.js.
     if ("explain" in driver.prototype && Number.parseInt(versions.node) < 22) {
       throw new Error(
         "better-sqlite3 13 needs Node.js 22 or newer; on older versions install better-sqlite3@12",
       );
     }
-    // Loads what is native in it, which may be missing or made for another Node.js.
+    // Loads the native module, which may be missing or compiled for another version of Node.js.
     new driver(":memory:", { nativeBinding: config.nativeBinding }).close();
   } catch (trouble) {
     return openBuiltIn(filename, config, trouble, report);
@@ -95,7 +106,7 @@ export async function open(
   return new driver(filename, { timeout, ...config });
 }
 
-/** How long a database of ours waits for another process, in ms: nothing else happens meanwhile. */
+/** How long SQLite waits for the lock of another process, in ms. Blocks the whole process. */
 const timeout = 50;
 
 function openBuiltIn(
@@ -132,7 +143,7 @@ function openBuiltIn(
   return database;
 }
 
-/** The runtime's own driver. It is not imported, for no bundler and no other runtime knows it. */
+/** The built-in driver. Not imported because bundlers and other runtimes do not know the module. */
 function builtIn() {
   const load = (name: string) => getBuiltinModule(name) as unknown;
   const bun = load("bun:sqlite") as { Database: Driver } | undefined;
@@ -142,7 +153,7 @@ function builtIn() {
       open(filename: string, readonly: boolean): Database {
         const database = new bun.Database(filename, readonly ? { readonly } : undefined);
         const { query } = database as unknown as { query: Database["prepare"] };
-        // What `query` prepares ends with the database, which would leave its log behind else.
+        // Statements from `query` are finalized on close. With `prepare` the log file would stay.
         return Object.assign(database, { prepare: query });
       },
     };
@@ -163,21 +174,21 @@ export function rows(database: Database, sql: string, values: unknown[]): Row[] 
   return [];
 }
 
-/** Runs a script in one go. */
-export function play<T>(database: Database, script: Script<T>): T {
-  return playSync(script, (sql, values) => rows(database, sql, values));
+/** Runs a script synchronously. */
+export function runScript<T>(database: Database, script: Script<T>): T {
+  return runScriptSync(script, (sql, values) => rows(database, sql, values));
 }
 
-/** Does all of the work, which has `statements` statements, or none of it. */
+/** Does the work, which has `statements` statements, in one transaction. */
 export function atomic<T>(database: Database, statements: number, work: () => T): T {
   const open = inTransaction(database);
-  if (open) throw leftOpen();
-  // A statement is a transaction by itself, unless one is open without the driver saying so.
+  if (open) throw transactionOpen();
+  // A single statement is a transaction by itself, if the driver knows that none is open.
   if (statements === 1 && open === false) return work();
   try {
     database.exec("BEGIN IMMEDIATE");
   } catch (error) {
-    throw nested(error);
+    throw beginError(error);
   }
   try {
     const result = work();
@@ -187,30 +198,30 @@ export function atomic<T>(database: Database, statements: number, work: () => T)
     try {
       database.exec("ROLLBACK");
     } catch {
-      // Some errors have rolled back already.
+      // Some errors have already rolled back.
     }
     throw error;
   }
 }
 
 /**
- * What to throw when a transaction did not begin. Where the application has one open, the store waits:
- * what it wrote in that would be lost if the application rolled it back.
+ * The error to throw after BEGIN failed. If the application has a transaction open, the store must wait,
+ * because a rollback by the application would undo the store's writes.
  */
-function nested(error: unknown): unknown {
-  return /within a transaction/.test((error as Error).message) ? leftOpen() : error;
+function beginError(error: unknown): unknown {
+  return /within a transaction/.test((error as Error).message) ? transactionOpen() : error;
 }
 
-/** Whether the application has a transaction open; before Node.js 22.16 `node:sqlite` does not say. */
+/** Whether a transaction is open; `undefined` for `node:sqlite` before Node.js 22.16. */
 function inTransaction({ inTransaction, isTransaction }: Transactional): boolean | undefined {
   return inTransaction ?? isTransaction;
 }
 
 /**
- * Switches a file that the store opened to a write-ahead log. Where SQLite cannot do that, on a
- * network share for example, the file keeps its journal, which is slower but safe.
+ * Switches a file that the store opened to a write-ahead log. If SQLite cannot do this, for example on a
+ * network share, the file keeps its journal, which is slower but safe.
  */
-export function useLog(database: Database, report: (error: unknown) => void): void {
+export function enableWriteAheadLog(database: Database, report: (error: unknown) => void): void {
   let why: string;
   try {
     const [mode] = Object.values(database.prepare("PRAGMA journal_mode = WAL").get() as object);
@@ -226,11 +237,11 @@ export function useLog(database: Database, report: (error: unknown) => void): vo
   );
 }
 
-/** The table. */
-export function dialect(table: string): Dialect {
-  const name = quoted(table, '"');
+/** The SQL of a table. */
+export function dialect(name: string): Dialect {
+  const table = quoted(name, '"');
   return {
-    name,
+    table,
     inspect: [
       `SELECT c.name, c.type, EXISTS (
         SELECT * FROM pragma_index_list(?) i WHERE NOT i.partial
@@ -238,43 +249,43 @@ export function dialect(table: string): Dialect {
           AND (c.name <> 'key'
             OR i."unique" AND (SELECT count(*) FROM pragma_index_info(i.name)) = 1))
       FROM pragma_table_info(?) c`,
-      table,
-      table,
+      name,
+      name,
     ],
     changes(shape) {
       if (shape === undefined) {
         return [
-          `CREATE TABLE ${name} (key text PRIMARY KEY NOT NULL, session text, expires integer)`,
+          `CREATE TABLE ${table} (key text PRIMARY KEY NOT NULL, session text, expires integer)`,
         ];
       }
       const changes: string[] = [];
       if (!shape.unique) {
         changes.push(
-          `DELETE FROM ${name} WHERE key IS NOT NULL
-            AND rowid NOT IN (SELECT max(rowid) FROM ${name} GROUP BY key)`,
-          `CREATE UNIQUE INDEX ${quoted(`${table}-key`, '"')} ON ${name} (key)`,
+          `DELETE FROM ${table} WHERE key IS NOT NULL
+            AND rowid NOT IN (SELECT max(rowid) FROM ${table} GROUP BY key)`,
+          `CREATE UNIQUE INDEX ${quoted(`${name}-key`, '"')} ON ${table} (key)`,
         );
       }
       if (!shape.columns.has("expires")) {
-        changes.push(`ALTER TABLE ${name} ADD COLUMN expires integer`);
+        changes.push(`ALTER TABLE ${table} ADD COLUMN expires integer`);
       }
       return changes;
     },
-    index: `CREATE INDEX ${quoted(`${table}-expires`, '"')} ON ${name} (expires)`,
+    index: `CREATE INDEX ${quoted(`${name}-expires`, '"')} ON ${table} (expires)`,
     *prune(now): Script<number> {
       const rows = yield [
-        `DELETE FROM ${name} WHERE rowid IN (
-          SELECT rowid FROM ${name} WHERE expires <= ? LIMIT 500
+        `DELETE FROM ${table} WHERE rowid IN (
+          SELECT rowid FROM ${table} WHERE expires <= ? LIMIT 500
         ) RETURNING 1`,
         now,
       ];
       return rows.length;
     },
-    *alone(script) {
+    *underSchemaLock(script) {
       try {
         yield "BEGIN IMMEDIATE";
       } catch (error) {
-        throw nested(error);
+        throw beginError(error);
       }
       try {
         const result = yield* script;
@@ -284,13 +295,13 @@ export function dialect(table: string): Dialect {
         try {
           yield "ROLLBACK";
         } catch {
-          // Some errors have rolled back already.
+          // Some errors have already rolled back.
         }
         throw error;
       }
     },
     column: (column) => column,
-    age: "rowid DESC", // of the rows of a key the first is read
+    duplicateOrder: "rowid DESC", // because `get` returns the first row of a key
     select: (column) => column,
     matches: () => "key = ?",
     value: () => "?",
@@ -298,11 +309,11 @@ export function dialect(table: string): Dialect {
   };
 }
 
-/** Whether somebody else has the database locked. */
+/** Whether another process or the application has the database locked. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
-  // Deno's `exec` has but a message.
+  // Errors of Deno's `exec` have only a message.
   const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
-  return isLeftOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL|SCHEMA)/.test(String(code)) ||
+  return isTransactionOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL|SCHEMA)/.test(String(code)) ||
     [5, 6, 15, 17].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
 }

@@ -9,7 +9,7 @@ import process from "node:process";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../sqlite.ts";
-import { useLog } from "../src/sqlite.ts";
+import { enableWriteAheadLog } from "../src/sqlite.ts";
 import { withoutDriver } from "./builtin.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
@@ -444,7 +444,7 @@ describe("SQLite logs", () => {
   }, async () => {
     const database = new node.DatabaseSync(`file:${file()}?vfs=unix-dotfile`);
     const errors: unknown[] = [];
-    useLog(database, (error) => errors.push(error));
+    enableWriteAheadLog(database, (error) => errors.push(error));
     assert.equal(errors.length, 1);
     assert.match(
       String(errors[0]),
@@ -575,7 +575,7 @@ describe("SQLite drivers", () => {
         assert.ok(!existsSync(filename));
       };
       await refused({ fileMustExist: true }, /config\.fileMustExist is .* which is not installed/);
-      await refused({ timeout: -1 }, /"timeout" must be/);
+      await refused({ timeout: -1 }, /config\.timeout must be/);
       await refused({ readonly: true }, /unable to open database file/);
       await using store = factory({
         filename: file(),

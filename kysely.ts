@@ -19,12 +19,15 @@
  */
 
 import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
+import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
-import * as kysely from "./src/kysely.ts";
+import { prepare, type Table } from "./src/kysely/dialect.ts";
+import * as kysely from "./src/kysely/driver.ts";
+import { transient } from "./src/kysely/errors.ts";
 import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import * as sql from "./src/sql.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { defaultTable } from "./src/sql/schema.ts";
+import { toEntries, toPage } from "./src/sql/statements.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link KyselyStore}: `db`, or `dialect`. */
 export interface KyselyStoreOptions extends StoreOptions {
@@ -80,11 +83,11 @@ export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
 });
 
 function backend(options: KyselyStoreOptions): Backend {
-  const { dialect, table: name = sql.defaultTable, schema } = options;
+  const { dialect, table: name = defaultTable, schema } = options;
   let db = options.db && kysely.checkDatabase(options.db, schema);
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
   const limits = { keys: 32, bytes: 1_000_000 };
-  let table: kysely.Table;
+  let table: Table;
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
@@ -98,13 +101,13 @@ function backend(options: KyselyStoreOptions): Backend {
       const family = kysely.familyOf(db, schema);
       table = await kysely.runScript(
         db,
-        kysely.prepare(family, name, schema, { report, expiring, plan }),
+        prepare(family, name, schema, { report, expiring, plan }),
       );
       Object.assign(limits, table.limits);
     },
     async read(keys) {
       const values = table.keys(keys);
-      return sql.toEntries(
+      return toEntries(
         keys,
         await table.read(db!, table.statements.read(values.length), values),
       );
@@ -124,11 +127,11 @@ function backend(options: KyselyStoreOptions): Backend {
     },
     async page(start = "", size) {
       const { page } = table.statements;
-      return sql.toPage(await table.read(db!, page(size), table.keys([start])), size);
+      return toPage(await table.read(db!, page(size), table.keys([start])), size);
     },
     prune: (now) => kysely.runScript(db!, table.statements.prune(now)),
     close: () => options.db === undefined ? db?.destroy() : undefined,
-    transient: kysely.transient,
+    transient,
   };
 }
 

@@ -18,7 +18,7 @@
 
 import { memoryBackend } from "./src/memory.ts";
 import { type StoreOptions, storeRules } from "./src/options.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 export {
   ClosedError,
@@ -31,7 +31,8 @@ export {
   TooLargeError,
 } from "./src/errors.ts";
 export type { StoreOptions } from "./src/options.ts";
-export type { Health, Store, StoreFactory } from "./src/store.ts";
+export type { Health, Store } from "./src/store/store.ts";
+export type { StoreFactory } from "./src/store/factory.ts";
 
 /**
  * A store in memory, for tests and experiments. Its sessions are lost when the process ends. It

@@ -17,10 +17,13 @@
 
 import { MongoClient, type MongoClientOptions } from "mongodb";
 import type { Backend } from "./src/backend.ts";
-import { document } from "./src/document.ts";
-import * as mongo from "./src/mongodb.ts";
+import { document } from "./src/codec/document.ts";
+import * as mongo from "./src/mongodb/client.ts";
+import * as commands from "./src/mongodb/commands.ts";
+import { transient } from "./src/mongodb/errors.ts";
+import { open } from "./src/mongodb/schema.ts";
 import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** @ignore */
 type Client = mongo.Client;
@@ -90,15 +93,15 @@ function backend(options: MongoOptions): Backend<unknown> {
     limits: { keys: 64, bytes: 1_000_000 },
     async open(opening) {
       old = opening.plan !== undefined;
-      pruned = await run((collection) => mongo.open(existing ?? own!.client, collection, opening));
+      pruned = await run((collection) => open(existing ?? own!.client, collection, opening));
       own?.watch(opening.report);
     },
     async read(keys, signal) {
       const options = { projection, signal };
       const found = await run(async (collection) =>
         keys.length === 1
-          ? [await collection.findOne(mongo.keyed(keys, old), options)]
-          : await collection.find(mongo.keyed(keys, old), options).toArray()
+          ? [await collection.findOne(commands.keyed(keys, old), options)]
+          : await collection.find(commands.keyed(keys, old), options).toArray()
       );
       // Without the index a key may have several documents: the first is the one that is written.
       return found.reverse().flatMap((it) =>
@@ -108,9 +111,9 @@ function backend(options: MongoOptions): Backend<unknown> {
       );
     },
     async write(entries, signal, fresh) {
-      const upserts = entries.map(mongo.upsert);
-      if (fresh && await run((collection) => mongo.insert(collection, entries, signal))) return;
-      const [{ filter, update }] = upserts as [mongo.Upsert];
+      const upserts = entries.map(commands.upsert);
+      if (fresh && await run((collection) => commands.insert(collection, entries, signal))) return;
+      const [{ filter, update }] = upserts as [commands.Upsert];
       const operations = upserts.map((updateOne) => ({ updateOne }));
       await run((collection) =>
         upserts.length === 1
@@ -123,13 +126,14 @@ function backend(options: MongoOptions): Backend<unknown> {
       await run((collection) => collection.updateMany({ key: { $in: keys } }, update, { signal }));
     },
     async remove(keys, signal) {
-      await run((collection) => collection.deleteMany(mongo.keyed(keys, old), { signal }));
+      await run((collection) => collection.deleteMany(commands.keyed(keys, old), { signal }));
     },
     page: (start, size, signal) =>
-      run((collection) => mongo.page(collection, start, size, signal, old)),
-    prune: (now, signal) => pruned ? 0 : run((collection) => mongo.prune(collection, now, signal)),
+      run((collection) => commands.page(collection, start, size, signal, old)),
+    prune: (now, signal) =>
+      pruned ? 0 : run((collection) => commands.prune(collection, now, signal)),
     close: () => own?.client.close(),
-    transient: mongo.transient,
+    transient,
   };
 }
 

@@ -17,20 +17,21 @@
 
 import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
-import {
-  checkPool,
-  type Encoder,
-  encoder,
-  endPool,
-  type MySQLPool,
-  poolAdapter,
-} from "./src/mysql.ts";
-import { type Pool, prepareTable, read, rows, transient } from "./src/mysql.ts";
-import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { mysqlSettings, refused } from "./src/settings.ts";
-import * as sql from "./src/sql.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { json } from "./src/codec/json.ts";
+import { checkPool, endPool, type MySQLPool, poolAdapter } from "./src/mysql/driver.ts";
+import { type Encoder, encoder } from "./src/mysql/encoder.ts";
+import { type Pool, read, rows } from "./src/mysql/driver.ts";
+import { prepare } from "./src/mysql/dialect.ts";
+import { transient } from "./src/mysql/errors.ts";
+import { addressOptions } from "./src/address.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { mysqlSettings } from "./src/mysql/options.ts";
+import { refused } from "./src/sql/options.ts";
+import { reportErrors, withConnection } from "./src/sql/pool.ts";
+import { defaultTable } from "./src/sql/schema.ts";
+import { executeScript } from "./src/sql/script.ts";
+import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
 export interface MySQLOptions extends StoreOptions {
@@ -97,32 +98,32 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
 });
 
 function backend(options: MySQLOptions): Backend {
-  const { table = sql.defaultTable, schema } = options;
+  const { table = defaultTable, schema } = options;
   const pool = options.pool === undefined ? create(options) : checkPool(options.pool);
   const connections = poolAdapter(pool);
   const limits = { keys: 128, bytes: 1_000_000 };
-  let statements: sql.Statements;
+  let statements: Statements;
   let encode: Encoder;
   let unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[], work = rows) =>
-    sql.withConnection(connections, signal, (connection) => work(connection, text, values));
+    withConnection(connections, signal, (connection) => work(connection, text, values));
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     codec: json,
     limits,
     open: ({ signal, ...opening }) =>
-      sql.withConnection(connections, signal, async (connection) => {
-        unwatch = sql.reportErrors(pool, opening.report);
-        const steps = prepareTable(table, schema, opening);
-        const prepared = await sql.runScript(steps, rows.bind(null, connection));
+      withConnection(connections, signal, async (connection) => {
+        unwatch = reportErrors(pool, opening.report);
+        const steps = prepare(table, schema, opening);
+        const prepared = await executeScript(steps, rows.bind(null, connection));
         statements = prepared.statements;
         encode = encoder(statements, prepared.settings);
         Object.assign(limits, encode.limits);
       }),
     async read(keys, signal) {
       const values = encode.keys(keys);
-      return sql.toEntries(keys, await run(signal, statements.read(values.length), values, read));
+      return toEntries(keys, await run(signal, statements.read(values.length), values, read));
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);
@@ -139,13 +140,13 @@ function backend(options: MySQLOptions): Backend {
     },
     async page(start = "", size, signal) {
       const [key] = encode.keys([start]);
-      return sql.toPage(await run(signal, statements.page(size), [key], read), size);
+      return toPage(await run(signal, statements.page(size), [key], read), size);
     },
     prune: (now, signal) =>
-      sql.withConnection(
+      withConnection(
         connections,
         signal,
-        (it) => sql.runScript(statements.prune(now), rows.bind(null, it)),
+        (it) => executeScript(statements.prune(now), rows.bind(null, it)),
       ),
     close: () => options.pool === undefined ? endPool(pool) : unwatch?.(),
     transient,

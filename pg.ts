@@ -17,13 +17,26 @@
 
 import pg from "pg";
 import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
-import { addressOptions, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { checkPool, type PgPool, type Pool, poolAdapter } from "./src/pg.ts";
-import { prepareTable, rows, transient } from "./src/pg.ts";
-import { pgSettings, refused } from "./src/settings.ts";
-import * as sql from "./src/sql.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { json } from "./src/codec/json.ts";
+import { addressOptions } from "./src/address.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { checkPool, type PgPool, type Pool, poolAdapter } from "./src/pg/driver.ts";
+import { prepare } from "./src/pg/dialect.ts";
+import { rows } from "./src/pg/driver.ts";
+import { transient } from "./src/pg/errors.ts";
+import { pgSettings } from "./src/pg/options.ts";
+import { refused } from "./src/sql/options.ts";
+import { reportErrors, withConnection } from "./src/sql/pool.ts";
+import { defaultTable } from "./src/sql/schema.ts";
+import { executeScript, type Script } from "./src/sql/script.ts";
+import {
+  padToPowerOfTwo,
+  sortByKey,
+  type Statements,
+  toEntries,
+  toPage,
+} from "./src/sql/statements.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
 export interface PostgresOptions extends StoreOptions {
@@ -94,32 +107,32 @@ export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
 });
 
 function backend(options: PostgresOptions): Backend {
-  const { pool: existing, prepare = true } = options;
+  const { pool: existing, prepare: prepared = true } = options;
   const pool = existing === undefined ? create(options) : checkPool(existing);
   const clients = poolAdapter(pool);
-  const { table = sql.defaultTable, schema } = options;
-  let statements: sql.Statements, unwatch: (() => void) | undefined;
+  const { table = defaultTable, schema } = options;
+  let statements: Statements, unwatch: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
-    sql.withConnection(clients, signal, (client) => rows(client, text, values, prepare));
-  const script = <T>(signal: AbortSignal, steps: sql.Script<T>) =>
-    sql.withConnection(clients, signal, (client) => sql.runScript(steps, rows.bind(null, client)));
+    withConnection(clients, signal, (client) => rows(client, text, values, prepared));
+  const script = <T>(signal: AbortSignal, steps: Script<T>) =>
+    withConnection(clients, signal, (client) => executeScript(steps, rows.bind(null, client)));
   const keyValues = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
-    shared: { prepare },
+    shared: { prepare: prepared },
     codec: json,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, ...opening }) {
-      unwatch = sql.reportErrors(pool, opening.report);
-      statements = await script(signal, prepareTable(table, schema, { transient, ...opening }));
+      unwatch = reportErrors(pool, opening.report);
+      statements = await script(signal, prepare(table, schema, { transient, ...opening }));
     },
     async read(keys, signal) {
-      return sql.toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
+      return toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
     },
     async write(entries, signal) {
-      const rows = sql.sortByKey(entries).map(statements.values);
-      const all = prepare ? sql.padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
+      const rows = sortByKey(entries).map(statements.values);
+      const all = prepared ? padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
       await run(signal, statements.write(all.length), all.flat());
     },
     async renew(keys, expires, signal) {
@@ -130,7 +143,7 @@ function backend(options: PostgresOptions): Backend {
       await run(signal, statements.remove(keys.length), keyValues(keys));
     },
     async page(start = "", size, signal) {
-      return sql.toPage(await run(signal, statements.page(size), [start]), size);
+      return toPage(await run(signal, statements.page(size), [start]), size);
     },
     prune: (now, signal) => script(signal, statements.prune(now)),
     close: () => existing === undefined ? pool.end() : unwatch?.(),

@@ -18,12 +18,16 @@
 
 import type { RedisClientOptions } from "redis";
 import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
+import { json } from "./src/codec/json.ts";
 import { missing, reason } from "./src/errors.ts";
-import type { IORedis } from "./src/ioredis.ts";
-import { misplaced, rules, type StoreOptions, storeRules, urlOf } from "./src/options.ts";
-import * as redis from "./src/redis.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import type { IORedis } from "./src/redis/ioredis.ts";
+import { urlOf } from "./src/address.ts";
+import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import * as redis from "./src/redis/client.ts";
+import * as commands from "./src/redis/commands.ts";
+import { transient } from "./src/redis/errors.ts";
+import { checked, checkUrl, kinds, settings } from "./src/redis/options.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** @ignore */
 type Client = redis.Client | IORedis;
@@ -69,7 +73,7 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
     ...storeRules,
     url: rules.secret,
     config: rules.config(misplaced.redis),
-    client: rules.existing(redis.kinds, "connect"),
+    client: rules.existing(kinds, "connect"),
     prefix: rules.text,
   },
   existing: { client: ["url", "config"] },
@@ -79,10 +83,10 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
 function backend(options: RedisOptions): Backend {
   const { config, client: given, prefix = "telegraf:" } = options;
   let own: redis.Own | undefined, unwatch: (() => void) | undefined;
-  const existing = given && redis.checked(given);
+  const existing = given && checked(given);
   const wasOpen = existing?.isOpen;
   const url = urlOf("Redis", options, "url");
-  if (url !== undefined) redis.checkUrl(url);
+  if (url !== undefined) checkUrl(url);
   const client = () => existing === undefined ? redis.alive(own!) : redis.ready(existing);
   const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
   const named = (key: string) => prefix + key;
@@ -102,27 +106,27 @@ function backend(options: RedisOptions): Backend {
     },
     read(keys, signal) {
       redis.guard(own, signal);
-      return redis.read(client, keys, named, { apart, expires });
+      return commands.read(client, keys, named, { apart, expires });
     },
     async write(entries, signal) {
       redis.guard(own, signal);
-      redis.replied(await redis.write(client(), entries, named, apart));
+      commands.replied(await commands.write(client(), entries, named, apart));
     },
     renew(keys, expires, signal) {
       redis.guard(own, signal);
-      return redis.renew(client(), keys.map(named), expires);
+      return commands.renew(client(), keys.map(named), expires);
     },
     async remove(keys, signal) {
       redis.guard(own, signal);
       const names = keys.map(named);
-      await redis.all((apart ? names : [names]).map((name) => client().del(name)));
+      await commands.all((apart ? names : [names]).map((name) => client().del(name)));
     },
     page(start, size, signal) {
       redis.guard(own, signal);
-      return redis.page(client(), prefix, start, size);
+      return commands.page(client(), prefix, start, size);
     },
     close: () => existing === undefined ? redis.discard(own?.client) : unwatch?.(),
-    transient: redis.transient,
+    transient,
   };
 }
 
@@ -143,7 +147,7 @@ function create(
   config?: Config,
 ): redis.OwnClient {
   try {
-    return createClient(redis.settings(opened, url, config) as RedisClientOptions);
+    return createClient(settings(opened, url, config) as RedisClientOptions);
   } catch (error) {
     throw new TypeError(`Redis: node-redis refuses these options: ${reason(error)}`);
   }

@@ -17,12 +17,15 @@
  */
 
 import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec.ts";
+import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
 import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, prepareTable, type Statements, toEntry, toPage } from "./src/sql.ts";
-import * as sqlite from "./src/sqlite.ts";
-import { type StoreFactory, storeFactory } from "./src/store.ts";
+import { defaultTable, prepareTable } from "./src/sql/schema.ts";
+import { type Statements, toEntry, toPage } from "./src/sql/statements.ts";
+import { dialect } from "./src/sqlite/dialect.ts";
+import * as driver from "./src/sqlite/driver.ts";
+import { transient } from "./src/sqlite/errors.ts";
+import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link SQLite}: `filename`, or `database`. */
 export interface SQLiteOptions extends StoreOptions {
@@ -55,9 +58,9 @@ export interface SQLiteOptions extends StoreOptions {
 }
 
 /** @ignore */
-type DatabaseLike = sqlite.SQLiteDatabase;
+type DatabaseLike = driver.SQLiteDatabase;
 /** @ignore */
-type Config = sqlite.SQLiteConfig;
+type Config = driver.SQLiteConfig;
 
 /**
  * Makes a store in a SQLite database. The first operation opens the file with a write-ahead log, and
@@ -89,13 +92,13 @@ function backend(options: SQLiteOptions): Backend {
   const { filename, config, table = defaultTable } = options;
   const existing = options.database === undefined
     ? undefined
-    : sqlite.checkDatabase(options.database);
+    : driver.checkDatabase(options.database);
   if (existing === undefined && filename === undefined) {
     throw new TypeError('SQLite: option "filename" or "database" is needed');
   }
-  let database: sqlite.Database;
+  let database: driver.Database;
   let statements: Statements;
-  let select: sqlite.Statement, insert: sqlite.Statement, remove: sqlite.Statement;
+  let select: driver.Statement, insert: driver.Statement, remove: driver.Statement;
   return {
     handle: existing ?? {},
     scope: table,
@@ -103,12 +106,12 @@ function backend(options: SQLiteOptions): Backend {
     embedded: true,
     limits: { keys: 128, bytes: 1_000_000 },
     async open({ report, expiring, plan }) {
-      database ??= existing ?? await sqlite.open(filename!, config ?? {}, driver, report);
+      database ??= existing ?? await driver.open(filename!, config ?? {}, load, report);
       if (existing === undefined && !config?.readonly && plan === undefined) {
-        sqlite.enableWriteAheadLog(database, report);
+        driver.enableWriteAheadLog(database, report);
       }
-      const schema = { transient: sqlite.transient, report, expiring, plan };
-      statements = sqlite.runScript(database, prepareTable(sqlite.dialect(table), schema));
+      const schema = { transient, report, expiring, plan };
+      statements = driver.runScript(database, prepareTable(dialect(table), schema));
       select = database.prepare(statements.read(1));
       // An old table that cannot be upgraded may lack the unique key that this statement needs.
       if (statements.shape.unique) insert = database.prepare(statements.write(1));
@@ -120,29 +123,29 @@ function backend(options: SQLiteOptions): Backend {
         return row == null ? [] : toEntry([key, ...Object.values(row)]); // an array with `returnArrays`
       }),
     write(entries) {
-      sqlite.atomic(database, entries.length, () => {
+      driver.atomic(database, entries.length, () => {
         for (const entry of entries) insert.run(...statements.values(entry));
       });
     },
     renew(keys, expires) {
       if (!statements.expiring) return;
       const renew = database.prepare(statements.renew(1));
-      sqlite.atomic(database, keys.length, () => keys.forEach((key) => renew.run(expires, key)));
+      driver.atomic(database, keys.length, () => keys.forEach((key) => renew.run(expires, key)));
     },
     remove: (keys) =>
-      sqlite.atomic(database, keys.length, () => keys.forEach((key) => remove.run(key))),
-    page: (start = "", size) => toPage(sqlite.rows(database, statements.page(size), [start]), size),
+      driver.atomic(database, keys.length, () => keys.forEach((key) => remove.run(key))),
+    page: (start = "", size) => toPage(driver.rows(database, statements.page(size), [start]), size),
     prune: (now) =>
-      sqlite.atomic(database, 1, () => sqlite.runScript(database, statements.prune(now))),
+      driver.atomic(database, 1, () => driver.runScript(database, statements.prune(now))),
     close() {
       if (existing === undefined) database?.close();
     },
-    transient: sqlite.transient,
+    transient,
   };
 }
 
 /** Not imported at the top because the runtime may have its own driver. */
-async function driver(): Promise<{ default: unknown }> {
+async function load(): Promise<{ default: unknown }> {
   try { // bundlers accept a missing module if its import is in such a block
     return await import("better-sqlite3");
   } catch (error) {

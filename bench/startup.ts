@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { stripTypeScriptTypes } from "node:module";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { type Backend, bare, contenders, folder, ours, upstream } from "./contenders.ts";
@@ -132,13 +132,14 @@ function upstreamFolder(): string {
 function strip(): string {
   const target = join(folder.path(), "js");
   if (existsSync(target)) return target;
-  mkdirSync(join(target, "src"), { recursive: true });
-  for (const path of ["", "src/"]) {
-    for (const name of readdirSync(root + path).filter((name) => /^[^.].*\.ts$/.test(name))) {
-      const text = stripTypeScriptTypes(readFileSync(root + path + name, "utf8"));
-      const js = text.replace(/(from "\..*)\.ts"/g, '$1.js"');
-      writeFileSync(join(target, path, name.replace(/ts$/, "js")), js);
-    }
+  const inner = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" });
+  const paths = [...readdirSync(root), ...inner.map((name) => join("src", name))];
+  for (const path of paths.filter((path) => /^[^.].*\.ts$/.test(path))) {
+    const text = stripTypeScriptTypes(readFileSync(join(root, path), "utf8"));
+    const js = text.replace(/(from "\..*)\.ts"/g, '$1.js"');
+    const file = join(target, path.replace(/ts$/, "js"));
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, js);
   }
   writeFileSync(join(target, "package.json"), '{"type":"module"}');
   symlinkSync(join(root, "node_modules"), join(target, "node_modules"));

@@ -131,8 +131,8 @@ function install(name: string, ...packages: string[]): Promise<string> {
 
 /** Every source is in it as ES module and as CommonJS, with declarations, and little else is. */
 function checkTarball({ files, size, unpackedSize }: Tarball): string {
-  const sources = [".", "src", "src/cli"]
-    .flatMap((folder) => fs.readdirSync(folder).map((name) => join(folder, name)))
+  const inner = fs.readdirSync("src", { recursive: true, encoding: "utf8" });
+  const sources = [...fs.readdirSync("."), ...inner.map((name) => join("src", name))]
     .filter((name) => name.endsWith(".ts")).map((name) => name.slice(0, -".ts".length));
   const expected = ["esm", "script"].flatMap((half) => [
     `${half}/package.json`,

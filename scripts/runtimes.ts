@@ -158,7 +158,8 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
   }
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
   const built = fs.statSync("npm/package.json").mtimeMs;
-  const files = [".", "src", "src/cli"].flatMap((folder) => list(folder, ".ts"));
+  const inner = fs.readdirSync("src", { recursive: true, encoding: "utf8" });
+  const files = [...list(".", ".ts"), ...inner.map((name) => join("src", name))];
   const newer = files.find((file) => fs.statSync(file).mtimeMs > built);
   if (newer) throw new Error(`npm/ is older than ${newer}: build it again`);
 

@@ -5,7 +5,12 @@
  * @module
  */
 
-import type { StoredAs } from "./losses.ts";
+/**
+ * How the format stores a kind of value, in words; `undefined` if the value does not change.
+ *
+ * @param kind the kind, such as "a Map", "NaN" or "class".
+ */
+export type StoredAs = (kind: string) => string | undefined;
 
 /** A value, or the promise of one: embedded databases are synchronous. */
 export type MaybePromise<T> = T | Promise<T>;

@@ -5,7 +5,7 @@
  */
 
 import type { Backend, Entry } from "./backend.ts";
-import { json } from "./codec.ts";
+import { json } from "./codec/json.ts";
 
 /** A backend on a map. Each one is independent of all others. */
 export function memoryBackend(sessions: Map<string, Entry<string>> = new Map()): Backend {

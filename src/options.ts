@@ -1,5 +1,5 @@
 /**
- * Options: those that all stores share, and the check that each factory makes first.
+ * Options of all stores, and the rules of options.
  *
  * @module
  */
@@ -52,7 +52,7 @@ export interface StoreOptions {
 }
 
 /** The `typeof` of an option. */
-type Type = "string" | "number" | "boolean" | "function" | "object";
+export type Type = "string" | "number" | "boolean" | "function" | "object";
 
 /** The requirements of an option. */
 export interface Rule {
@@ -125,8 +125,9 @@ export const rules = {
   }),
 } as const satisfies Record<string, Rule | ((...args: never[]) => Rule)>;
 
-const url = 'option "url"';
-const sql = {
+export const url = 'option "url"';
+
+export const sql = {
   username: "config.user",
   hostname: "config.host",
   dbname: "config.database",
@@ -182,202 +183,3 @@ export const storeRules: Rules<StoreOptions> = {
   onError: rules.callback,
   onInitError: rules.callback,
 };
-
-/**
- * Checks options against the rules of their factory. An option that is `undefined` counts as absent.
- *
- * @param name the factory's name, for messages.
- * @param existing options that pass in a client, pool or database, each with the options it makes
- * pointless.
- * @throws {TypeError} if an option is unknown, has the wrong type, or excludes another one.
- * @throws {RangeError} if a value is out of range.
- */
-export function checkOptions(
-  name: string,
-  options: unknown,
-  rules: Readonly<Record<string, Rule>>,
-  existing: Readonly<Record<string, readonly string[]>> = {},
-): void {
-  if (!isPlain(options)) {
-    const found = described(options) + advice(options, rules);
-    throw new TypeError(`${name}: options must be a plain object, but this is ${found}`);
-  }
-  const known = Object.keys(rules);
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  for (const [option, value] of given) {
-    const rule = known.includes(option) ? rules[option] : undefined;
-    if (rule === undefined) {
-      throw new TypeError(`${name}: unknown option "${option}"; ${suggestion(option, known)}`);
-    }
-    const shown = rule.secret ? described(value) : show(value);
-    const message = `${name}: option "${option}" must be ${rule.expected}, but is ${shown}`;
-    const fits = [rule.type].flat().includes(typeof value as Type) && value !== null &&
-      (!rule.plain || isPlain(value)) && !isPromise(value, rule);
-    if (!fits) throw new TypeError(message + advice(value, rules));
-    for (const [property, instead] of Object.entries(rule.misplaced ?? {})) {
-      if ((value as Record<string, unknown>)[property] === undefined) continue;
-      throw new TypeError(`${name}: ${option}.${property} has no effect; use ${instead}`);
-    }
-    if (rule.accepts?.(value as never) === false) throw new RangeError(message);
-    for (const [other] of given) {
-      if (existing[option]?.includes(other)) {
-        throw new TypeError(
-          `${name}: option "${other}" has no effect together with "${option}"; leave one out`,
-        );
-      }
-    }
-  }
-}
-
-/** Whether the value is an object without a class, in any realm. */
-function isPlain(value: unknown): value is object {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === null || Object.getPrototypeOf(prototype) === null;
-}
-
-function isPromise(value: unknown, rule?: Rule): boolean {
-  if (typeof value !== "object" || value === null || !("then" in value)) return false;
-  return typeof value.then === "function" && (rule?.mark === undefined || !(rule.mark in value));
-}
-
-/** Describes a value without its content, which may be a secret. */
-export function described(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === "function") {
-    return /^class\b/.test(Function.prototype.toString.call(value)) ? "a class" : "a function";
-  }
-  if (typeof value !== "object") return `a ${typeof value}`;
-  if (Array.isArray(value)) return "an array";
-  if (isPromise(value)) return "a promise";
-  const { constructor } = value;
-  const name = typeof constructor === "function" ? constructor.name : "";
-  return isPlain(value) || !name ? "an object" : `an object of class ${name}`;
-}
-
-function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  return typeof value === "number" || typeof value === "boolean" ? String(value) : described(value);
-}
-
-/** Advice about a value that is not an option or has the wrong type. */
-function advice(value: unknown, rules: Readonly<Record<string, Rule>>): string {
-  if (isPromise(value)) return "; await it first";
-  if (typeof value === "string" || Object.prototype.toString.call(value) === "[object URL]") {
-    const option = ["url", "filename"].find((option) => option in rules);
-    return option === undefined ? "" : `; pass it as { ${option} }`;
-  }
-  if (typeof value !== "object" || value === null) return "";
-  const option = Object.keys(rules).find((option) => {
-    const { mark } = rules[option]!;
-    return mark !== undefined && mark in value;
-  });
-  return option === undefined ? "" : `; pass it as { ${option} }`;
-}
-
-/** The names of our options in other packages, in lower case without separators. */
-const otherNames: Readonly<Record<string, readonly string[]>> = {
-  url: ["uri", "connectionstring", "connectionuri", "connection", "dsn", "href"],
-  filename: ["file", "path", "filepath", "url", "uri"],
-  user: ["username", "role"],
-  password: ["pass", "passwd", "pwd"],
-  host: ["hostname", "server"],
-  database: ["db", "dbname", "databasename"],
-  client: ["redis", "ioredis", "mongo", "mongoclient", "pool", "cluster"],
-  pool: ["client", "connectionpool"],
-  db: ["kysely", "database"],
-  config: ["options", "clientoptions", "pooloptions"],
-  collection: ["collectionname", "table", "tablename"],
-  table: ["tablename", "collection", "collectionname"],
-  schema: ["schemaname"],
-  prefix: ["keyprefix", "namespace"],
-  ttl: ["expire", "expires", "expiration", "maxage"],
-};
-
-/** Suggests a known option instead of an unknown one. */
-function suggestion(option: string, known: readonly string[]): string {
-  const plain = option.toLowerCase().replace(/[-_]/g, "");
-  const other = known.find((name) => otherNames[name]?.includes(plain));
-  const [near] = known
-    .map((name) => ({ name, distance: distance(plain, name.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= (name.length > 4 ? 2 : 1))
-    .sort((a, b) => a.distance - b.distance);
-  const meant = other ?? near?.name;
-  if (meant !== undefined) return `did you mean "${meant}"?`;
-  const driver = known.includes("config") ? '; put options of the driver into "config"' : "";
-  return `the options are ${known.join(", ")}${driver}`;
-}
-
-/** The Levenshtein distance: how many letters must be inserted, deleted or replaced. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
-}
-
-/** The options of a driver that are not `undefined`, without the option `except`. */
-export function given(config: object = {}, except?: string): object {
-  return Object.fromEntries(
-    Object.entries(config).filter(([name, value]) => value !== undefined && name !== except),
-  );
-}
-
-/** Options of SQL stores that name the server, the database and the user. */
-export const addressOptions = ["host", "port", "database", "user", "password"] as const;
-
-/** The options of factories that say how to connect. */
-export interface ConnectionOptions extends StoreOptions {
-  readonly url?: string | undefined;
-  readonly config?: object | undefined;
-  readonly host?: string | undefined;
-  readonly port?: number | string | undefined;
-  readonly database?: string | undefined;
-  readonly user?: string | undefined;
-  readonly password?: unknown;
-}
-
-/**
- * The URL, which may also be given in `config`, under the driver's own name.
- *
- * @throws {TypeError} if the server is given twice.
- */
-export function urlOf(
-  factory: string,
-  options: ConnectionOptions,
-  name: string,
-): string | undefined {
-  const own = (options.config as Record<string, unknown> | undefined)?.[name];
-  if (own === undefined || own === null) return options.url;
-  const twice = (["url", ...addressOptions] as const).find((it) => options[it] !== undefined);
-  if (twice !== undefined) {
-    const what = `option "${twice}" and config.${name} contradict each other`;
-    throw new TypeError(`${factory}: ${what}; leave one out`);
-  }
-  if (typeof own === "string") return own;
-  throw new TypeError(`${factory}: config.${name} must be a string, but is ${described(own)}`);
-}
-
-/**
- * Refuses parameters of a URL that name a server, a user or TLS, but that the driver ignores.
- *
- * @param ignored the names of such parameters, each with its replacement.
- * @throws {TypeError} if there is one. The message does not contain its value.
- */
-export function checkParameters(
-  factory: string,
-  url: string,
-  ignored: readonly (readonly [names: RegExp, instead: string])[],
-): void {
-  for (const name of new URLSearchParams(url.split("?", 2)[1]).keys()) {
-    const [, instead] = ignored.find(([names]) => names.test(name)) ?? [];
-    if (instead === undefined) continue;
-    throw new TypeError(`${factory}: parameter "${name}" of the URL has no effect; use ${instead}`);
-  }
-}

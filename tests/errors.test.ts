@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import * as util from "node:util";
-import * as kysely from "../src/kysely.ts";
-import * as mongodb from "../src/mongodb.ts";
-import * as mysql from "../src/mysql.ts";
-import * as pg from "../src/pg.ts";
-import * as redis from "../src/redis.ts";
-import * as sqlite from "../src/sqlite.ts";
+import * as kysely from "../src/kysely/errors.ts";
+import * as mongodb from "../src/mongodb/errors.ts";
+import * as mysql from "../src/mysql/errors.ts";
+import * as pg from "../src/pg/errors.ts";
+import * as redis from "../src/redis/errors.ts";
+import * as sqlite from "../src/sqlite/errors.ts";
 
 interface Row {
   error: string;

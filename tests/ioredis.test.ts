@@ -5,7 +5,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
 import { Redis } from "../redis.ts";
-import { transient } from "../src/redis.ts";
+import { transient } from "../src/redis/errors.ts";
 import { Cleanup } from "./cleanup.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { requireVersion } from "./packages.ts";

@@ -19,7 +19,7 @@ import type { Store } from "../mod.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { SQLite } from "../sqlite.ts";
-import { transient } from "../src/kysely.ts";
+import { transient } from "../src/kysely/errors.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";

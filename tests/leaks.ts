@@ -15,7 +15,7 @@ import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
 import { SQLite } from "../sqlite.ts";
 import type { Backend } from "../src/backend.ts";
-import { SharedBackend } from "../src/connection.ts";
+import { SharedBackend } from "../src/store/shared.ts";
 import { collect, heapUsed } from "./heap.ts";
 import { place, type Server } from "./servers.ts";
 

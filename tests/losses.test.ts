@@ -11,9 +11,9 @@ import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
-import { json } from "../src/codec.ts";
-import { document } from "../src/document.ts";
-import { Losses } from "../src/losses.ts";
+import { json } from "../src/codec/json.ts";
+import { document } from "../src/codec/document.ts";
+import { Losses } from "../src/codec/losses.ts";
 import { SQLite } from "../sqlite.ts";
 import { place, serverUrl } from "./servers.ts";
 

@@ -1,6 +1,6 @@
 import type { Entry } from "../src/backend.ts";
 import { memoryBackend } from "../src/memory.ts";
-import { createStore } from "../src/store.ts";
+import { createStore } from "../src/store/store.ts";
 import { Memory } from "../mod.ts";
 import { conformance, type Harness } from "./conformance.ts";
 import { underTelegraf } from "./telegraf.ts";

@@ -7,7 +7,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { createPool as createCallbackPool, createPoolCluster, type PoolOptions } from "mysql2";
 import { createPool, type RowDataPacket } from "mysql2/promise";
 import { MySQL, type MySQLOptions } from "../mysql.ts";
-import { dialect } from "../src/mysql.ts";
+import { dialect } from "../src/mysql/dialect.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";
 import { conformance } from "./conformance.ts";

@@ -5,7 +5,7 @@ import { randomBytes } from "node:crypto";
 import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
-import { dialect } from "../src/pg.ts";
+import { dialect } from "../src/pg/dialect.ts";
 import { Postgres, type PostgresOptions } from "../pg.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";

@@ -7,12 +7,12 @@ import { createContext, runInContext } from "node:vm";
 import { Mongo } from "../mongodb.ts";
 import { SQLite } from "../sqlite.ts";
 import { reason } from "../src/errors.ts";
-import * as kysely from "../src/kysely.ts";
-import * as mongodb from "../src/mongodb.ts";
-import * as mysql from "../src/mysql.ts";
-import * as pg from "../src/pg.ts";
-import * as redis from "../src/redis.ts";
-import * as sqlite from "../src/sqlite.ts";
+import * as kysely from "../src/kysely/errors.ts";
+import * as mongodb from "../src/mongodb/errors.ts";
+import * as mysql from "../src/mysql/errors.ts";
+import * as pg from "../src/pg/errors.ts";
+import * as redis from "../src/redis/errors.ts";
+import * as sqlite from "../src/sqlite/errors.ts";
 import { place, serverUrl } from "./servers.ts";
 
 const realm = createContext({});

@@ -9,7 +9,7 @@ import process from "node:process";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../sqlite.ts";
-import { enableWriteAheadLog } from "../src/sqlite.ts";
+import { enableWriteAheadLog } from "../src/sqlite/driver.ts";
 import { withoutDriver } from "./builtin.ts";
 import { entry, run } from "./child.ts";
 import { coldStart, processes } from "./coldstart.ts";

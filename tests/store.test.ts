@@ -9,8 +9,9 @@ import type { Backend, Entry } from "../src/backend.ts";
 import { memoryBackend } from "../src/memory.ts";
 import { reason, redact } from "../src/errors.ts";
 import type { StoreOptions } from "../src/options.ts";
-import { type Content, Queue, type Waiter } from "../src/queue.ts";
-import { createStore, type Store } from "../src/store.ts";
+import { type Content, Queue } from "../src/store/queue.ts";
+import type { Waiter } from "../src/store/lane.ts";
+import { createStore, type Store } from "../src/store/store.ts";
 import { run } from "./child.ts";
 
 /** For programs in a process of their own. */

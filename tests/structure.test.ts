@@ -1,4 +1,4 @@
-/** The rules that keep the source readable: who imports whom, and how long an adapter may get. */
+/** The rules that keep the source readable: who imports whom, and how long an entry may get. */
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -6,8 +6,15 @@ import { describe, it } from "node:test";
 
 const root = new URL("..", import.meta.url);
 const read = (path: string) => readFileSync(new URL(path, root), "utf8");
-const sources = (folder: string) =>
-  readdirSync(new URL(folder, root)).filter((name) => name.endsWith(".ts"));
+
+/** The TypeScript files of a folder and its subfolders, as paths from the root of the repository. */
+function sources(folder: string): string[] {
+  return readdirSync(new URL(`${folder}/`, root), { withFileTypes: true }).flatMap((item) => {
+    const path = `${folder}/${item.name}`;
+    if (item.isDirectory()) return sources(path);
+    return path.endsWith(".ts") ? [path] : [];
+  });
+}
 
 /** The entries that have a database, and the packages that each may import. */
 const drivers: Record<string, string[]> = {
@@ -28,6 +35,31 @@ function imports(path: string): string[] {
   return [...code.matchAll(/\b(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1]!);
 }
 
+/** The files of the repository that a file imports, as paths from its root. */
+function dependencies(path: string): string[] {
+  const base = new URL(path, root);
+  return imports(path).filter((name) => name.startsWith("."))
+    .map((name) => new URL(name, base).href.slice(root.href.length));
+}
+
+/** The files under src/ that each folder of src/ may import, besides its own. */
+const floor = ["backend", "errors", "network", "abort", "address", "options", "validation"]
+  .map((name) => `src/${name}.ts`);
+const sql = [...floor, "src/sql/"];
+const allowed: Record<string, string[]> = {
+  "src": ["src/codec/json.ts"],
+  "src/store": [...floor, "src/codec/losses.ts"],
+  "src/codec": floor,
+  "src/redis": floor,
+  "src/mongodb": [...floor, "src/codec/document.ts"],
+  "src/sql": sql,
+  "src/pg": sql,
+  "src/mysql": sql,
+  "src/sqlite": sql,
+  "src/kysely": [...sql, "src/pg/", "src/mysql/", "src/sqlite/"],
+  "src/cli": [...floor, "src/store/", "src/codec/"],
+};
+
 /** The code of a file without its comments. */
 function code(path: string): string {
   return read(path).replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
@@ -38,7 +70,8 @@ describe("structure", () => {
     const { exports } = JSON.parse(read("deno.json"));
     const all = [...entries, cli].toSorted();
     assert.deepEqual(Object.values(exports).toSorted(), all.map((e) => `./${e}`));
-    assert.deepEqual(sources(".").toSorted(), all);
+    const files = readdirSync(root).filter((name) => name.endsWith(".ts"));
+    assert.deepEqual(files.toSorted(), all);
   });
 
   it("entries import src/, node: and their own driver", () => {
@@ -56,16 +89,36 @@ describe("structure", () => {
     assert.match(code("kysely.ts"), /await import\("kysely"\)/);
   });
 
-  it("src/ imports itself and node:", () => {
-    for (const name of sources("src").flatMap((file) => imports(`src/${file}`))) {
-      assert.match(name, /^(\.\/|node:)/);
+  it("src/ imports no package and no entry", () => {
+    for (const path of sources("src")) {
+      for (const name of imports(path)) assert.match(name, /^(\.|node:)/, path);
+      for (const name of dependencies(path)) assert.match(name, /^src\//, path);
     }
   });
 
-  it("src/cli/ imports src/, node: and what draws the progress bar", () => {
-    for (const name of sources("src/cli").flatMap((file) => imports(`src/cli/${file}`))) {
-      assert.match(name, /^(\.\/|\.\.\/[\w-]+\.ts$|node:|cli-progress$)/);
+  it("each folder of src/ imports what its layer may", () => {
+    const folders = new Set(sources("src").map((path) => path.slice(0, path.lastIndexOf("/"))));
+    assert.deepEqual([...folders].toSorted(), Object.keys(allowed).toSorted());
+    for (const path of sources("src")) {
+      const folder = path.slice(0, path.lastIndexOf("/"));
+      for (const name of dependencies(path)) {
+        const own = name.startsWith(`${folder}/`) && !name.slice(folder.length + 1).includes("/");
+        const fine = own || allowed[folder]!.some((start) => name.startsWith(start));
+        assert.ok(fine, `${path} imports ${name}`);
+      }
     }
+  });
+
+  it("no file imports itself by way of others", () => {
+    const done = new Set<string>();
+    const visit = (path: string, chain: string[]) => {
+      assert.ok(!chain.includes(path), [...chain, path].join(" -> "));
+      if (done.has(path)) return;
+      for (const name of dependencies(path)) visit(name, [...chain, path]);
+      done.add(path);
+    };
+    for (const path of [...entries, cli, ...sources("src")]) visit(path, []);
+    assert.ok(done.size > 40);
   });
 
   it("the command line loads entries and drivers only when they are needed", () => {
@@ -84,14 +137,21 @@ describe("structure", () => {
   });
 
   it("nothing but the command line loads the command line", () => {
-    for (const path of [...entries, ...sources("src").map((file) => `src/${file}`)]) {
-      for (const name of imports(path)) assert.doesNotMatch(name, /cli|commander/, path);
+    const others = sources("src").filter((path) => !path.startsWith("src/cli/"));
+    for (const path of [...entries, ...others]) {
+      for (const name of imports(path)) {
+        assert.doesNotMatch(name, /(^|\/)cli(\.ts$|\/)|commander/, path);
+      }
     }
   });
 
   it("the queue knows the contract and nothing else", () => {
-    const own = imports("src/queue.ts").filter((name) => name.startsWith("."));
-    assert.deepEqual(own, ["./backend.ts"]);
+    const queue = ["queue", "lane", "deadline", "clock"].map((name) => `src/store/${name}.ts`);
+    for (const path of queue.slice(0, 2)) {
+      for (const name of dependencies(path)) {
+        assert.ok([...queue, "src/backend.ts"].includes(name), `${path} imports ${name}`);
+      }
+    }
   });
 
   it("an entry is read in five minutes", () => {
@@ -113,16 +173,14 @@ describe("structure", () => {
   it("values of another realm are recognized", () => {
     const builtIn =
       /instanceof (Array|Date|Error|Map|Object|Promise|RangeError|RegExp|Set|TypeError|URL|Uint8Array)\b/;
-    for (const path of [...entries, ...sources("src").map((file) => `src/${file}`)]) {
+    const others = sources("src").filter((path) => !path.startsWith("src/cli/"));
+    for (const path of [...entries, ...others]) {
       assert.doesNotMatch(code(path), builtIn, path);
     }
   });
 
   it("what an export reaches runs on Node 20", () => {
-    const folders = ["src", "src/cli"];
-    const inner = folders.flatMap((folder) => sources(folder).map((file) => `${folder}/${file}`));
-    const paths = [...entries, cli, ...inner];
-    for (const path of paths) {
+    for (const path of [...entries, cli, ...sources("src")]) {
       const newer =
         /Object\.hasOwn|Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\./;
       assert.doesNotMatch(code(path), newer, path);

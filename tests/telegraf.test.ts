@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { memoryBackend } from "../src/memory.ts";
-import { createStore } from "../src/store.ts";
+import { createStore } from "../src/store/store.ts";
 import { makeCounter, message } from "./telegraf.ts";
 
 describe("Telegraf", () => {

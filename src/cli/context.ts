@@ -6,7 +6,7 @@
 
 import type { MaybePromise } from "../backend.ts";
 import { reason } from "../errors.ts";
-import type { StoreFactory } from "../store.ts";
+import type { StoreFactory } from "../store/factory.ts";
 import type { Kind } from "./database.ts";
 
 /** A stream of text that may be a terminal: `process.stderr`, say. */

@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
-import { document } from "../document.ts";
+import { document } from "../codec/document.ts";
 import { count } from "./context.ts";
 
 /** How many values became something else, by what they were and became. */

@@ -7,10 +7,11 @@
 import { existsSync } from "node:fs";
 import process from "node:process";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
-import { SharedBackend, withTimeout } from "../connection.ts";
+import { SharedBackend } from "../store/shared.ts";
+import { withTimeout } from "../store/deadline.ts";
 import { StoreError } from "../errors.ts";
-import { timedOut } from "../queue.ts";
-import { backendOf } from "../store.ts";
+import { timedOut } from "../store/deadline.ts";
+import { backendOf } from "../store/factory.ts";
 import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
 
 /** The databases, by the names of their entries. */

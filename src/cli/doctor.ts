@@ -7,7 +7,7 @@
 import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
-import { isAlive } from "../store.ts";
+import { isAlive } from "../store/entry.ts";
 import { type Context, count, exit, Failure, interruption, sentence, some } from "./context.ts";
 import { Database, locate, type Location } from "./database.ts";
 import { progressOf } from "./progress.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isAlive } from "../store.ts";
+import { isAlive } from "../store/entry.ts";
 import {
   type Context,
   count,

@@ -6,7 +6,7 @@
 
 import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
-import { document } from "../document.ts";
+import { document } from "../codec/document.ts";
 import { type Context, count, Failure, sentence } from "./context.ts";
 import { Database, locate } from "./database.ts";
 import { type Format, formats, type Others } from "./formats.ts";

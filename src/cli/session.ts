@@ -4,7 +4,7 @@
  * @module
  */
 
-import { checkKey, isAlive } from "../store.ts";
+import { checkKey, isAlive } from "../store/entry.ts";
 import { type Context, exit, Failure, interruption, sentence } from "./context.ts";
 import { Tally, text } from "./convert.ts";
 import { Database, locate } from "./database.ts";

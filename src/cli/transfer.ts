@@ -8,7 +8,7 @@
 import { performance } from "node:perf_hooks";
 import type { Codec, Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
-import { checkKey } from "../store.ts";
+import { checkKey } from "../store/entry.ts";
 import {
   bytes,
   type Context,

@@ -4,14 +4,8 @@
  * @module
  */
 
-import { described } from "./options.ts";
-
-/**
- * How the format stores a kind of value, in words; `undefined` if the value does not change.
- *
- * @param kind the kind, such as "a Map", "NaN" or "class".
- */
-export type StoredAs = (kind: string) => string | undefined;
+import type { StoredAs } from "../backend.ts";
+import { described } from "../validation.ts";
 
 /** The largest number of reports per store. */
 const most = 20;

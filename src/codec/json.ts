@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Codec } from "./backend.ts";
+import type { Codec } from "../backend.ts";
 import { pathOf } from "./losses.ts";
 
 /** JSON text. Empty text means no session because the tables of 2.0.0-beta allow NULL. */

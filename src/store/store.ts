@@ -6,11 +6,10 @@
  * @module
  */
 
-import { Buffer } from "node:buffer";
 import { performance } from "node:perf_hooks";
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
-import type { Backend, MaybePromise } from "./backend.ts";
-import { SharedBackend, withTimeout } from "./connection.ts";
+import type { Backend, MaybePromise } from "../backend.ts";
+import { Losses } from "../codec/losses.ts";
 import {
   ClosedError,
   DecodeError,
@@ -19,11 +18,14 @@ import {
   reason,
   StoreError,
   TimeoutError,
-} from "./errors.ts";
-import { Losses } from "./losses.ts";
-import { checkOptions, type Rules, type StoreOptions } from "./options.ts";
+} from "../errors.ts";
+import type { StoreOptions } from "../options.ts";
+import { timedOut, withTimeout } from "./deadline.ts";
+import { checkKey, isAlive } from "./entry.ts";
+import type { Waiter } from "./lane.ts";
 import { originOf, setOrigin } from "./origin.ts";
-import { type Content, timedOut, type Waiter } from "./queue.ts";
+import type { Content } from "./queue.ts";
+import { SharedBackend } from "./shared.ts";
 
 /**
  * A store for Telegraf's `session({ store })`. Telegraf calls `get`, `set` and `delete`.
@@ -80,75 +82,6 @@ export type Health =
   | { ok: true; latency: number }
   /** The database did not answer. `error` is what any operation would have rejected with. */
   | { ok: false; latency: number; error: Error };
-
-/**
- * Makes a store; may be called with or without `new`.
- *
- * @typeParam Options the options; with `void` if the factory may be called without any.
- */
-export interface StoreFactory<Options> {
-  /** A store for sessions of any type, as `session({ store })` wants it. */
-  // deno-lint-ignore no-explicit-any
-  (options: Options): Store<any>;
-  /** A store for sessions of the given type. */
-  <Session>(options: Options): Store<Session>;
-  /** A store for sessions of any type. */
-  // deno-lint-ignore no-explicit-any
-  new (options: Options): Store<any>;
-  /** A store for sessions of the given type. */
-  new <Session>(options: Options): Store<Session>;
-}
-
-/** Defines a factory: its name, the rules of its options, and how it makes a backend from them. */
-export interface FactoryDefinition<Options, Encoded> {
-  readonly name: string;
-  readonly rules: Rules<Options>;
-  /** Options that pass in a client, pool or database, each with the options it makes pointless. */
-  readonly existing?: Readonly<Record<string, readonly string[]>>;
-  /** Makes the backend. Opens nothing. */
-  backend(options: Options): Backend<Encoded>;
-}
-
-// deno-lint-ignore no-explicit-any
-const definitions = new WeakMap<object, FactoryDefinition<any, unknown>>();
-
-/**
- * The backend of the store that a factory would make. The command line uses it to move stored values
- * without decoding them.
- */
-export function backendOf<Options>(
-  factory: StoreFactory<Options>,
-  options: Options,
-): Backend<unknown> {
-  const { name, rules, existing, backend } = definitions.get(factory)!;
-  checkOptions(name, options, rules, existing);
-  return backend(options);
-}
-
-/** Makes a factory from its definition. */
-export function storeFactory<Options extends StoreOptions, Encoded>(
-  definition: FactoryDefinition<Options, Encoded>,
-): StoreFactory<Options | void> {
-  const { name, rules, existing, backend } = definition;
-  // A plain function because callers may use it with or without `new`.
-  function factory(options: Options = {} as Options): Store<unknown> {
-    checkOptions(name, options, rules, existing);
-    return createStore(backend(options), options);
-  }
-  // Explains the mistake `session({ store: Redis })`. These methods are not in the type, so the
-  // compiler refuses it too.
-  const value = () => {
-    throw new TypeError(`${name} must be called: write session({ store: ${name}({ … }) })`);
-  };
-  Object.defineProperties(factory, {
-    name: { value: name },
-    get: { value },
-    set: { value },
-    delete: { value },
-  });
-  definitions.set(factory, definition);
-  return factory as unknown as StoreFactory<Options | void>;
-}
 
 /** Makes a store on a backend. */
 export function createStore<Session, Encoded>(
@@ -488,34 +421,6 @@ function repeatable<T>(promise: Promise<T>, again: () => Promise<T>): void {
       then: { value: (...on: Parameters<Promise<T>["then"]>) => again().then(...on) },
     });
   });
-}
-
-/** Whether there is content and it has not expired. */
-export function isAlive(content: { readonly expires?: number } | undefined): boolean {
-  return content !== undefined && (content.expires ?? Infinity) > Date.now();
-}
-
-/**
- * Checks a key, before any I/O. A number becomes its decimal text.
- *
- * @throws {TypeError} if the key is not a string or number.
- * @throws {RangeError} if its length or a character is invalid.
- */
-export function checkKey(key: unknown): string {
-  if (typeof key === "number" || typeof key === "bigint") key = String(key);
-  if (typeof key !== "string") {
-    throw new TypeError(
-      `A session key must be a string, but is ${key === null ? key : typeof key}`,
-    );
-  }
-  const bytes = Buffer.byteLength(key);
-  if (bytes === 0 || bytes > 512) {
-    throw new RangeError(`A session key must have 1 to 512 bytes in UTF-8, but has ${bytes}`);
-  }
-  if (key.includes("\0") || /\p{Surrogate}/u.test(key)) {
-    throw new RangeError("A session key must be valid Unicode without NUL");
-  }
-  return key;
 }
 
 /** Wraps a callback of the user so that an error it throws or rejects with is ignored. */

@@ -1,20 +1,14 @@
 /**
- * SQLite: the table and its upgrade, transactions, errors, and the interfaces of the drivers.
+ * The interfaces of SQLite's drivers, opening a file, and running statements.
  *
  * @module
  */
 
-import { isError, reason } from "./errors.ts";
-import { described } from "./options.ts";
-import {
-  type Dialect,
-  isTransactionOpen,
-  onConflict,
-  quoted,
-  runScriptSync,
-  transactionOpen,
-} from "./sql.ts";
-import type { Row, Script } from "./sql.ts";
+import { reason } from "../errors.ts";
+import { transactionOpen } from "../sql/errors.ts";
+import { executeScriptSync, type Row, type Script } from "../sql/script.ts";
+import { described } from "../validation.ts";
+import { transient } from "./errors.ts";
 
 // Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
 // deno-lint-ignore no-process-global
@@ -176,7 +170,7 @@ export function rows(database: Database, sql: string, values: unknown[]): Row[] 
 
 /** Runs a script synchronously. */
 export function runScript<T>(database: Database, script: Script<T>): T {
-  return runScriptSync(script, (sql, values) => rows(database, sql, values));
+  return executeScriptSync(script, (sql, values) => rows(database, sql, values));
 }
 
 /** Does the work, which has `statements` statements, in one transaction. */
@@ -208,7 +202,7 @@ export function atomic<T>(database: Database, statements: number, work: () => T)
  * The error to throw after BEGIN failed. If the application has a transaction open, the store must wait,
  * because a rollback by the application would undo the store's writes.
  */
-function beginError(error: unknown): unknown {
+export function beginError(error: unknown): unknown {
   return /within a transaction/.test((error as Error).message) ? transactionOpen() : error;
 }
 
@@ -235,85 +229,4 @@ export function enableWriteAheadLog(database: Database, report: (error: unknown)
   report(
     new Error(`SQLite cannot use a write-ahead log for this file, so writes are slower: ${why}`),
   );
-}
-
-/** The SQL of a table. */
-export function dialect(name: string): Dialect {
-  const table = quoted(name, '"');
-  return {
-    table,
-    inspect: [
-      `SELECT c.name, c.type, EXISTS (
-        SELECT * FROM pragma_index_list(?) i WHERE NOT i.partial
-          AND (SELECT name FROM pragma_index_info(i.name) WHERE seqno = 0) = c.name
-          AND (c.name <> 'key'
-            OR i."unique" AND (SELECT count(*) FROM pragma_index_info(i.name)) = 1))
-      FROM pragma_table_info(?) c`,
-      name,
-      name,
-    ],
-    changes(shape) {
-      if (shape === undefined) {
-        return [
-          `CREATE TABLE ${table} (key text PRIMARY KEY NOT NULL, session text, expires integer)`,
-        ];
-      }
-      const changes: string[] = [];
-      if (!shape.unique) {
-        changes.push(
-          `DELETE FROM ${table} WHERE key IS NOT NULL
-            AND rowid NOT IN (SELECT max(rowid) FROM ${table} GROUP BY key)`,
-          `CREATE UNIQUE INDEX ${quoted(`${name}-key`, '"')} ON ${table} (key)`,
-        );
-      }
-      if (!shape.columns.has("expires")) {
-        changes.push(`ALTER TABLE ${table} ADD COLUMN expires integer`);
-      }
-      return changes;
-    },
-    index: `CREATE INDEX ${quoted(`${name}-expires`, '"')} ON ${table} (expires)`,
-    *prune(now): Script<number> {
-      const rows = yield [
-        `DELETE FROM ${table} WHERE rowid IN (
-          SELECT rowid FROM ${table} WHERE expires <= ? LIMIT 500
-        ) RETURNING 1`,
-        now,
-      ];
-      return rows.length;
-    },
-    *underSchemaLock(script) {
-      try {
-        yield "BEGIN IMMEDIATE";
-      } catch (error) {
-        throw beginError(error);
-      }
-      try {
-        const result = yield* script;
-        yield "COMMIT";
-        return result;
-      } catch (error) {
-        try {
-          yield "ROLLBACK";
-        } catch {
-          // Some errors have already rolled back.
-        }
-        throw error;
-      }
-    },
-    column: (column) => column,
-    duplicateOrder: "rowid DESC", // because `get` returns the first row of a key
-    select: (column) => column,
-    matches: () => "key = ?",
-    value: () => "?",
-    overwrite: onConflict,
-  };
-}
-
-/** Whether another process or the application has the database locked. */
-export function transient(error: unknown): boolean {
-  if (!isError(error)) return false;
-  // Errors of Deno's `exec` have only a message.
-  const { code, errcode = 0, message } = error as Error & { code?: unknown; errcode?: number };
-  return isTransactionOpen(error) || /^SQLITE_(BUSY|LOCKED|PROTOCOL|SCHEMA)/.test(String(code)) ||
-    [5, 6, 15, 17].includes(errcode & 0xff) || /^database (table |schema )?is locked/.test(message);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Client } from "./redis.ts";
+import type { Client } from "./client.ts";
 
 /** A client of ioredis, as far as it tells that it is one. */
 export interface IORedis {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Entry } from "./backend.ts";
+import type { Entry } from "../backend.ts";
 
 /** The entry from which a session was decoded. */
 export interface Origin<Encoded> {

@@ -6,7 +6,7 @@
 
 import { Buffer } from "node:buffer";
 import { isDeepStrictEqual, types } from "node:util";
-import type { Codec } from "./backend.ts";
+import type { Codec } from "../backend.ts";
 
 /**
  * Native documents, as MongoDB stores them. Dates, binary data and the driver's own types keep their

@@ -1,0 +1,117 @@
+/**
+ * Keys and sessions as values of MySQL's statements.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import type { Entry, Limits } from "../backend.ts";
+import { StoreError, TooLargeError } from "../errors.ts";
+import { padToPowerOfTwo, sortByKey, type Statements } from "../sql/statements.ts";
+import type { Settings } from "./dialect.ts";
+
+/** How keys and entries become the values of statements. */
+export interface Encoder {
+  /** Limits that keep a batch below `max_allowed_packet`. */
+  readonly limits: Limits;
+  /** The values of keys, in order. */
+  keys(keys: string[]): unknown[];
+  /**
+   * The values of entries, in order.
+   *
+   * @throws {TooLargeError} if an entry is too large for the server.
+   */
+  rows(entries: Entry<string>[]): unknown[][];
+}
+
+/** The differences for a driver that writes values as literals into the text of a statement. */
+export interface Literals {
+  /** How many bytes a session can grow on the wire. */
+  escapedGrowth(session: string): number;
+  /** Throws if a literal cannot hold the key. */
+  checkKey(key: string): void;
+  /** Encodes a session as text that needs no escaping. */
+  encodeSession(session: string): string;
+}
+
+/**
+ * Checks a key for the key column of an older version. Without strict mode the server would truncate it,
+ * or replace characters by question marks, so that it could become the key of another session.
+ *
+ * @throws {StoreError} if the column cannot hold the key.
+ */
+function checkOldKey(type: string, key: string): void {
+  const [, length = Infinity, charset] = /^(?:var)?char\((\d+)\) (\w+)/.exec(type) ?? [];
+  const options = { operation: "write", key } as const;
+  if ([...key].length > Number(length)) {
+    throw new StoreError(
+      `the key is too long; the column's limit is ${length} characters`,
+      options,
+    );
+  }
+  const fits = /^utf8/.test(charset!) || (charset === "latin1" ? /^[\0-\xff]*$/ : /^[\0-\x7f]*$/)
+    .test(key);
+  if (!fits) {
+    throw new StoreError("the column's character set lacks characters of the key", options);
+  }
+}
+
+/** The same JSON in ASCII. */
+function escaped(json: string): string {
+  return json.replace(
+    /[\u0080-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** The encoder for a table and for connections with these settings. */
+export function encoder(
+  { shape, values }: Statements,
+  { charset, maxAllowedPacket }: Settings,
+  { escapedGrowth, checkKey, encodeSession }: Partial<Literals> = {},
+): Encoder {
+  const { key: keyType = "", session: sessionType = "" } = Object.fromEntries(shape.columns);
+  const binary = keyType.startsWith("varbinary");
+  const encode = (key: unknown) => binary ? Buffer.from(String(key)) : key;
+  // The column is `text` in an old table that could not be upgraded.
+  const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
+  const ascii = !sessionType.endsWith("utf8mb4");
+  function row(old: Entry<string>): unknown[] {
+    const entry = ascii ? { ...old, value: escaped(old.value) } : old;
+    const [key, session, ...others] = values(entry);
+    const bytes = Buffer.byteLength(entry.value);
+    const growth = escapedGrowth?.(entry.value) ?? 0;
+    const limit = Math.min(
+      columnCapacity,
+      maxAllowedPacket - Buffer.byteLength(entry.key) - 64 - growth,
+    );
+    if (bytes > limit) {
+      const why = `session is ${bytes} bytes; the server's limit is ${limit}`;
+      throw new TooLargeError(why, { operation: "write", key: entry.key });
+    }
+    if (!binary) {
+      checkOldKey(keyType, entry.key);
+      checkKey?.(entry.key);
+    }
+    const text = encodeSession?.(entry.value) ??
+      (charset === "utf8mb4" ? session : Buffer.from(entry.value));
+    return [encode(key), text, ...others];
+  }
+  return {
+    // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.
+    limits: {
+      keys: Math.min(128, maxAllowedPacket >> 13),
+      bytes: Math.min(1_000_000, maxAllowedPacket >> 3),
+    },
+    keys(keys) {
+      if (!binary && checkKey !== undefined) keys.forEach(checkKey);
+      const values = [...keys].sort().map(encode);
+      return padToPowerOfTwo(values, values.at(-1));
+    },
+    rows(entries) {
+      const all = sortByKey(entries);
+      const smallest = all.reduce((a, b) => a.value.length <= b.value.length ? a : b);
+      return padToPowerOfTwo(all, smallest).map(row);
+    },
+  };
+}

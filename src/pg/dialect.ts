@@ -1,0 +1,129 @@
+/**
+ * The table in PostgreSQL, and its upgrade.
+ *
+ * @module
+ */
+
+import { type Dialect, onConflict, quoted, splitName } from "../sql/dialect.ts";
+import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
+import type { Script } from "../sql/script.ts";
+import type { Statements } from "../sql/statements.ts";
+
+/**
+ * Finds the table and returns its name with its schema, quoted, because the application may change the
+ * search path of a connection later. Without the option `schema` the search path is used, as in any
+ * query. A name with a dot may be a schema and a table, as 2.0.0-beta reads it.
+ */
+export function* locate(table: string, schema: string | undefined): Script<string> {
+  const whole = quoted(table, '"');
+  const split = splitName(table)?.map((part) => quoted(part, '"')).join(".");
+  const [[found, other, current, encoding] = []] = yield [
+    `SELECT (SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = to_regclass($1)),
+      (to_regclass($2) IS NOT NULL)::text, current_schema(), current_setting('client_encoding')`,
+    whole,
+    split ?? whole,
+  ];
+  if (!/^utf-?8$/i.test(String(encoding))) {
+    throw new Error(`client_encoding of the connection is ${encoding}, but must be UTF8`);
+  }
+  if (schema !== undefined) return `${quoted(schema, '"')}.${whole}`;
+  if (found === null && split !== undefined && other === "true") return split;
+  const place = found ?? current;
+  return place === null ? whole : `${quoted(String(place), '"')}.${whole}`;
+}
+
+/** The SQL of a table, whose name {@linkcode locate} has returned. */
+export function dialect(table: string): Dialect {
+  return {
+    table,
+    inspect: [
+      `SELECT a.attname, format_type(a.atttypid, a.atttypmod), EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
+          AND i.indisvalid AND i.indpred IS NULL AND (a.attname <> 'key'
+            OR i.indnkeyatts = 1 AND i.indisunique AND i.indimmediate))::int::text
+      FROM pg_attribute a
+      WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`,
+      table,
+    ],
+    changes(shape) {
+      if (shape === undefined) {
+        return [
+          `CREATE TABLE ${table} (key text COLLATE "C" PRIMARY KEY, session text, expires bigint)`,
+        ];
+      }
+      const changes: string[] = [];
+      const alter: string[] = [];
+      if (shape.columns.get("key") !== "text") alter.push("ALTER COLUMN key TYPE text");
+      if (!shape.columns.has("expires")) alter.push("ADD COLUMN expires bigint");
+      if (!shape.unique) {
+        changes.push(
+          `DELETE FROM ${table} old USING (
+            SELECT ctid AS id, row_number() OVER (PARTITION BY key ORDER BY ctid DESC) AS age
+            FROM ${table} WHERE key IS NOT NULL
+          ) row WHERE old.ctid = row.id AND row.age > 1`,
+        );
+        alter.push("ADD UNIQUE (key)");
+      }
+      if (alter.length > 0) changes.push(`ALTER TABLE ${table} ${alter.join(", ")}`);
+      return changes;
+    },
+    *underSchemaLock(script) {
+      yield "BEGIN";
+      try {
+        const result = yield* underSchemaLock(table, script);
+        yield "COMMIT";
+        return result;
+      } catch (error) {
+        yield "ROLLBACK";
+        throw error;
+      }
+    },
+    column: (column) => column,
+    duplicateOrder: "ctid",
+    select: (column) => column === "expires" ? "expires::text" : column,
+    index: `CREATE INDEX ON ${table} (expires)`,
+    *prune(now): Script<number> {
+      const rows = yield [
+        `WITH turn AS (
+          SELECT pg_try_advisory_xact_lock(1952803192, hashtext($1)) AS ours
+        )
+        DELETE FROM ${table} WHERE ctid = ANY(ARRAY(
+          SELECT ctid FROM ${table} WHERE expires <= $2 AND (SELECT ours FROM turn)
+          LIMIT 500 FOR UPDATE SKIP LOCKED
+        )) RETURNING 1`,
+        table,
+        now,
+      ];
+      return rows.length;
+    },
+    matches: (keys, first) => keys === 1 ? `key = $${first}` : `key = ANY($${first})`,
+    matchesInOrder: (keys, first) =>
+      keys === 1
+        ? `key = $${first}`
+        : `key IN (SELECT key FROM ${table} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
+    value: (column, index) => `$${index}::${column === "expires" ? "bigint" : "text"}`,
+    // Padding rows of a prepared statement have no key.
+    insertSource: (rows, columns) =>
+      `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
+    overwrite: onConflict,
+  };
+}
+
+/** Finds the table, then creates or upgrades it. */
+export function* prepare(
+  table: string,
+  schema: string | undefined,
+  options: SchemaOptions,
+): Script<Statements> {
+  return yield* prepareTable(dialect(yield* locate(table, schema)), options);
+}
+
+/** Runs the script in a transaction, while no other process prepares the table. */
+export function* underSchemaLock<T>(table: string, script: Script<T>): Script<T> {
+  // A queued ALTER TABLE blocks all later queries. The short timeout prevents that a long transaction
+  // of another session stalls them.
+  yield "SET LOCAL lock_timeout = '500ms'";
+  yield ["SELECT pg_advisory_xact_lock(1952803191, hashtext($1))", table];
+  return yield* script;
+}

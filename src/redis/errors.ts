@@ -1,0 +1,29 @@
+/**
+ * Transient errors of Redis and its clients.
+ *
+ * @module
+ */
+
+import { isError } from "../errors.ts";
+import { disconnected } from "../network.ts";
+
+/** What passes: of node-redis, of ioredis, of servers and proxies; `docs/errors.md` has the reasons. */
+const passes = new RegExp(
+  "^(The client is offline|The application has a|Socket closed|Disconnects client|All the root nodes|" +
+    "(Socket|Connection|Command) timeout|Timeout waiting|" +
+    "(Ready check failed: )?Connection is closed|Command (timed out|aborted)|" +
+    "Reached the max retries|Stream isn't writeable|Cluster isn't ready|None of startup nodes|" +
+    "Failed to refresh slots|Too many Cluster redirections|All sentinels|An earlier write|" +
+    "LOADING|CLUSTERDOWN|MASTERDOWN|NOMASTERLINK|TRYAGAIN|READONLY|REDIRECT|NOREPLICAS|BUSY |" +
+    "ERR max (number of clients|concurrent connections|commands per second)|" +
+    "(no upstream host|upstream (failure|protocol error)|finished with \\d+ error)|" + // Envoy
+    "ERR (Connection (refused|reset by peer|timed out)|Broken pipe|Host is down|No route to host))", // Twemproxy
+);
+
+/** Whether the same command may succeed in a moment. */
+export function transient(error: unknown): boolean {
+  if (!isError(error)) return false;
+  const { message, constructor } = error as { message: string; constructor?: { name: string } };
+  return disconnected(error) || passes.test(message) ||
+    constructor?.name === "TimeoutError"; // a command that was not sent in time
+}

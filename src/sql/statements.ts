@@ -1,0 +1,129 @@
+/**
+ * The statements on sessions, and how their rows become entries.
+ *
+ * @module
+ */
+
+import type { Entry, Page } from "../backend.ts";
+import type { Dialect, Shape } from "./dialect.ts";
+import type { Row, Script } from "./script.ts";
+
+/** The statements on sessions, and the values of their parameters. */
+export interface Statements {
+  readonly shape: Shape;
+  /** Whether the table has the column `expires`. An old table that cannot be upgraded lacks it. */
+  readonly expiring: boolean;
+  /** Selects rows for `toEntries`. */
+  readonly read: (keys: number) => string;
+  readonly write: (entries: number) => string;
+  readonly remove: (keys: number) => string;
+  /** Its values are the new expiry, then the keys. */
+  readonly renew: (keys: number) => string;
+  /** Up to `size` rows after a key, in the order of keys, with NULL in place of the session. */
+  readonly page: (size: number) => string;
+  /** Deletes some expired rows. Returns how many. */
+  prune(now: number): Script<number>;
+  /** The values of an entry, in the order of its columns. */
+  values(entry: Entry<string>): unknown[];
+}
+
+export function statements(dialect: Dialect, shape: Shape): Statements {
+  const { table, column, select, matches, matchesInOrder = matches, value, overwrite } = dialect;
+  const { selectSuffix = "" } = dialect;
+  const columns = ["key", "session", "expires"].filter((name) => shape.columns.has(name));
+  const selected = (names: string[]) => names.map((name) => select(name, shape)).join(", ");
+  const listed = columns.map((name) => name === "session" ? "NULL" : select(name, shape)).join(
+    ", ",
+  );
+  const names = columns.map(column).join(", ");
+  const order = shape.unique || dialect.duplicateOrder === undefined
+    ? ""
+    : ` ORDER BY ${dialect.duplicateOrder}`;
+  const row = (_: unknown, i: number) =>
+    `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
+  return {
+    shape,
+    expiring: shape.columns.has("expires"),
+    *prune(now) {
+      return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
+    },
+    read: memoized((keys) => {
+      // For a single key the caller knows the key, and each column costs time to decode.
+      const list = selected(keys === 1 ? columns.slice(1) : columns);
+      return `SELECT ${list} FROM ${table} WHERE ${matches(keys, 1)}${order} ${selectSuffix}`;
+    }),
+    write: memoized((entries) => {
+      const rows = `VALUES ${Array.from({ length: entries }, row).join(", ")}`;
+      const source = entries > 1 && dialect.insertSource?.(rows, names) || rows;
+      return `INSERT INTO ${table} (${names}) ${source} ${overwrite(columns.slice(1))}`;
+    }),
+    remove: memoized((keys) => `DELETE FROM ${table} WHERE ${matchesInOrder(keys, 1)}`),
+    renew: memoized((keys) =>
+      `UPDATE ${table} SET expires = ${value("expires", 1)} WHERE ${matchesInOrder(keys, 2)}`
+    ),
+    page: memoized((size) =>
+      `SELECT ${listed} FROM ${table} WHERE ${column("key")} > ${value("key", 1)} ` +
+      `ORDER BY ${column("key")} LIMIT ${size}`
+    ),
+    values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
+  };
+}
+
+/** The page of the rows that `page(size)` selected. */
+export function toPage(rows: Row[], size: number): Page {
+  const entries = rows.map(toEntry);
+  return { entries, next: rows.length < size ? undefined : entries.at(-1)!.key };
+}
+
+/** Makes the text of each count only once. */
+function memoized(make: (count: number) => string): (count: number) => string {
+  const made = new Map<number, string>();
+  return (count) => {
+    let text = made.get(count);
+    if (text === undefined) made.set(count, text = make(count));
+    return text;
+  };
+}
+
+/** The entries of the rows that `read` selected. For a single key the rows do not contain the key. */
+export function toEntries(keys: string[], rows: Row[]): Entry<string>[] {
+  return rows.map(keys.length === 1 ? (row) => toEntry([keys[0], ...row]) : toEntry);
+}
+
+/**
+ * The entry of a row with its key. NULL as a session becomes empty text.
+ *
+ * @throws {TypeError} if a value is neither text nor bytes. Settings of a driver can change what it
+ * returns, and a session that cannot be read must not be taken for a missing one.
+ */
+export function toEntry([key, session, expires]: Row): Entry<string> {
+  const end = expires == null ? undefined : Number(expires);
+  if (!isText(key) || session !== null && !isText(session) || Number.isNaN(end)) {
+    const found = [key, session, expires].map((value) => typeof value).join(", ");
+    throw new TypeError(
+      "the driver returned a row in a form that the store cannot read: expected key, session and " +
+        `expiry, got ${found}; check the driver's settings for rows and types`,
+    );
+  }
+  return { key: String(key), value: session === null ? "" : String(session), expires: end };
+}
+
+/** Whether the value is text, or the bytes of text. */
+function isText(value: unknown): boolean {
+  return typeof value === "string" || ArrayBuffer.isView(value);
+}
+
+/**
+ * Sorts by key: a consistent lock order prevents deadlocks between processes. (Except for characters
+ * outside the Basic Multilingual Plane, it is the order of bytes too.)
+ */
+export function sortByKey<T extends { readonly key: string }>(entries: readonly T[]): T[] {
+  return [...entries].sort((a, b) => a.key < b.key ? -1 : a.key > b.key ? 1 : 0);
+}
+
+/** Pads to a power of two because each count needs its own prepared statement. */
+export function padToPowerOfTwo<T>(items: T[], item: T): T[] {
+  const all = [...items];
+  while (all.length & (all.length - 1)) all.push(item);
+  return all;
+}

@@ -485,7 +485,7 @@ describe("Redis trouble", () => {
       const operations = [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()];
       const errors = operations.map((operation) => operation.catch((error) => error));
       for (const { name, message, cause } of await Promise.all(errors)) {
-        console.log(name, /within 3000 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
+        console.log(name, /after 3000 ms; last error: .*ECONNREFUSED/.test(message), cause.code);
       }
     `);
     assert.equal(output, "TimeoutError true ECONNREFUSED\n".repeat(4));

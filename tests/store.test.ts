@@ -17,7 +17,7 @@ import { run } from "./child.ts";
 /** For programs in a process of their own. */
 const imports = `
   import { memoryBackend } from ${JSON.stringify(new URL("../src/memory.ts", import.meta.url))};
-  import { createStore } from ${JSON.stringify(new URL("../src/store.ts", import.meta.url))};
+  import { createStore } from ${JSON.stringify(new URL("../src/store/store.ts", import.meta.url))};
 `;
 
 class Transient extends Error {

@@ -47,11 +47,11 @@ const base: Omit<Context, "timeout"> = {
 };
 
 const program = new Command("telegraf-session")
-  .description("Copies, exports, imports and looks after sessions of Telegraf bots.")
+  .description("Copies, exports, imports, checks and deletes sessions of Telegraf bots.")
   .addHelpText("after", urls)
   .version(version)
   .helpCommand(false)
-  .showHelpAfterError("(--help tells how)")
+  .showHelpAfterError("(add --help for usage)")
   .exitOverride();
 
 type Options = Record<string, unknown>;
@@ -62,7 +62,7 @@ function command(usage: string, summary: string, run: Run, notes = ""): Command 
   const [name, ...args] = usage.split(" ");
   const command = program.command(name!).description(summary).addHelpText("after", notes + urls)
     .addOption(
-      new Option("--timeout <seconds>", "how long opening a database may take")
+      new Option("--timeout <seconds>", "time limit for opening a database")
         .argParser(seconds).default(10_000, "10"),
     );
   for (const arg of args) command.addArgument(new Argument(`<${arg}>`));
@@ -84,20 +84,20 @@ const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
 /** Options of what writes sessions. */
 function writing(command: Command): Command {
   return command
-    .option("--dry-run", "only say what would be done; change nothing")
+    .option("--dry-run", "print what would be done, and change nothing")
     .addOption(new Option("--skip", "keep sessions that TO already has (default)"))
     .addOption(new Option("--overwrite", "replace sessions that TO already has").conflicts("skip"));
 }
 
 writing(command(
   "copy FROM TO",
-  "Copy all sessions of one database to another, with the time when they expire. FROM stays as it is.",
+  "Copy all sessions from one database to another, with their expiry times. FROM is not changed.",
   ([from, to], context, options) => copy(from!, to!, mode(options), context),
   resume,
 ));
 command(
   "stats URL",
-  "How many sessions, how large, and when they expire.",
+  "Print the number of sessions, their sizes, and when they expire.",
   ([url], context) => stats(url!, context),
 );
 command(
@@ -112,25 +112,28 @@ command(
 );
 command(
   "export URL",
-  'Print all sessions as lines of JSON: {"key": …, "session": …, "expires": ms since 1970 or absent}.',
+  'Print each session as one line of JSON: {"key": …, "session": …, "expires": …}. "expires" is in ms since 1970, and absent if the session never expires.',
   ([url], context) => exportLines(url!, context),
 );
 writing(command(
   "import SOURCE TO",
-  "Import what export printed, or what another package wrote.",
+  "Import sessions that export printed or that another package stored.",
   ([from, to], context, options) => importSessions(from!, to!, mode(options), context),
   resume + sources,
 ))
   .addOption(
-    new Option("--format <name>", "what wrote SOURCE").choices(Object.keys(formats))
+    new Option("--format <name>", "the format of SOURCE").choices(Object.keys(formats))
       .default("jsonl"),
   )
-  .option("--keep-keys", "keep keys as they are")
-  .option("--all-keys", "take all JSON objects of a Redis, not only keys of that package's form");
+  .option("--keep-keys", "do not convert keys")
+  .option(
+    "--all-keys",
+    "import JSON objects under any key of a Redis database, not only under keys that the package uses",
+  );
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));
 command(
   "doctor URL",
-  "Check connection, rights, schema and sessions, and say what an upgrade would do. A session is written, read and deleted; nothing else changes.",
+  "Check the connection, permissions, schema and sessions, and print what an upgrade would change. Doctor writes, reads and deletes one test session, and changes nothing else.",
   ([url], context) => doctor(url!, context),
 );
 

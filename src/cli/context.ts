@@ -90,8 +90,8 @@ export function sentence(error: unknown): string {
 export function seconds(text: string): number {
   const number = Number(text);
   if (text.trim() !== "" && number > 0 && number <= 86_400) return number * 1000;
-  const form = "a number of seconds above 0, up to a day";
-  throw new Failure(`--timeout must be ${form}, not "${text}"`, exit.usage);
+  const expected = "a number of seconds, more than 0 and at most 86400";
+  throw new Failure(`--timeout must be ${expected}, but is "${text}"`, exit.usage);
 }
 
 /** A number of things, as `1 session` or `2,000 sessions`. */

@@ -51,7 +51,7 @@ export function text(codec: Codec<unknown>, value: unknown, tally: Tally): strin
 function plain(value: unknown, tally: Tally): unknown {
   if (typeof value === "bigint") return became(value.toString(), "64-bit number > text", tally);
   if (typeof value === "number" && !Number.isFinite(value)) {
-    return became(null, "infinite number or NaN > null", tally);
+    return became(null, "NaN or infinite number > null", tally);
   }
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) {

@@ -21,7 +21,10 @@ export async function copy(
   const warn = (text: string) => stderr.write(`${text}\n`);
   const [here, there] = [locate(from), locate(to)];
   if (overlap(here, there)) {
-    throw new Failure("FROM and TO are the same sessions; name another table", exit.usage);
+    throw new Failure(
+      "FROM and TO share sessions; use another database, table, collection or prefix for TO",
+      exit.usage,
+    );
   }
   const started = performance.now();
   await using source = await Database.open(here, "read", context, warn);

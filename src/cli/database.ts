@@ -78,7 +78,7 @@ export function locate(text: string): Location {
     throw new Failure(unknownPlace(text, scheme), exit.usage);
   }
   if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
-    throw new Failure(`A ${scheme}: URL begins with ${scheme}://`, exit.usage);
+    throw new Failure(`A ${scheme}: URL must begin with ${scheme}://`, exit.usage);
   }
   const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
   const places: Record<string, string> = {};
@@ -92,14 +92,19 @@ export function locate(text: string): Location {
     const [name] = others[0]!.split("=");
     const known = Object.keys(kinds[kind].places).join(", ");
     throw new Failure(
-      `Unknown parameter "${name}" in a ${scheme}: URL (known: ${known})`,
+      `Unknown parameter "${name}" in a ${scheme}: URL; known parameters: ${known}`,
       exit.usage,
     );
   }
   const { title } = kinds[kind];
   if (kind === "sqlite") {
     const url = decoded(base!.slice("sqlite:".length).replace(/^\/\//, ""));
-    if (url === "") throw new Failure("The sqlite: URL names no file", exit.usage);
+    if (url === "") {
+      throw new Failure(
+        "The sqlite: URL has no file name; write sqlite:bot.db, for example",
+        exit.usage,
+      );
+    }
     return { kind, url, places, title: `${title} ${url}` };
   }
   const url = base + (others.length > 0 ? `?${others.join("&")}` : "");
@@ -117,10 +122,11 @@ function unknownPlace(text: string, scheme: string | undefined): string {
     return `"${host}:${port}" is not a URL: begin with ${begin}`;
   }
   if (scheme !== undefined && !text.includes("@")) {
-    return `There is no database for "${scheme}:"; there are redis:, mongodb:, sqlite:, postgres: and mysql:`;
+    return `Unknown database "${scheme}:"; use redis:, mongodb:, sqlite:, postgres: or mysql:`;
   }
   const shown = text.replace(/^.*@/s, "***@");
-  return `"${shown}" is neither a URL nor a file with a name that ends in .sqlite or .db`;
+  return `"${shown}" is neither a URL nor a file name that ends in .sqlite or .db; ` +
+    'write "sqlite:" before other file names';
 }
 
 /** How URLs begin, by the port on which servers usually listen. */
@@ -135,7 +141,10 @@ function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new Failure(`"${text}" in the URL is not percent-encoded text`, exit.usage);
+    throw new Failure(
+      `"${text}" in the URL is not valid percent-encoding; write %25 for a percent sign`,
+      exit.usage,
+    );
   }
 }
 
@@ -306,6 +315,11 @@ export class Database implements AsyncDisposable {
 
 type Work<T> = (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>;
 
+/** The name of a kind of database, for people. */
+export function titleOf(kind: Kind): string {
+  return kinds[kind].title;
+}
+
 /** Says which package is missing, where one is. */
 function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
   if (error instanceof Failure && error.code === exit.interrupted) return error;
@@ -331,7 +345,7 @@ export function isMissing(error: unknown, driver: string): boolean {
 
 /** What to do about a driver that is not installed. */
 export function missingDriver(name: string, driver: string, { npx }: Context): Failure {
-  const needs = `${name} needs the package ${driver} beside @telegraf/session`;
+  const needs = `${name} needs the package "${driver}", which is not installed; run`;
   if (npx === undefined) return new Failure(`${needs}: npm install ${driver}`);
   // Those of the other URLs as well: npx has no others than it is told.
   const schemes = npx.map((argument) => /^([a-z][a-z\d+.-]+):/i.exec(argument)?.[1] ?? "");
@@ -347,7 +361,7 @@ export function missingDriver(name: string, driver: string, { npx }: Context): F
 }
 
 /** The table, collection or prefix, in words. */
-function describe(kind: Kind, places: Location["places"]): string {
+export function describe(kind: Kind, places: Location["places"]): string {
   const [[place, name]] = Object.entries(placesOf({ kind, places })) as [[string, string]];
   return `${place} "${name}"`;
 }
@@ -379,7 +393,7 @@ async function timed<T>(
   } catch (error) {
     if (error !== expired) throw error;
     const { trouble } = connection;
-    const met = trouble === undefined ? "" : `: ${sentence(trouble)}`;
-    throw new Failure(`no success within ${timeout / 1000} s${met}`);
+    const last = trouble === undefined ? "" : `; last error: ${sentence(trouble)}`;
+    throw new Failure(`timed out after ${timeout / 1000} s${last}`);
   }
 }

@@ -9,7 +9,7 @@ import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
 import { isAlive } from "../store.ts";
 import { type Context, count, exit, Failure, interruption, sentence, some } from "./context.ts";
-import { Database, locate, type Location } from "./database.ts";
+import { Database, describe, locate, type Location } from "./database.ts";
 import { progressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { decodes, sourceOf } from "./transfer.ts";
@@ -37,26 +37,28 @@ export async function doctor(url: string, context: Context): Promise<number> {
 
   let database: Database | undefined;
   const started = performance.now();
-  await check("can be opened", async () => {
+  await check("open the database", async () => {
     database = await Database.open(location, "probe", context);
     return `${database.title}, ${Math.round(performance.now() - started)} ms`;
   });
   if (database === undefined) return exit.failed;
   await using opened = database;
   const { plan, missing } = opened;
-  if (missing) say("•", "there is nothing yet; the first operation of a store makes it:");
-  else if (plan?.changes.length === 0) say("✓", "the schema is as it should be");
+  if (missing) {
+    const place = describe(location.kind, location.places);
+    say("•", `${place} does not exist yet; the first operation of a store creates it:`);
+  } else if (plan?.changes.length === 0) say("✓", "the schema is up to date");
   else if (plan !== undefined) {
-    say("•", "the schema is of an older version; the first operation of a store upgrades it:");
+    say("•", "the schema is from an older version; the first operation of a store upgrades it:");
   }
   for (const change of plan?.changes ?? []) {
     stdout.write(`    ${change.replace(/\s+/g, " ")}\n`);
   }
   if (plan !== undefined && plan.changes.length > 0) {
-    await check(missing ? "it can be made" : "it can be upgraded", () => change(plan));
+    await check(missing ? "create it (dry run)" : "upgrade it (dry run)", () => change(plan));
   }
   if (!missing) {
-    await check("sessions can be read", () => inspect(opened));
+    await check("read all sessions", () => inspect(opened));
     await tryAll(opened);
   }
   return wrong === 0 ? exit.ok : exit.failed;
@@ -67,8 +69,8 @@ export async function doctor(url: string, context: Context): Promise<number> {
       await checkPlan(location, plan, context);
     } catch (error) {
       if (missing || !plan.unique && location.kind !== "mongodb") throw error;
-      // A store works without.
-      throw new Failure(`${sentence(error)}; a store works within its old limits`);
+      // A store works without the upgrade.
+      throw new Failure(`${sentence(error)}; stores work without it, within the old limits`);
     }
   }
 
@@ -82,25 +84,30 @@ export async function doctor(url: string, context: Context): Promise<number> {
     let written = false;
     try {
       if (needsKey(location, plan)) {
-        say("•", "writing is not tried, because the table has no unique key before the upgrade");
+        say(
+          "•",
+          "write a session: not tried, because the table has no unique key before the upgrade",
+        );
       } else {
-        await check("a session can be written", async () => {
+        await check("write a session", async () => {
           await database.write([{ key, value: session(), expires }], true, patience);
           written = true;
           await database.write([{ key, value: session(), expires }], false, patience);
         });
       }
       if (written) {
-        await check("it is read as it was written", async () => {
+        await check("read the written session", async () => {
           const [entry] = await database.read([key]);
-          if (entry === undefined || !isAlive(entry)) throw new Failure("it is not there");
-          if (!codec.equal(entry.value, session())) throw new Failure("it is another one");
+          if (entry === undefined || !isAlive(entry)) throw new Failure("it is missing");
+          if (!codec.equal(entry.value, session())) {
+            throw new Failure("it differs from the session that was written");
+          }
         });
       }
-      await check("a session can be made to expire", async () => {
+      await check("set the expiry time of a session", async () => {
         await database.renew([key], Date.now() + 60_000, patience);
       });
-      await check("a session can be deleted", async () => {
+      await check("delete a session", async () => {
         await database.remove([key], patience);
         written = false;
       });
@@ -137,8 +144,8 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
     if (repeated.length > 0) {
       const kept = location.kind === "mongodb" ? "first" : "newest";
-      const keys = count(repeated.length, "key is", "keys are");
-      say("•", `${keys} there more than once, of which the ${kept} stays: ${some(repeated)}`);
+      const keys = count(repeated.length, "key has", "keys have");
+      say("•", `${keys} more than one entry; the upgrade keeps the ${kept} one: ${some(repeated)}`);
     }
     if (broken.length > 0) {
       wrong++;

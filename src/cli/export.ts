@@ -48,10 +48,12 @@ export async function exportLines(url: string, context: Context): Promise<number
   } catch (error) {
     if (!signal.aborted) throw error; // after Ctrl-C the exported sessions are counted
   }
-  stderr.write(`Exported ${count(exported, "session")} of ${database.title}.\n`);
+  stderr.write(`Exported ${count(exported, "session")} from ${database.title}.\n`);
   for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);
   if (signal.aborted) throw interruption();
-  if (refused > 0) throw new Failure(`${count(refused, "session")} could not be decoded`);
+  if (refused > 0) {
+    throw new Failure(`${count(refused, "session was", "sessions were")} not exported`);
+  }
   return exit.ok;
 }
 

@@ -19,6 +19,7 @@ import {
   locate,
   type Location,
   missingDriver,
+  titleOf,
 } from "./database.ts";
 import { sourceOf } from "./transfer.ts";
 
@@ -33,8 +34,8 @@ export interface Others {
   readonly others: number;
   /** The word for one of them: `key`, `document`. */
   readonly thing: string;
-  /** Why they are not taken. */
-  readonly because: string;
+  /** A sentence: which entries are imported. */
+  readonly imported: string;
 }
 
 /** One way to store sessions. */
@@ -56,11 +57,11 @@ const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undef
 
 /** The formats, by the packages that wrote them. */
 export const formats: { readonly [name: string]: Format } = {
-  "jsonl": { source: "FILE, or - for what is piped in", read: lines },
+  "jsonl": { source: "FILE, or - for standard input", read: lines },
   "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
   "telegraf-session-redis": {
     source: "redis://…, keys like 1:-2",
-    read: redis(/^-?\d+:-?\d+$/),
+    read: redis(/^-?\d+:-?\d+$/, "1:-2"),
   },
   "telegraf-session-mongodb": {
     source: "mongodb://…, collection sessions",
@@ -70,7 +71,7 @@ export const formats: { readonly [name: string]: Format } = {
   "grammy-redis": {
     source: "redis://…, keys like -2",
     key: privateChat,
-    read: grammy(redis(/^-?\d+$/)),
+    read: grammy(redis(/^-?\d+$/, "-2")),
   },
   "grammy-mongodb": {
     source: "mongodb://…, collection sessions",
@@ -105,38 +106,44 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   }
   // Ctrl-C ends the other command of a pipe as well, so that the end of input may come first.
   if (file === "-") await wait(100);
-  if (failure !== undefined) throw new Failure(`${file} cannot be read: ${sentence(failure)}`);
+  if (failure !== undefined) throw new Failure(`Cannot read ${file}: ${sentence(failure)}`);
 }
 
 function parsed(line: string): Entry<unknown> {
   const value: unknown = JSON.parse(line);
-  if (typeof value !== "object" || value === null) throw new TypeError("it is no JSON object");
+  if (typeof value !== "object" || value === null) throw new TypeError("not a JSON object");
   const { key, session, expires, ...others } = value as Record<string, unknown>;
   const [other] = Object.keys(others);
-  if (typeof key !== "string") throw new TypeError('"key" is not text');
+  if (typeof key !== "string") throw new TypeError('"key" is not a string');
   if (session === undefined || session === null) throw new TypeError('"session" is missing');
   if (expires !== undefined && !Number.isSafeInteger(expires)) {
     throw new TypeError('"expires" is not a whole number of ms since 1970');
   }
-  if (other !== undefined) throw new TypeError(`"${other}" is not known`);
+  if (other !== undefined) {
+    throw new TypeError(`unknown field "${other}"; the fields are "key", "session" and "expires"`);
+  }
   return { key, value: session, expires: expires as number | undefined };
 }
 
 /** lowdb's file: `{ "sessions": [{ "id": …, "data": … }] }`. */
 async function* local(file: string): AsyncGenerator<Found> {
   const { sessions } = await json(file) as { sessions?: unknown };
-  if (!Array.isArray(sessions)) throw new Failure(`${file} has no "sessions"`);
+  if (!Array.isArray(sessions)) {
+    throw new Failure(
+      `${file} has no array "sessions", so telegraf-session-local did not write it`,
+    );
+  }
   for (const [i, session] of sessions.entries()) {
     const { id, data } = Object(session);
     if (typeof id === "string" && data !== undefined) yield { key: id, value: data };
-    else yield { where: `session ${i + 1}`, error: new TypeError('it has no "id" and "data"') };
+    else yield { where: `session ${i + 1}`, error: new TypeError('"id" or "data" is missing') };
   }
 }
 
 /** A file per session, in a folder called after the end of its key. */
 async function* folder(path: string): AsyncGenerator<Found> {
   const folders = await readdir(path).catch((error) => {
-    throw new Failure(`${path} cannot be read: ${sentence(error)}`);
+    throw new Failure(`Cannot read ${path}: ${sentence(error)}`);
   });
   for (const folder of folders) {
     const files = await readdir(join(path, folder)).catch(() => []);
@@ -154,7 +161,7 @@ async function json(file: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(file, "utf8"));
   } catch (error) {
-    throw new Failure(`${file} cannot be read: ${sentence(error)}`);
+    throw new Failure(`Cannot read ${file}: ${sentence(error)}`);
   }
 }
 
@@ -163,8 +170,9 @@ async function json(file: string): Promise<unknown> {
  *
  * @param theirs the form of the keys that the package writes. Other programs keep JSON in that Redis
  * as well, such as the jobs of a queue.
+ * @param example such a key, for messages.
  */
-function redis(theirs: RegExp): Format["read"] {
+function redis(theirs: RegExp, example: string): Format["read"] {
   return async function* (url, context, all) {
     const location = located(url, "redis");
     const places = { prefix: "", ...location.places };
@@ -181,11 +189,11 @@ function redis(theirs: RegExp): Format["read"] {
         yield { ...entry, value };
       }
     }
-    const because = all
-      ? "they hold no JSON object"
-      : "they do not hold a JSON object under a key of that package's form; --all-keys takes " +
-        "other keys, and ?prefix= those that begin alike";
-    if (others > 0) yield { others, thing: "key", because };
+    const imported = all
+      ? 'Only JSON objects are imported, except under keys that begin with "telegraf:".'
+      : `Only JSON objects under keys like ${example} are imported. Use --all-keys to import JSON ` +
+        "objects under any key. Add ?prefix= to the URL if all keys begin with a prefix.";
+    if (others > 0) yield { others, thing: "key", imported };
   };
 }
 
@@ -211,8 +219,8 @@ async function* mongodb(url: string, context: Context, field: string): AsyncGene
       if (key !== undefined && value != null) yield { key: String(key), value };
       else others++;
     }
-    const because = `they have no "key" and "${field}"`;
-    if (others > 0) yield { others, thing: "document", because };
+    const imported = `Only documents with "key" and "${field}" are imported.`;
+    if (others > 0) yield { others, thing: "document", imported };
   } finally {
     await client.close();
   }
@@ -262,7 +270,11 @@ function grammy(read: Format["read"]): Format["read"] {
 function located(url: string, kind: Kind): Location {
   const location = locate(url);
   if (location.kind === kind) return location;
-  throw new Failure(`${location.title} is not what that format is stored in`, exit.usage);
+  const expected = titleOf(kind);
+  throw new Failure(
+    `This --format reads from ${expected}, but SOURCE is ${location.title}`,
+    exit.usage,
+  );
 }
 
 // deno-lint-ignore no-explicit-any

@@ -58,14 +58,15 @@ export async function importSessions(
   };
   const outcome = await transfer(source, target, mode, shown, context).finally(() => shown.stop());
   if (foreign.others !== undefined) {
-    const { others, thing, because } = foreign.others;
-    const [what, be] = [count(others, `other ${thing}`), others === 1 ? "was" : "were"];
-    stdout.write(`${what} of ${source.title} ${be} left out: ${because}.\n`);
+    const { others, thing, imported } = foreign.others;
+    stdout.write(`Ignored ${count(others, thing)} of ${source.title}. ${imported}\n`);
   }
   if (foreign.keys > 0) {
-    const kept = count(foreign.keys, "key is", "keys are");
+    const kept = `Kept ${count(foreign.keys, "key")} unchanged`;
+    const they = foreign.keys === 1 ? "it" : "they";
     stdout.write(
-      `${kept} not of one user in one chat and stayed as before: for a getSessionKey of yours.\n`,
+      `${kept} because ${they} cannot be converted to the form <user id>:<chat id>. ` +
+        "If your bot uses its own getSessionKey, this is fine.\n",
     );
   }
   outcome.refused += foreign.bad;

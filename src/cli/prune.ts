@@ -18,7 +18,7 @@ export async function prune(url: string, context: Context): Promise<number> {
   for (let some = -1; some !== 0 && !context.signal.aborted; total += some) {
     some = await database.prune();
   }
-  context.stdout.write(`Deleted ${count(total, "expired session")} of ${database.title}.\n`);
+  context.stdout.write(`Deleted ${count(total, "expired session")} from ${database.title}.\n`);
   if (context.signal.aborted) throw interruption();
   return exit.ok;
 }

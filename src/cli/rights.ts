@@ -116,7 +116,7 @@ async function checkMongo(location: Location, context: Context): Promise<void> {
             ["", collection].includes(resource.collection))
       );
     const missing = ["find", "insert", "update", "remove"].filter((action) => !may(action));
-    if (missing.length > 0) throw new Error(`the user may not ${missing.join(", ")}`);
+    if (missing.length > 0) throw new Error(`the user has no permission to ${missing.join(", ")}`);
   } finally {
     await client.close();
   }

@@ -38,7 +38,7 @@ export async function remove(url: string, key: string, context: Context): Promis
   if (found.length === 0) throw missing(key, database);
   if (context.signal.aborted) throw interruption();
   await database.remove([key]);
-  context.stdout.write(`Deleted session ${JSON.stringify(key)} of ${database.title}.\n`);
+  context.stdout.write(`Deleted session ${JSON.stringify(key)} from ${database.title}.\n`);
   return exit.ok;
 }
 

@@ -62,7 +62,7 @@ export async function stats(url: string, context: Context): Promise<number> {
     "Largest:",
     ...largest.map(({ key, size }) => `  ${bytes(size).padStart(10)}  ${JSON.stringify(key)}`),
     "",
-    "Expiring:",
+    "Expiry:",
     ...[...histogram].map(([life, number]) => {
       const bar = "#".repeat(Math.ceil(number / Math.max(1, sessions) * 30));
       return `  ${life.padEnd(14)} ${number.toLocaleString("en").padStart(12)}  ${bar}`.trimEnd();

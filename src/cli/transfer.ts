@@ -88,7 +88,7 @@ export async function transfer(
   const refuse = (key: string, error: unknown) => {
     outcome.refused++;
     progress.pause();
-    stderr.write(`Not transferred: session ${JSON.stringify(key)}: ${why(error)}\n`);
+    stderr.write(`Not copied: session ${JSON.stringify(key)}: ${why(error)}\n`);
   };
 
   /** The entries of a batch that are to be written. */
@@ -237,10 +237,10 @@ export function conclude(
   const way = `from ${source.title} to ${target.title}`;
   say(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
   if (present > 0) {
-    const kept = overwrite ? "" : "; --overwrite replaces them";
-    say(`${count(present, "session was", "sessions were")} there already and stayed${kept}.`);
+    const skipped = `${dryRun ? "Would skip" : "Skipped"} ${count(present, "session")}`;
+    say(`${skipped} that TO already has; --overwrite replaces such sessions.`);
   }
-  if (expired > 0) say(`${count(expired, "session")} had expired and stayed behind.`);
+  if (expired > 0) say(`Left out ${count(expired, "expired session")}.`);
   for (const line of tally.sentences()) say(line);
   if (broken.length > 0) {
     const them = count(broken.length, "session", "sessions");
@@ -249,12 +249,14 @@ export function conclude(
   }
   if (interrupted) {
     throw new Failure(
-      "Interrupted; the same command goes on from there, unless it has --overwrite",
+      overwrite
+        ? "Interrupted; with --overwrite the same command starts again from the beginning"
+        : "Interrupted; run the same command again to continue",
       exit.interrupted,
     );
   }
   if (refused > 0) {
-    throw new Failure(`${count(refused, "session was", "sessions were")} not transferred`);
+    throw new Failure(`${count(refused, "session was", "sessions were")} not copied`);
   }
   return exit.ok;
 }

@@ -1,12 +1,12 @@
 /**
- * The command line: copies, exports, imports and looks after stored sessions.
+ * The command line: copies, exports, imports, checks and deletes stored sessions.
  *
  * ```shell
  * npx @telegraf/session copy ./sessions.sqlite postgres://localhost/bot
  * deno run -A jsr:@telegraf/session/cli --help
  * ```
  *
- * To import this module is to run it.
+ * Importing this module runs the command line.
  *
  * @module
  */
@@ -57,7 +57,7 @@ const program = new Command("telegraf-session")
 type Options = Record<string, unknown>;
 type Run = (args: string[], context: Context, options: Options) => Promise<number>;
 
-/** Adds a command with these arguments; what it returns is the exit code. */
+/** Adds a command. `usage` is its name and its arguments; `run` returns the exit code. */
 function command(usage: string, summary: string, run: Run, notes = ""): Command {
   const [name, ...args] = usage.split(" ");
   const command = program.command(name!).description(summary).addHelpText("after", notes + urls)
@@ -81,7 +81,7 @@ const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   allKeys: allKeys === true,
 });
 
-/** Options of what writes sessions. */
+/** Adds the options of commands that write sessions. */
 function writing(command: Command): Command {
   return command
     .option("--dry-run", "print what would be done, and change nothing")
@@ -137,14 +137,14 @@ command(
   ([url], context) => doctor(url!, context),
 );
 
-// The second Ctrl-C ends it immediately.
+// Only the first Ctrl-C is handled, so a second one ends the process immediately.
 process.once("SIGINT", () => aborter.abort());
 program.parseAsync().catch((error) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exit.usage;
   else {
     process.exitCode = error instanceof Failure ? error.code : exit.failed;
     process.stderr.write(`${sentence(error)}\n`, () => {
-      // A connection or standard input that it no longer waits for would keep it from ending.
+      // Standard input or an abandoned connection would keep the process alive.
       if (process.exitCode === exit.interrupted) process.exit();
     });
   }

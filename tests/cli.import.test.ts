@@ -1,4 +1,4 @@
-/** `import` of what other packages wrote, written by those packages. */
+/** `import` of sessions that other packages stored, with those packages themselves. */
 
 import { FileAdapter } from "@grammyjs/storage-file";
 import { MongoDBAdapter } from "@grammyjs/storage-mongodb";
@@ -18,12 +18,12 @@ import RedisSession from "telegraf-session-redis";
 import { cli, kinds } from "./cli.ts";
 import { place, serverUrl } from "./servers.ts";
 
-/** What is imported into each database, by key. */
+/** The sessions that a database must have after the import, by key. */
 type Expected = Record<string, unknown>;
 
 const [sqlite] = kinds.filter(({ name }) => name === "SQLite");
 
-/** Imports into each database in turn. */
+/** Imports into one database after the other. */
 async function imports(
   format: string,
   source: string,
@@ -43,7 +43,7 @@ async function imports(
   }
 }
 
-/** What Telegraf and grammY keep per user and per chat. */
+/** A session, as Telegraf or grammY stores it. */
 const session = { name: "Zoë", cart: [{ id: 1 }] };
 
 describe("import", { timeout: 600_000 }, () => {
@@ -94,10 +94,10 @@ describe("import", { timeout: 600_000 }, () => {
       await other.set(`${before}:counter`, "5");
       await other.set(`${before}:text`, "hello");
       await other.hSet(`${before}:hash`, "a", "b");
-      // Other programs keep JSON there as well: a job queue, a web site.
+      // Other programs store JSON there as well: a job queue, a web site.
       await other.set(`${before}:bull:mails:7`, '{"attempts":1}');
       await other.set(`${before}:sess:xyz`, '{"cookie":{}}');
-      await other.set(`${before}:3:3`, "[1]"); // of that form, but no session
+      await other.set(`${before}:3:3`, "[1]"); // not a JSON object
       const base = url.href.replace(/\/$/, "") + "/1";
       await imports(
         "telegraf-session-redis",
@@ -118,7 +118,7 @@ describe("import", { timeout: 600_000 }, () => {
       assert.deepEqual([...raw.keys()].toSorted(), keys);
       const { expires = 0 } = raw.get("1:1")!;
       assert.ok(expires > Date.now() && expires < Date.now() + 1_000_000);
-      // Without a prefix, which the package does not have, the keys of this test are others'.
+      // Without a prefix in the URL, the other keys of this test do not have the right form.
       await other.set("77:77", '{"n":77}');
       await other.set(`telegraf:${before}`, '{"ours":true}');
       await using to = sqlite!.place();
@@ -266,7 +266,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("says what is not there, or is of another kind", async () => {
+  it("reports a table that is missing, and a database of the wrong kind", async () => {
     await using to = sqlite!.place();
     const run = (...args: string[]) => cli("import", "--format", ...args, to.url);
     const table = await run("grammy-psql", `${serverUrl("postgres")}?table=${place()}`);

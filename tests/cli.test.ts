@@ -1,4 +1,4 @@
-/** The command line: every command on every database. */
+/** Every command of the command line, on every database. */
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -30,14 +30,14 @@ const day = 24 * 60 * 60 * 1000;
 const kind = (name: string) => kinds.find((kind) => kind.name === name)!;
 const text = kind("SQLite");
 
-/** Expects a run that ends well, and returns what it printed. */
+/** Expects exit code 0, and returns what was printed. */
 async function ok(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await cli(...args);
   assert.equal(code, 0, stdout + stderr);
   return stdout;
 }
 
-/** Expects a run that ends with this code and says only this. */
+/** Expects this exit code, and only this message. */
 async function fails(code: number, message: RegExp, ...args: string[]): Promise<void> {
   const run = await cli(...args);
   assert.equal(run.code, code, run.stdout + run.stderr);
@@ -46,7 +46,7 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
   assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
 }
 
-/** A terminal; `read` gets each text that is written to it. */
+/** A terminal; `read` is called with each text that is written to it. */
 function terminal(read: (text: string) => unknown) {
   return {
     isTTY: true,
@@ -82,12 +82,12 @@ function sqliteContext(own: Partial<Context>): Context {
   };
 }
 
-/** Ctrl-C. Deno's `child.kill` would close standard input as well, and hide the exit code. */
+/** Sends Ctrl-C. `child.kill` of Deno would also close standard input and hide the exit code. */
 function interrupt(child: ReturnType<typeof start>): void {
   process.kill(child.pid!, "SIGINT");
 }
 
-/** Two sessions, one of which expires, and one that has. */
+/** Stores a session that never expires, one that expires later, and one that has expired. */
 function three(place: Place): Promise<void> {
   return place.fill([
     ["1:1", { name: "Zoë" }],
@@ -156,7 +156,7 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(Math.abs(after.get("2:2")!.expires! - before.get("2:2")!.expires!) < 1_000);
     });
 
-    it(`${name} import refuses a bad line by its number, and takes the others`, async () => {
+    it(`${name} import reports invalid lines by their numbers, and imports the others`, async () => {
       await using here = place();
       const input = [
         '{"key":"1:1","session":{"n":1}}',
@@ -182,7 +182,7 @@ for (const { name, place, prunes } of kinds) {
       assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "7:7"]);
     });
 
-    it(`${name} copy keeps what is there, and replaces it when told so`, async () => {
+    it(`${name} copy skips existing sessions, and replaces them with --overwrite`, async () => {
       await using from = text.place();
       await using to = place();
       await from.fill([["1:1", { n: 1 }], ["2:2", { n: 1 }]]);
@@ -208,7 +208,7 @@ for (const { name, place, prunes } of kinds) {
       const run = await pipe('{"key":"1:1","session":1}', "import", "--dry-run", "-", to.url);
       assert.match(run.stdout, /^Would copy 1 session/);
       if (name !== "Redis" && name !== "MongoDB") {
-        await fails(1, /has no table|There is no file/, "stats", to.url); // was not made
+        await fails(1, /has no table|There is no file/, "stats", to.url); // was not created
       }
       await to.fill([["1:1", { n: 0 }]]);
       assert.match(await ok("copy", "--dry-run", from.url, to.url), /^Would copy 1 session /);
@@ -227,7 +227,7 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(!(await to.raw()).has("3:3"));
     });
 
-    it(`${name} doctor finds nothing wrong, and changes nothing`, async () => {
+    it(`${name} doctor finds no problem, and changes nothing`, async () => {
       await using here = place();
       await three(here);
       const before = await here.raw();
@@ -262,8 +262,8 @@ for (const { name, place, prunes } of kinds) {
   });
 }
 
-describe("upstream's data on the command line", { timeout: 600_000 }, () => {
-  /** Runs everything that only looks. */
+describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 }, () => {
+  /** Runs all commands that change nothing. */
   async function look(url: string): Promise<string> {
     await ok("stats", url);
     await ok("export", url);
@@ -483,7 +483,7 @@ describe("the command line", { timeout: 600_000 }, () => {
       const reader = await doctor(`GRANT SELECT ON "${table}" TO ${role}`);
       assert.match(reader, /✓ read all sessions: 1 session\n✗ write a session: .*den/);
       assert.match(reader, /✗ set the expiry .*: .*denied.*\n✗ delete a session: .*denied/);
-      // A role that may change sessions, but not insert new ones.
+      // This role may change sessions, and may not insert them.
       const changer = await doctor(`GRANT UPDATE, DELETE ON "${table}" TO ${role}`);
       assert.match(changer, /✗ write a session: .*denied.*\n✓ set the expiry .*\n✓ delete .*\n$/);
       await using to = text.place();
@@ -655,7 +655,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(stderr, /^Interrupted; run the same command again to continue/m);
   });
 
-  it("Ctrl-C ends doctor and stats without a word about a part of the sessions", async () => {
+  it("Ctrl-C ends doctor and stats without a result for a part of the sessions", async () => {
     await using here = text.place();
     await here.fill(
       Array.from({ length: 2_000 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]),
@@ -663,7 +663,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     for (const command of [doctor, stats]) {
       const aborter = new AbortController();
       let stdout = "";
-      // The bar counts sessions before their values are read; then comes the first of its own.
+      // The sessions are counted before the bar appears, so the first text with a number is a batch.
       const stderr = terminal((shown) => /[1-9]\d* of 2000/.test(shown) && aborter.abort());
       const context = sqliteContext({
         stdout: { write: (text) => stdout += text },
@@ -675,7 +675,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("a session that the other database does not take fails alone", async () => {
+  it("a session that the other database refuses fails alone", async () => {
     await using from = kind("Redis").place();
     await using to = kind("PostgreSQL").place();
     const sessions = Array.from({ length: 200 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]);
@@ -690,7 +690,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.equal((await to.raw()).size, 200);
   });
 
-  it("Ctrl-C ends a copy, and the same command goes on", async () => {
+  it("Ctrl-C ends a copy, and the same command continues it", async () => {
     await using from = text.place();
     await using to = kind("PostgreSQL").place();
     const total = 60_000;
@@ -750,7 +750,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.equal(await ok("--version"), `${version}\n`);
   });
 
-  it("--timeout is how long opening may take", async () => {
+  it("--timeout limits the time for opening", async () => {
     const down = "postgres://user:s3cret@127.0.0.1:1/bot";
     await fails(
       1,
@@ -763,7 +763,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     for (const wrong of ["x", "0", "-1", ""]) {
       await fails(2, /^--timeout must be a number of seconds/, "stats", down, "--timeout", wrong);
     }
-    // A server that sleeps refuses connections for longer than the 10 s that are the default.
+    // A server that has to wake up refuses connections for longer than the default of 10 s.
     const { hostname, port } = new URL(serverUrl("postgres"));
     let refused = 0;
     const sleepy = createServer((near) => {
@@ -784,7 +784,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("a place without a scheme is told how to begin", async () => {
+  it("an address without a scheme is answered with the right beginning", async () => {
     const begin = (place: string, hint: RegExp) => fails(2, hint, "stats", place);
     await begin(
       "localhost:6379",
@@ -802,7 +802,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     await begin("redis:localhost", /^A redis: URL must begin with redis:\/\/\n$/);
   });
 
-  it("a driver that is missing under npx is told with the command that works there", () => {
+  it("under npx, a missing driver is reported with a command that works there", () => {
     const npx = ["copy", "redis://:s3cret@localhost", "postgres://localhost/bot"];
     const { message } = missingDriver("PostgreSQL", "pg", sqliteContext({ npx }));
     assert.match(message, /; run: npx -p @telegraf\/session -p redis -p pg telegraf-session …$/);

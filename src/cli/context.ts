@@ -1,5 +1,5 @@
 /**
- * What commands are given, and how they say that something went wrong.
+ * The context in which commands run, and how they report failures.
  *
  * @module
  */
@@ -9,37 +9,37 @@ import { reason } from "../errors.ts";
 import type { StoreFactory } from "../store.ts";
 import type { Kind } from "./database.ts";
 
-/** A stream of text that may be a terminal: `process.stderr`, say. */
+/** A text stream that may be a terminal, for example `process.stderr`. */
 export interface Output {
   readonly isTTY?: boolean;
   write(text: string, done?: () => void): unknown;
 }
 
-/** What a command works with. */
+/** Everything that a command needs besides its arguments. */
 export interface Context {
-  /** Loads the factory of a database, and with it the driver. */
+  /** Loads the factory of each database; most of these modules load the driver as well. */
   // deno-lint-ignore no-explicit-any
   readonly factories: { readonly [Name in Kind]: () => Promise<StoreFactory<any>> };
-  /** Loads the drivers that are used without a store. */
+  /** Loads drivers, for commands that use one without a store. */
   // deno-lint-ignore no-explicit-any
   readonly drivers: { readonly [Name in "mongodb" | "pg" | "mysql"]: () => Promise<any> };
-  /** Data. */
+  /** For results. */
   readonly stdout: Output;
-  /** Progress and what went wrong. */
+  /** For progress, warnings and errors. */
   readonly stderr: Output;
   readonly stdin: AsyncIterable<Uint8Array>;
-  /** Aborts when the user wants to stop. */
+  /** Aborts after Ctrl-C. */
   readonly signal: AbortSignal;
-  /** How long opening a database may take, in ms. */
+  /** The time limit for opening a database, in ms. */
   readonly timeout: number;
   /** The arguments of the program, if npx runs it from its cache. */
   readonly npx?: readonly string[];
 }
 
-/** How the program ends. */
+/** The exit codes. */
 export const exit = { ok: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
-/** Something that the user is told in one sentence. */
+/** An error whose message is printed as it is, without a stack. */
 export class Failure extends Error {
   readonly code: number;
 
@@ -55,9 +55,9 @@ export function interruption(): Failure {
 }
 
 /**
- * The result of work that changes nothing, unless the user stops the command before it is there.
+ * Runs work that changes nothing. After Ctrl-C, stops waiting for its result.
  *
- * @throws {Failure} when the user stops the command.
+ * @throws {Failure} after Ctrl-C.
  */
 export async function unlessInterrupted<T>(
   signal: AbortSignal,
@@ -69,7 +69,7 @@ export async function unlessInterrupted<T>(
     if (signal.aborted) stop();
     else signal.addEventListener("abort", stop, { once: true });
   });
-  stopped.catch(() => {}); // it may reject after the race
+  stopped.catch(() => {}); // a rejection after the race is not an error
   try {
     return await (signal.aborted ? stopped : Promise.race([work(), stopped]));
   } finally {
@@ -77,15 +77,15 @@ export async function unlessInterrupted<T>(
   }
 }
 
-/** What went wrong, in one sentence without credentials. */
+/** The message of an error, in one sentence without credentials. */
 export function sentence(error: unknown): string {
   return error instanceof Failure ? error.message : reason(error);
 }
 
 /**
- * A time that the user gives in seconds, in ms.
+ * Converts the value of `--timeout` from seconds to ms.
  *
- * @throws {Failure} for an invalid time.
+ * @throws {Failure} if the value is invalid.
  */
 export function seconds(text: string): number {
   const number = Number(text);
@@ -94,12 +94,12 @@ export function seconds(text: string): number {
   throw new Failure(`--timeout must be ${expected}, but is "${text}"`, exit.usage);
 }
 
-/** A number of things, as `1 session` or `2,000 sessions`. */
+/** Formats a number of things, as `1 session` or `2,000 sessions`. */
 export function count(number: number, thing: string, things = `${thing}s`): string {
   return `${number.toLocaleString("en")} ${number === 1 ? thing : things}`;
 }
 
-/** Bytes, as `2.5 MB`. */
+/** Formats a number of bytes, as `2.5 MB`. */
 export function bytes(number: number): string {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   let unit = 0;
@@ -110,7 +110,7 @@ export function bytes(number: number): string {
   return `${unit === 0 ? number : number.toFixed(1)} ${units[unit]}`;
 }
 
-/** Keys for a message: the first few, quoted. */
+/** Formats keys for a message: quotes the first five, and counts the others. */
 export function some(keys: readonly string[]): string {
   const shown = keys.slice(0, 5).map((key) => JSON.stringify(key)).join(", ");
   return keys.length > 5 ? `${shown} and ${count(keys.length - 5, "other")}` : shown;

@@ -1,6 +1,6 @@
 /**
- * Sessions on their way from one form to another: what JSON has no form for becomes something else,
- * and is counted.
+ * Converts stored sessions between codecs. Values that JSON cannot express are replaced, and the
+ * replacements are counted.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import type { Codec } from "../backend.ts";
 import { document } from "../document.ts";
 import { count } from "./context.ts";
 
-/** How many values became something else, by what they were and became. */
+/** Counts replaced values, by what they were and what they became. */
 export class Tally {
   readonly #counts = new Map<string, number>();
 
@@ -18,7 +18,7 @@ export class Tally {
     this.#counts.set(change, (this.#counts.get(change) ?? 0) + 1);
   }
 
-  /** A sentence for each change. */
+  /** One sentence for each kind of replacement. */
   sentences(): string[] {
     return [...this.#counts].map(([change, number]) => {
       const [thing, became] = change.split(" > ") as [string, string];
@@ -27,7 +27,7 @@ export class Tally {
   }
 }
 
-/** What brings values from one codec to another. */
+/** Makes a function that converts stored values from one codec to another. */
 export function converter(
   from: Codec<unknown>,
   to: Codec<unknown>,
@@ -40,14 +40,18 @@ export function converter(
   };
 }
 
-/** The session of a stored value, as JSON text. */
+/**
+ * Converts a stored value to JSON text.
+ *
+ * @throws {SyntaxError} if the value is text that is not JSON.
+ */
 export function text(codec: Codec<unknown>, value: unknown, tally: Tally): string {
   const json = codec === document ? JSON.stringify(plain(value, tally)) : value as string;
-  JSON.parse(json); // for what it throws
+  JSON.parse(json); // throws if it is invalid
   return json;
 }
 
-/** A value of BSON as JSON can have it. */
+/** Replaces what JSON cannot express in a value of BSON. */
 function plain(value: unknown, tally: Tally): unknown {
   if (typeof value === "bigint") return became(value.toString(), "64-bit number > text", tally);
   if (typeof value === "number" && !Number.isFinite(value)) {
@@ -69,7 +73,7 @@ function plain(value: unknown, tally: Tally): unknown {
   );
 }
 
-/** A value of one of the driver's own types. */
+/** A value of a type that the MongoDB driver defines. */
 interface Typed {
   readonly _bsontype: string;
   readonly buffer?: Uint8Array;
@@ -88,7 +92,7 @@ function became<T>(value: T, change: string, tally: Tally): T {
   return value;
 }
 
-/** How many bytes a stored value has. */
+/** The size of a stored value, in bytes. */
 export function sizeOf(codec: Codec<unknown>, value: unknown): number {
   return codec === document ? codec.size(value) : Buffer.byteLength(value as string);
 }

@@ -37,11 +37,11 @@ export async function copy(
   return conclude(outcome, batches, target, mode, started, context);
 }
 
-/** Whether what is copied would be copied again. */
+/** Whether FROM and TO share sessions: then `copy` would read what it has just written. */
 function overlap(from: Location, to: Location): boolean {
   if (from.kind !== to.kind || from.title !== to.title) return false;
   const [here, there] = [placesOf(from), placesOf(to)];
-  // The keys of a prefix are among those of a shorter one.
+  // If a prefix begins with a shorter one, its keys also belong to the shorter one.
   if (from.kind === "redis") return there.prefix!.startsWith(here.prefix!);
   return Object.keys(here).every((place) => here[place] === there[place]);
 }

@@ -1,5 +1,5 @@
 /**
- * A database by its URL, past the store: stored values travel as they are.
+ * Opens the database of a URL without a store, so that stored values can be copied unchanged.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { expired } from "../queue.ts";
 import { backendOf } from "../store.ts";
 import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
 
-/** The databases, by the names of their entries. */
+/** The supported databases, by the names of the modules that have their factories. */
 const kinds = {
   redis: {
     title: "Redis",
@@ -49,22 +49,22 @@ const kinds = {
 
 export type Kind = keyof typeof kinds;
 
-/** Where sessions are. */
+/** Where sessions are stored. */
 export interface Location {
   readonly kind: Kind;
-  /** What the driver is given: a URL, or the name of a file. */
+  /** The URL for the driver, without our own parameters; for SQLite, the name of the file. */
   readonly url: string;
   /** The table, collection, prefix or schema that the URL names. */
   readonly places: { readonly [name: string]: string };
-  /** For people, without credentials. */
+  /** A name for messages, without credentials. */
   readonly title: string;
 }
 
 /**
- * Reads a URL. Our own parameters are taken out of its text, for not every driver's URLs are ones
- * that `URL` can read.
+ * Parses a URL, or the name of an SQLite file. Our own parameters are cut out of the text, because
+ * `URL` cannot parse the URLs of every driver: those of MongoDB may name several hosts.
  *
- * @throws {Failure} for one that is none.
+ * @throws {Failure} if the text does not name a database.
  */
 export function locate(text: string): Location {
   const scheme = /^([a-z][a-z\d+.-]+):/i.exec(text)?.[1]?.toLowerCase();
@@ -111,7 +111,7 @@ export function locate(text: string): Location {
   return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
 }
 
-/** Says why a text names no database, without the part that may be a password. */
+/** The message for a text that does not name a database, without a part that may be a password. */
 function unknownPlace(text: string, scheme: string | undefined): string {
   const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
   if (host !== undefined) {
@@ -129,7 +129,7 @@ function unknownPlace(text: string, scheme: string | undefined): string {
     'write "sqlite:" before other file names';
 }
 
-/** How URLs begin, by the port on which servers usually listen. */
+/** The beginning of a URL, by the default port of the server. */
 const ports: Record<string, string | undefined> = {
   6379: "redis://",
   27017: "mongodb://",
@@ -155,13 +155,13 @@ function decoded(text: string): string {
  */
 export type Purpose = "read" | "change" | "look" | "probe" | "fill";
 
-/** How long an operation may take, in ms, retries included: batches are large. */
+/** The time limit of an operation, in ms, including retries. It is long because batches are large. */
 const patience = 60_000;
 
 /** An open database. */
 export class Database implements AsyncDisposable {
   readonly title: string;
-  /** What the schema is like; of a database that has none, and after `fill`, nothing. */
+  /** The state of the schema; `undefined` for a database without a schema, and after `fill`. */
   readonly plan: Plan | undefined;
   readonly #backend: Backend<unknown>;
   readonly #connection: Connection<unknown>;
@@ -183,8 +183,8 @@ export class Database implements AsyncDisposable {
   /**
    * Opens a database.
    *
-   * @param warn is told what does not keep the database from working.
-   * @throws {Failure} when that cannot be, or the user stops the command.
+   * @param warn called with problems that do not prevent opening.
+   * @throws {Failure} if the database cannot be opened, and after Ctrl-C.
    */
   static async open(
     { kind, url, places, title }: Location,
@@ -199,7 +199,7 @@ export class Database implements AsyncDisposable {
     if (!there && !mayMiss) throw new Failure(`There is no file ${url}`);
     const options = kind === "sqlite"
       ? { filename: there ? url : ":memory:" }
-      : { url, ...(kind === "pg" && { prepare: false }) }; // behind any pooler
+      : { url, ...(kind === "pg" && { prepare: false }) }; // works behind any pooler
     let plan = undefined as Plan | undefined;
     let backend: Backend<unknown> | undefined;
     try {
@@ -213,7 +213,8 @@ export class Database implements AsyncDisposable {
     } catch (error) {
       if (plan?.exists !== false || signal.aborted) {
         const closed = backend?.close();
-        if (signal.aborted) Promise.resolve(closed).catch(() => {}); // it may wait for a server
+        // After Ctrl-C it is not awaited, because it may wait for a server.
+        if (signal.aborted) Promise.resolve(closed).catch(() => {});
         else await closed;
         throw explained(error, kind, title, context);
       }
@@ -234,17 +235,17 @@ export class Database implements AsyncDisposable {
     return this.#backend.limits;
   }
 
-  /** Whether there is no table or collection. */
+  /** Whether the table or collection does not exist. */
   get missing(): boolean {
     return this.plan?.exists === false;
   }
 
-  /** Whether expired sessions are there until somebody deletes them. */
+  /** Whether expired sessions stay in the database until `prune` deletes them. */
   get prunes(): boolean {
     return this.#backend.prune !== undefined;
   }
 
-  /** All entries without their values, page by page, none twice in one page. */
+  /** All entries without their values, in pages. A table without a unique key may repeat keys. */
   async *pages(): AsyncGenerator<Page["entries"]> {
     let start: string | undefined;
     if (this.missing) return;
@@ -255,20 +256,20 @@ export class Database implements AsyncDisposable {
     } while (start !== undefined);
   }
 
-  /** The entries that exist, each once. */
+  /** The entries that exist; of duplicates, the one that an upgrade would keep. */
   async read(keys: string[]): Promise<Entry<unknown>[]> {
     if (this.missing || keys.length === 0) return [];
     const some = [...new Set(keys)];
     const entries = await this.#look((connection, signal) => connection.read(some, signal));
-    // Of duplicates the last one counts.
+    // The last of the duplicates is the one that an upgrade keeps.
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
 
   /**
-   * Inserts or overwrites.
+   * Inserts or overwrites entries.
    *
-   * @param fresh whether none was there a moment ago.
-   * @param limit how long it may take, in ms.
+   * @param fresh whether none of them existed a moment ago.
+   * @param limit the time limit, in ms.
    */
   write(entries: Entry<unknown>[], fresh: boolean, limit?: number): Promise<void> {
     return this.#do((connection, signal) => connection.write(entries, signal, fresh), limit);
@@ -282,7 +283,7 @@ export class Database implements AsyncDisposable {
     return this.#do((connection, signal) => connection.remove(keys, signal), limit);
   }
 
-  /** Deletes some entries that have expired, and returns how many. */
+  /** Deletes a batch of expired entries, and returns their number. */
   prune(): Promise<number> {
     return this.#do((connection, signal) => connection.prune(signal));
   }
@@ -295,19 +296,19 @@ export class Database implements AsyncDisposable {
     return this.close();
   }
 
-  /** Changes something. Ctrl-C does not end it, so that the user hears whether it was done. */
+  /** Runs a change. Ctrl-C does not abort it, so that its outcome is known and can be reported. */
   async #do<T>(work: Work<T>, limit = patience, signal?: AbortSignal): Promise<T> {
     const connection = this.#connection;
     try {
       return await timed(limit, connection, (signal) => work(connection, signal), signal);
     } catch (error) {
-      if (error instanceof StoreError) throw error; // about an entry
+      if (error instanceof StoreError) throw error; // concerns one entry: the caller reports it
       if (error instanceof Failure && error.code === exit.interrupted) throw error;
       throw new Failure(`${this.title}: ${sentence(error)}`);
     }
   }
 
-  /** Changes nothing, and ends when the user stops the command. */
+  /** Runs work that changes nothing; Ctrl-C aborts it. */
   #look<T>(work: Work<T>): Promise<T> {
     return this.#do(work, patience, this.#signal);
   }
@@ -320,7 +321,7 @@ export function titleOf(kind: Kind): string {
   return kinds[kind].title;
 }
 
-/** Says which package is missing, where one is. */
+/** Turns an error of opening into a message. If the driver is missing, says how to install it. */
 function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
   if (error instanceof Failure && error.code === exit.interrupted) return error;
   const { driver, title: name } = kinds[kind];
@@ -331,7 +332,7 @@ function explained(error: unknown, kind: Kind, title: string, context: Context):
   return new Failure(`${title}: ${sentence(error)}`);
 }
 
-/** Whether a package is not installed; the store may have wrapped the error that says so. */
+/** Whether the error, or one of its causes, says that the driver is not installed. */
 export function isMissing(error: unknown, driver: string): boolean {
   const { code, message = "", cause } = Object(error) as {
     code?: unknown;
@@ -343,11 +344,11 @@ export function isMissing(error: unknown, driver: string): boolean {
     cause !== undefined && isMissing(cause, driver);
 }
 
-/** What to do about a driver that is not installed. */
+/** The failure for a driver that is not installed, with the command that helps. */
 export function missingDriver(name: string, driver: string, { npx }: Context): Failure {
   const needs = `${name} needs the package "${driver}", which is not installed; run`;
   if (npx === undefined) return new Failure(`${needs}: npm install ${driver}`);
-  // Those of the other URLs as well: npx has no others than it is told.
+  // npx installs only the packages that are named, so name the drivers of the other URLs as well.
   const schemes = npx.map((argument) => /^([a-z][a-z\d+.-]+):/i.exec(argument)?.[1] ?? "");
   const others = Object.values(kinds).filter(({ driver: other, schemes: known }) =>
     other === driver || other !== "better-sqlite3" && schemes.some((scheme) => known.test(scheme))
@@ -360,13 +361,13 @@ export function missingDriver(name: string, driver: string, { npx }: Context): F
   return new Failure(`${needs}: npx -p @telegraf/session${packages} telegraf-session …`);
 }
 
-/** The table, collection or prefix, in words. */
+/** Names the table, collection or prefix in a message, as `table "sessions"`. */
 export function describe(kind: Kind, places: Location["places"]): string {
   const [[place, name]] = Object.entries(placesOf({ kind, places })) as [[string, string]];
   return `${place} "${name}"`;
 }
 
-/** Where its sessions are, also where the URL does not say so. */
+/** The table, collection, prefix or schema; the default for each that the URL does not name. */
 export function placesOf(
   { kind, places }: Pick<Location, "kind" | "places">,
 ): { readonly [name: string]: string | undefined } {
@@ -374,9 +375,9 @@ export function placesOf(
 }
 
 /**
- * Does work within a time.
+ * Runs work with a time limit.
  *
- * @param interrupt ends it before.
+ * @param interrupt aborts it earlier.
  */
 async function timed<T>(
   timeout: number,

@@ -14,10 +14,10 @@ import { progressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { decodes, sourceOf } from "./transfer.ts";
 
-/** How long each thing that a bot does may take, in ms. */
+/** The time limit of each change, in ms: the default of a store. */
 const patience = 10_000;
 
-/** Looks whether a store would work on the database, and leaves it as it is. */
+/** Checks whether a store would work on the database. Leaves the database as it was. */
 export async function doctor(url: string, context: Context): Promise<number> {
   const { signal, stdout } = context;
   const location = locate(url);
@@ -63,7 +63,7 @@ export async function doctor(url: string, context: Context): Promise<number> {
   }
   return wrong === 0 ? exit.ok : exit.failed;
 
-  /** Looks whether the first operation of a store will succeed. */
+  /** Checks whether the first operation of a store can create or upgrade the schema. */
   async function change(plan: Plan): Promise<string | void> {
     try {
       await checkPlan(location, plan, context);
@@ -74,9 +74,9 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
   }
 
-  /** Writes, reads, renews and deletes a session of its own, as a bot does. */
+  /** Writes, reads, renews and deletes a test session, as a bot does. */
   async function tryAll(database: Database): Promise<void> {
-    const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables take 32 characters
+    const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables have room for 32 characters
     const { codec } = database;
     const session = () => codec.encode({ doctor: true });
     // If the process is killed before it deletes the session, the session expires.
@@ -116,7 +116,7 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
   }
 
-  /** Reads all sessions. */
+  /** Reads all sessions, and reports duplicate keys and sessions that cannot be decoded. */
   async function inspect(database: Database): Promise<string> {
     let sessions = 0;
     let last: string | undefined;

@@ -19,7 +19,7 @@ import { Database, locate } from "./database.ts";
 import { progress } from "./progress.ts";
 import { sourceOf } from "./transfer.ts";
 
-/** Writes all sessions as lines of JSON. */
+/** Prints each session as one line of JSON. */
 export async function exportLines(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
   await using database = await Database.open(locate(url), "read", context);
@@ -46,7 +46,7 @@ export async function exportLines(url: string, context: Context): Promise<number
       shown.add(entries.length);
     }
   } catch (error) {
-    if (!signal.aborted) throw error; // after Ctrl-C the exported sessions are counted
+    if (!signal.aborted) throw error; // after Ctrl-C, still report what was exported
   }
   stderr.write(`Exported ${count(exported, "session")} from ${database.title}.\n`);
   for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);
@@ -63,7 +63,7 @@ function line(key: string, json: string, expires: number | undefined): string {
   return `{"key":${JSON.stringify(key)},"session":${session}${end}\n`;
 }
 
-/** Waits until it is taken, so that it does not pile up in memory. */
+/** Waits until the output has taken the text, so that text does not pile up in memory. */
 function written(output: Output, text: string): Promise<void> {
   return new Promise((resolve) => {
     if (text === "") resolve();

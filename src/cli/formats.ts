@@ -1,5 +1,6 @@
 /**
- * What `import` reads: lines of JSON as `export` writes them, and what other packages wrote.
+ * The formats that `import` reads: lines of JSON, as `export` prints them, and the storage of other
+ * packages.
  *
  * @module
  */
@@ -23,13 +24,13 @@ import {
 } from "./database.ts";
 import { sourceOf } from "./transfer.ts";
 
-/** A session, an entry that cannot be read, or the number of entries of other programs. */
+/** A session, an entry that cannot be read, or the number of ignored entries. */
 export type Found =
   | Entry<unknown>
   | { readonly where: string; readonly error: unknown }
   | Others;
 
-/** Entries in the same place that the package did not write. */
+/** Entries that are ignored because other programs wrote them. */
 export interface Others {
   readonly others: number;
   /** The word for one of them: `key`, `document`. */
@@ -38,24 +39,24 @@ export interface Others {
   readonly imported: string;
 }
 
-/** One way to store sessions. */
+/** How a package stores sessions. */
 export interface Format {
-  /** What it reads, for people. */
+  /** What SOURCE must be, for `--help`. */
   readonly source: string;
-  /** The key that Telegraf gives such a session, if it has one. */
+  /** Converts a key to the form that Telegraf uses; `undefined` if that is impossible. */
   readonly key?: (key: string) => string | undefined;
-  /** @param all whether it takes sessions under any key. */
+  /** @param all whether to read sessions under any key. */
   read(source: string, context: Context, all: boolean): AsyncIterable<Found>;
 }
 
-/** Chat and user the other way round. */
+/** Converts `<chat id>:<user id>`. */
 const swapped = (key: string) =>
   /^(-?\d+):(\d+)$/.test(key) ? key.split(":").reverse().join(":") : undefined;
 
-/** grammY keeps one session per chat; that of a private chat is that of its user. */
+/** Converts grammY's `<chat id>`, which is also the user id in a private chat. */
 const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
 
-/** The formats, by the packages that wrote them. */
+/** The formats, by the values of `--format`. */
 export const formats: { readonly [name: string]: Format } = {
   "jsonl": { source: "FILE, or - for standard input", read: lines },
   "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
@@ -85,7 +86,7 @@ export const formats: { readonly [name: string]: Format } = {
   },
 };
 
-/** Lines of JSON, from a file or what is piped in. */
+/** Lines of JSON, from a file or from standard input. */
 async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   const input = file === "-" ? Readable.from(stdin) : createReadStream(file);
   let failure: Error | undefined;
@@ -104,7 +105,7 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
       yield { where: `line ${number}`, error };
     }
   }
-  // Ctrl-C ends the other command of a pipe as well, so that the end of input may come first.
+  // Ctrl-C also ends the other command of a pipe, so the input may end before our signal arrives.
   if (file === "-") await wait(100);
   if (failure !== undefined) throw new Failure(`Cannot read ${file}: ${sentence(failure)}`);
 }
@@ -125,7 +126,7 @@ function parsed(line: string): Entry<unknown> {
   return { key, value: session, expires: expires as number | undefined };
 }
 
-/** lowdb's file: `{ "sessions": [{ "id": …, "data": … }] }`. */
+/** The file of lowdb: `{ "sessions": [{ "id": …, "data": … }] }`. */
 async function* local(file: string): AsyncGenerator<Found> {
   const { sessions } = await json(file) as { sessions?: unknown };
   if (!Array.isArray(sessions)) {
@@ -140,7 +141,7 @@ async function* local(file: string): AsyncGenerator<Found> {
   }
 }
 
-/** A file per session, in a folder called after the end of its key. */
+/** One file per session, in a subfolder that is named after the end of its key. */
 async function* folder(path: string): AsyncGenerator<Found> {
   const folders = await readdir(path).catch((error) => {
     throw new Failure(`Cannot read ${path}: ${sentence(error)}`);
@@ -166,11 +167,11 @@ async function json(file: string): Promise<unknown> {
 }
 
 /**
- * JSON objects under bare keys, unless the URL has a prefix.
+ * JSON objects under keys without a prefix, unless the URL has one.
  *
- * @param theirs the form of the keys that the package writes. Other programs keep JSON in that Redis
- * as well, such as the jobs of a queue.
- * @param example such a key, for messages.
+ * @param theirs matches the keys that the package writes. Other programs may store JSON in the same
+ * database, for example a job queue.
+ * @param example a key that matches, for messages.
  */
 function redis(theirs: RegExp, example: string): Format["read"] {
   return async function* (url, context, all) {
@@ -197,7 +198,7 @@ function redis(theirs: RegExp, example: string): Format["read"] {
   };
 }
 
-/** The object that a text is as JSON, if it is one. */
+/** Parses JSON; `undefined` if it is not an object. */
 function objectOf(json: string): object | undefined {
   try {
     const value: unknown = JSON.parse(json);
@@ -226,7 +227,7 @@ async function* mongodb(url: string, context: Context, field: string): AsyncGene
   }
 }
 
-/** Rows `(key, value)`, with JSON text. */
+/** Rows `(key, value)`, in which `value` is JSON text. */
 async function* psql(url: string, context: Context): AsyncGenerator<Found> {
   const { url: connectionString, places } = located(url, "pg");
   const { default: { Client } } = await load("pg", "PostgreSQL", context);
@@ -253,7 +254,7 @@ async function* psql(url: string, context: Context): AsyncGenerator<Found> {
   }
 }
 
-/** grammY's `enhanceStorage` wraps sessions in `{ __d, e?, v? }`, `e` being when they expire. */
+/** Unwraps sessions of grammY's `enhanceStorage`, `{ __d, e?, v? }`; `e` is the expiry time. */
 function grammy(read: Format["read"]): Format["read"] {
   return async function* (source, context, all) {
     for await (const found of read(source, context, all)) {

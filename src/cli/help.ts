@@ -1,12 +1,12 @@
 /**
- * What `--help` says beside arguments and options.
+ * The texts that `--help` prints after arguments and options.
  *
  * @module
  */
 
 import { formats } from "./formats.ts";
 
-/** How databases are named, and how the program ends. */
+/** The forms of URLs, and the exit codes. */
 export const urls = `
 URLs:
   redis://host:6379/0?prefix=my-bot:          or rediss:; the default prefix is "telegraf:"
@@ -23,12 +23,12 @@ Exit codes:
   2    wrong usage
   130  interrupted by Ctrl-C`;
 
-/** How to go on after an interruption. */
+/** How to continue after an interruption. */
 export const resume = `
 To continue after an interruption, run the same command again: it skips sessions that TO already has.
 `;
 
-/** What is imported, and under which keys. */
+/** The formats of `import`, and how it converts keys. */
 export const sources = `
 Formats and their SOURCE:
 ${Object.entries(formats).map(([name, { source }]) => `  ${name.padEnd(26)}${source}\n`).join("")}

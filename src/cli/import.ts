@@ -13,27 +13,27 @@ import { type Format, formats, type Others } from "./formats.ts";
 import { progress } from "./progress.ts";
 import { type Batch, conclude, type Mode, type Source, transfer } from "./transfer.ts";
 
-/** How the source is read. */
+/** How to read the source. */
 export interface Import {
   /** The name of the format. */
   readonly format: string;
-  /** Whether keys stay as they are. */
+  /** Whether to leave keys unconverted. */
   readonly keepKeys: boolean;
-  /** Whether sessions are taken under any key. */
+  /** Whether to import sessions under any key. */
   readonly allKeys: boolean;
 }
 
-/** Entries of the source that are not sessions of Telegraf. */
+/** What was unusual in the source. */
 interface Foreign {
-  /** How many keys are of another form than Telegraf's. */
+  /** The number of keys that could not be converted. */
   keys: number;
-  /** How many entries cannot be read. */
+  /** The number of entries that could not be read. */
   bad: number;
-  /** Entries of other programs. */
+  /** Entries that were ignored. */
   others?: Others;
 }
 
-/** Imports what `export` or another package wrote. */
+/** Imports sessions that `export` printed or that another package stored. */
 export async function importSessions(
   from: string,
   to: string,
@@ -73,7 +73,7 @@ export async function importSessions(
   return conclude(outcome, source, target, mode, started, context);
 }
 
-/** Puts sessions that come one by one into batches. */
+/** Groups sessions into batches. */
 async function* batches(
   { key: keyOf, read }: Format,
   from: string,
@@ -105,7 +105,7 @@ async function* batches(
       const key = keyOf === undefined || keepKeys ? found.key : keyOf(found.key);
       if (key === undefined) foreign.keys++;
       const entry = { ...found, key: key ?? found.key };
-      // Of a key that comes twice the first one counts: so it did in MongoDB without an index.
+      // Of duplicates the first one is used, because other packages use the first one in MongoDB.
       if (!some.has(entry.key)) some.set(entry.key, entry);
       if (some.size >= size) yield batch();
     }

@@ -7,7 +7,7 @@
 import { type Context, count, exit, interruption } from "./context.ts";
 import { Database, locate } from "./database.ts";
 
-/** Deletes what has expired. */
+/** Deletes expired sessions. */
 export async function prune(url: string, context: Context): Promise<number> {
   await using database = await Database.open(locate(url), "change", context);
   if (!database.prunes) {

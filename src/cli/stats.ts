@@ -13,7 +13,7 @@ import { sourceOf } from "./transfer.ts";
 const hour = 60 * 60 * 1000;
 const day = 24 * hour;
 
-/** How long sessions still live, in ms: below each of these. */
+/** Groups of sessions, by the time until they expire: the upper limit, in ms. */
 const lives = [
   ["expired", 0],
   ["within an hour", hour],
@@ -23,7 +23,7 @@ const lives = [
   ["later", Infinity],
 ] as const;
 
-/** Says how many sessions there are, how large they are, and when they expire. */
+/** Prints the number of sessions, their sizes, and when they expire. */
 export async function stats(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
   await using database = await Database.open(locate(url), "read", context);

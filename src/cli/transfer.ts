@@ -1,6 +1,6 @@
 /**
- * Sessions on their way into a database, batch by batch: the next one is read while one is written,
- * and no more than these two are in memory.
+ * Copies sessions into a database in batches. While a batch is written, the next one is read; only
+ * these two are in memory.
  *
  * @module
  */
@@ -24,43 +24,43 @@ import { converter, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
 import type { Progress } from "./progress.ts";
 
-/** Some sessions of a source, whose values are not read before they are wanted. */
+/** A batch of sessions. Their values are read later, and only those of sessions that are copied. */
 export interface Batch {
   readonly entries: readonly { readonly key: string; readonly expires?: number }[];
   read(keys: string[]): Promise<Entry<unknown>[]>;
 }
 
-/** Where sessions come from. */
+/** A source of sessions. */
 export interface Source {
   readonly title: string;
   readonly codec: Codec<unknown>;
   batches(): AsyncIterable<Batch>;
 }
 
-/** How sessions are transferred. */
+/** How to copy sessions. */
 export interface Mode {
-  /** Whether sessions that are there already are replaced; they are kept otherwise. */
+  /** Whether to replace sessions that the target already has; otherwise they are skipped. */
   readonly overwrite: boolean;
-  /** Whether nothing is written. */
+  /** Whether to write nothing. */
   readonly dryRun: boolean;
 }
 
-/** What came of a transfer. */
+/** The result of a transfer. */
 export class Outcome {
   readonly tally: Tally = new Tally();
   written = 0;
   bytes = 0;
   present = 0;
   expired = 0;
-  /** What could not be transferred, and why; it has been told already. */
+  /** The number of sessions that could not be copied. Each of them has been reported. */
   refused = 0;
-  /** The keys of sessions that are transferred, though they cannot be decoded. */
+  /** The keys of sessions that were copied although they cannot be decoded. */
   readonly broken: string[] = [];
-  /** Whether the user stopped it before the end. */
+  /** Whether Ctrl-C ended the transfer early. */
   interrupted = false;
 }
 
-/** The source that a database is, in batches that it reads at once. */
+/** Makes a database the source of a transfer, in batches of up to `size` sessions. */
 export function sourceOf(database: Database, size: number = database.limits.keys): Source {
   return {
     title: database.title,
@@ -75,7 +75,7 @@ export function sourceOf(database: Database, size: number = database.limits.keys
   };
 }
 
-/** Moves all sessions, or as many as there is time for before the user stops it. */
+/** Copies all sessions, or those that come before Ctrl-C. */
 export async function transfer(
   source: Source,
   target: Database,
@@ -91,7 +91,7 @@ export async function transfer(
     stderr.write(`Not copied: session ${JSON.stringify(key)}: ${why(error)}\n`);
   };
 
-  /** The entries of a batch that are to be written. */
+  /** Selects the entries of a batch that must be written, and converts their values. */
   async function wanted({ entries, read }: Batch): Promise<Entry<unknown>[]> {
     const now = Date.now();
     const alive = entries.filter(({ expires = Infinity }) => expires > now);
@@ -110,15 +110,15 @@ export async function transfer(
       keys = keys.filter((key) => !present.has(key));
     }
     return (await read(keys)).flatMap((entry) => {
-      // Redis tells only now.
+      // Redis reports expiry times only together with values.
       if ((entry.expires ?? Infinity) <= now) {
         outcome.expired++;
         return [];
       }
       try {
         const value = convert(entry.value);
-        if (value === undefined || value === "") return []; // stored nothing
-        // Text is copied byte for byte, so nothing else looks at it.
+        if (value === undefined || value === "") return []; // a stored `undefined`
+        // Text is copied byte for byte, so nothing else would detect invalid text.
         if (typeof value === "string" && !decodes(target.codec, value)) {
           outcome.broken.push(entry.key);
         }
@@ -136,7 +136,7 @@ export async function transfer(
     for (const { value } of entries) outcome.bytes += sizeOf(target.codec, value);
   }
 
-  /** Writes a batch; where it fails, one by one, so that a bad entry fails alone. */
+  /** Writes a batch. If that fails, writes each entry alone, so that only invalid entries fail. */
   async function writeAll(entries: Entry<unknown>[]): Promise<void> {
     try {
       return await write(entries);
@@ -151,14 +151,14 @@ export async function transfer(
         failures.push([entry.key, error]);
       }
     }
-    // Where all fail it is not they that are bad.
+    // If every entry fails, the entries are not the cause.
     const [[, error] = []] = failures;
     if (failures.length === entries.length && !(error instanceof StoreError)) throw error;
     for (const [key, error] of failures) refuse(key, error);
   }
 
   const batches = source.batches()[Symbol.asyncIterator]();
-  /** The next batch, or nothing after the last one or when the user stops the command. */
+  /** The next batch; `undefined` after the last one. Throws after Ctrl-C. */
   const next = async (): Promise<Batch | undefined> => {
     const { done, value } = await unlessInterrupted(signal, () => batches.next());
     return done ? undefined : value;
@@ -174,7 +174,7 @@ export async function transfer(
         for (const some of split(entries, target)) await writeAll(some);
         progress.add(length);
       })();
-      writing.catch(() => {}); // it is awaited when the next batch has been read
+      writing.catch(() => {}); // awaited after the next batch has been read
     }
   } catch (error) {
     if (!signal.aborted) {
@@ -189,7 +189,7 @@ export async function transfer(
   return outcome;
 }
 
-/** Batches that the database takes. */
+/** Splits entries into batches within the limits of the database. */
 function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
   let some: Entry<unknown>[] = [];
   let size = 0;
@@ -206,7 +206,7 @@ function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
   if (some.length > 0) yield some;
 }
 
-/** Whether a stored value is a session. */
+/** Whether a stored value can be decoded. */
 export function decodes(codec: Codec<unknown>, value: unknown): boolean {
   try {
     codec.decode(value);
@@ -216,12 +216,12 @@ export function decodes(codec: Codec<unknown>, value: unknown): boolean {
   }
 }
 
-/** Says why an entry was refused; its key is said already. */
+/** The reason why an entry was refused, without the key, which the message already has. */
 function why(error: unknown): string {
   return sentence(error).replace(/^Cannot write session ".*": (?=\S)/s, "");
 }
 
-/** Says what came of a transfer, and how the program ends. */
+/** Prints the result of a transfer, and returns the exit code. */
 export function conclude(
   outcome: Outcome,
   source: Source,

@@ -66,14 +66,14 @@ function command(usage: string, summary: string, run: Run, notes = ""): Command 
         .argParser(seconds).default(10_000, "10"),
     );
   for (const arg of args) command.addArgument(new Argument(`<${arg}>`));
-  return command.copyInheritedSettings(program).action(async (...given: unknown[]) => {
-    const options = given[args.length] as Options;
+  return command.copyInheritedSettings(program).action(async (...values: unknown[]) => {
+    const options = values[args.length] as Options;
     const context = { ...base, timeout: Number(options.timeout) };
-    process.exitCode = await run(given.slice(0, args.length) as string[], context, options);
+    process.exitCode = await run(values.slice(0, args.length) as string[], context, options);
   });
 }
 
-const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
+const modeOf = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   overwrite: overwrite === true,
   dryRun: dryRun === true,
   format: String(format),
@@ -82,17 +82,17 @@ const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
 });
 
 /** Adds the options of commands that write sessions. */
-function writing(command: Command): Command {
+function addWriteOptions(command: Command): Command {
   return command
     .option("--dry-run", "print what would be done, and change nothing")
     .addOption(new Option("--skip", "keep sessions that TO already has (default)"))
     .addOption(new Option("--overwrite", "replace sessions that TO already has").conflicts("skip"));
 }
 
-writing(command(
+addWriteOptions(command(
   "copy FROM TO",
   "Copy all sessions from one database to another, with their expiry times. FROM is not changed.",
-  ([from, to], context, options) => copy(from!, to!, mode(options), context),
+  ([from, to], context, options) => copy(from!, to!, modeOf(options), context),
   resume,
 ));
 command(
@@ -115,10 +115,10 @@ command(
   'Print each session as one line of JSON: {"key": …, "session": …, "expires": …}. "expires" is in ms since 1970, and absent if the session never expires.',
   ([url], context) => exportLines(url!, context),
 );
-writing(command(
+addWriteOptions(command(
   "import SOURCE TO",
   "Import sessions that export printed or that another package stored.",
-  ([from, to], context, options) => importSessions(from!, to!, mode(options), context),
+  ([from, to], context, options) => importSessions(from!, to!, modeOf(options), context),
   resume + sources,
 ))
   .addOption(

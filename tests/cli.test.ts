@@ -19,7 +19,7 @@ import { createClient } from "redis";
 import type { Context } from "../src/cli/context.ts";
 import { missingDriver } from "../src/cli/database.ts";
 import { doctor } from "../src/cli/doctor.ts";
-import { progress } from "../src/cli/progress.ts";
+import { startProgress } from "../src/cli/progress.ts";
 import { stats } from "../src/cli/stats.ts";
 import { version } from "../src/cli/version.ts";
 import { SQLite } from "../sqlite.ts";
@@ -724,12 +724,12 @@ describe("the command line", { timeout: 600_000 }, () => {
 
   it("progress is a bar on a terminal, and lines elsewhere", async () => {
     let shown = "";
-    const bar = await progress(terminal((text) => shown += text), 2_000);
+    const bar = await startProgress(terminal((text) => shown += text), 2_000);
     bar.add(500);
     bar.stop();
     assert.match(shown, /█+░+ 25 % \| 500 of 2000 \| \d+ per s \| .+ left/);
     shown = "";
-    const lines = await progress({ write: (text) => shown += text }, 2_000);
+    const lines = await startProgress({ write: (text) => shown += text }, 2_000);
     lines.add(500);
     lines.stop();
     assert.equal(shown, "");

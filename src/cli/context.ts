@@ -111,7 +111,7 @@ export function bytes(number: number): string {
 }
 
 /** Formats keys for a message: quotes the first five, and counts the others. */
-export function some(keys: readonly string[]): string {
+export function quoted(keys: readonly string[]): string {
   const shown = keys.slice(0, 5).map((key) => JSON.stringify(key)).join(", ");
   return keys.length > 5 ? `${shown} and ${count(keys.length - 5, "other")}` : shown;
 }

@@ -36,7 +36,7 @@ export function converter(
   if (from === to) return (value) => value;
   return (value) => {
     const session = from.decode(value);
-    return to.encode(from === document ? plain(session, tally) : session);
+    return to.encode(from === document ? toPlain(session, tally) : session);
   };
 }
 
@@ -45,31 +45,31 @@ export function converter(
  *
  * @throws {SyntaxError} if the value is text that is not JSON.
  */
-export function text(codec: Codec<unknown>, value: unknown, tally: Tally): string {
-  const json = codec === document ? JSON.stringify(plain(value, tally)) : value as string;
+export function jsonText(codec: Codec<unknown>, value: unknown, tally: Tally): string {
+  const json = codec === document ? JSON.stringify(toPlain(value, tally)) : value as string;
   JSON.parse(json); // throws if it is invalid
   return json;
 }
 
 /** Replaces what JSON cannot express in a value of BSON. */
-function plain(value: unknown, tally: Tally): unknown {
-  if (typeof value === "bigint") return became(value.toString(), "64-bit number > text", tally);
+function toPlain(value: unknown, tally: Tally): unknown {
+  if (typeof value === "bigint") return replace(value.toString(), "64-bit number > text", tally);
   if (typeof value === "number" && !Number.isFinite(value)) {
-    return became(null, "NaN or infinite number > null", tally);
+    return replace(null, "NaN or infinite number > null", tally);
   }
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) {
     const date = Number.isNaN(value.getTime()) ? null : value.toISOString();
-    return became(date, "date > ISO text", tally);
+    return replace(date, "date > ISO text", tally);
   }
-  if (value instanceof RegExp) return became(String(value), "regular expression > text", tally);
+  if (value instanceof RegExp) return replace(String(value), "regular expression > text", tally);
   if (value instanceof Uint8Array) {
-    return became(Buffer.from(value).toString("base64"), "binary value > base64 text", tally);
+    return replace(Buffer.from(value).toString("base64"), "binary value > base64 text", tally);
   }
-  if ("_bsontype" in value) return ofDriver(value as Typed, tally);
-  if (Array.isArray(value)) return value.map((item) => plain(item, tally));
+  if ("_bsontype" in value) return replaceDriverType(value as Typed, tally);
+  if (Array.isArray(value)) return value.map((item) => toPlain(item, tally));
   return Object.fromEntries(
-    Object.entries(value).map(([name, field]) => [name, plain(field, tally)]),
+    Object.entries(value).map(([name, field]) => [name, toPlain(field, tally)]),
   );
 }
 
@@ -80,14 +80,14 @@ interface Typed {
   readonly position?: number;
 }
 
-function ofDriver(value: Typed, tally: Tally): unknown {
+function replaceDriverType(value: Typed, tally: Tally): unknown {
   const { _bsontype: type, buffer, position } = value;
-  if (type === "Binary") return plain(buffer!.subarray(0, position), tally);
-  if (type === "Int32" || type === "Double") return plain(Number(value), tally);
-  return became(String(value), `${type} > text`, tally);
+  if (type === "Binary") return toPlain(buffer!.subarray(0, position), tally);
+  if (type === "Int32" || type === "Double") return toPlain(Number(value), tally);
+  return replace(String(value), `${type} > text`, tally);
 }
 
-function became<T>(value: T, change: string, tally: Tally): T {
+function replace<T>(value: T, change: string, tally: Tally): T {
   tally.add(change);
   return value;
 }

@@ -19,31 +19,31 @@ const kinds = {
     title: "Redis",
     driver: "redis",
     schemes: /^rediss?$/,
-    places: { prefix: "telegraf:" },
+    defaults: { prefix: "telegraf:" },
   },
   mongodb: {
     title: "MongoDB",
     driver: "mongodb",
     schemes: /^mongodb(\+srv)?$/,
-    places: { collection: "telegraf-sessions" },
+    defaults: { collection: "telegraf-sessions" },
   },
   sqlite: {
     title: "SQLite",
     driver: "better-sqlite3",
     schemes: /^sqlite$/,
-    places: { table: "telegraf-sessions" },
+    defaults: { table: "telegraf-sessions" },
   },
   pg: {
     title: "PostgreSQL",
     driver: "pg",
     schemes: /^postgres(ql)?$/,
-    places: { table: "telegraf-sessions", schema: undefined },
+    defaults: { table: "telegraf-sessions", schema: undefined },
   },
   mysql: {
     title: "MySQL",
     driver: "mysql2",
     schemes: /^(mysql|mariadb)$/,
-    places: { table: "telegraf-sessions" },
+    defaults: { table: "telegraf-sessions" },
   },
 } as const;
 
@@ -55,7 +55,7 @@ export interface Location {
   /** The URL for the driver, without our own parameters; for SQLite, the name of the file. */
   readonly url: string;
   /** The table, collection, prefix or schema that the URL names. */
-  readonly places: { readonly [name: string]: string };
+  readonly parameters: { readonly [name: string]: string };
   /** A name for messages, without credentials. */
   readonly title: string;
 }
@@ -73,24 +73,24 @@ export function locate(text: string): Location {
   );
   if (kind === undefined) {
     if (scheme === undefined && /\.(sqlite3?|db3?)$/i.test(text)) {
-      return { kind: "sqlite", url: text, places: {}, title: `SQLite ${text}` };
+      return { kind: "sqlite", url: text, parameters: {}, title: `SQLite ${text}` };
     }
-    throw new Failure(unknownPlace(text, scheme), exit.usage);
+    throw new Failure(unknownMessage(text, scheme), exit.usage);
   }
   if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
     throw new Failure(`A ${scheme}: URL must begin with ${scheme}://`, exit.usage);
   }
   const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
-  const places: Record<string, string> = {};
+  const parameters: Record<string, string> = {};
   const others = query.split("&").filter((parameter) => {
     const [name, value = ""] = parameter.split("=", 2) as [string, string?];
-    if (!(name in kinds[kind].places)) return parameter !== "";
-    places[name] = decoded(value);
+    if (!(name in kinds[kind].defaults)) return parameter !== "";
+    parameters[name] = decode(value);
     return false;
   });
   if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
     const [name] = others[0]!.split("=");
-    const known = Object.keys(kinds[kind].places).join(", ");
+    const known = Object.keys(kinds[kind].defaults).join(", ");
     throw new Failure(
       `Unknown parameter "${name}" in a ${scheme}: URL; known parameters: ${known}`,
       exit.usage,
@@ -98,21 +98,21 @@ export function locate(text: string): Location {
   }
   const { title } = kinds[kind];
   if (kind === "sqlite") {
-    const url = decoded(base!.slice("sqlite:".length).replace(/^\/\//, ""));
+    const url = decode(base!.slice("sqlite:".length).replace(/^\/\//, ""));
     if (url === "") {
       throw new Failure(
         "The sqlite: URL has no file name; write sqlite:bot.db, for example",
         exit.usage,
       );
     }
-    return { kind, url, places, title: `${title} ${url}` };
+    return { kind, url, parameters, title: `${title} ${url}` };
   }
   const url = base + (others.length > 0 ? `?${others.join("&")}` : "");
-  return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
+  return { kind, url, parameters, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
 }
 
 /** The message for a text that does not name a database, without a part that may be a password. */
-function unknownPlace(text: string, scheme: string | undefined): string {
+function unknownMessage(text: string, scheme: string | undefined): string {
   const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
   if (host !== undefined) {
     const known = ports[port!];
@@ -137,7 +137,7 @@ const ports: Record<string, string | undefined> = {
   3306: "mysql://",
 };
 
-function decoded(text: string): string {
+function decode(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
@@ -148,20 +148,23 @@ function decoded(text: string): string {
   }
 }
 
-/**
- * What is to be done: `read` changes nothing at all; `change` may change sessions, not the schema;
- * `look` is `read` where the table may be missing; `probe` is `change` where it may; `fill` creates
- * or upgrades the schema.
- */
-export type Purpose = "read" | "change" | "look" | "probe" | "fill";
+/** How to open a database. */
+export interface Access {
+  /** Whether to create or upgrade the schema. Otherwise opening changes nothing. */
+  readonly prepare?: boolean;
+  /** Whether a missing table, collection or file is no error. */
+  readonly mayBeMissing?: boolean;
+  /** Called with problems that do not prevent opening. */
+  readonly warn?: (text: string) => void;
+}
 
-/** The time limit of an operation, in ms, including retries. It is long because batches are large. */
-const patience = 60_000;
+/** The time limit of an operation, in ms, including retries: long, because batches are large. */
+const operationTimeout = 60_000;
 
 /** An open database. */
 export class Database implements AsyncDisposable {
   readonly title: string;
-  /** The state of the schema; `undefined` for a database without a schema, and after `fill`. */
+  /** The state of the schema; `undefined` for a database without a schema, and after `prepare`. */
   readonly plan: Plan | undefined;
   readonly #backend: Backend<unknown>;
   readonly #connection: Connection<unknown>;
@@ -175,7 +178,7 @@ export class Database implements AsyncDisposable {
   ) {
     this.title = title;
     this.#backend = backend;
-    this.#connection = Connection.of(backend, patience);
+    this.#connection = Connection.of(backend, operationTimeout);
     this.#signal = signal;
     this.plan = plan;
   }
@@ -183,46 +186,47 @@ export class Database implements AsyncDisposable {
   /**
    * Opens a database.
    *
-   * @param warn called with problems that do not prevent opening.
    * @throws {Failure} if the database cannot be opened, and after Ctrl-C.
    */
   static async open(
-    { kind, url, places, title }: Location,
-    purpose: Purpose,
+    location: Location,
     context: Context,
-    warn: (text: string) => void = () => {},
+    { prepare = false, mayBeMissing = false, warn = () => {} }: Access = {},
   ): Promise<Database> {
+    const { kind, url, parameters, title } = location;
     const { factories, signal, timeout } = context;
-    const mayMiss = purpose === "look" || purpose === "probe";
-    const missing = new Failure(`${title} has no ${describe(kind, places)}`);
-    const there = purpose === "fill" || kind !== "sqlite" || existsSync(url);
-    if (!there && !mayMiss) throw new Failure(`There is no file ${url}`);
+    const found = prepare || kind !== "sqlite" || existsSync(url);
+    if (!found && !mayBeMissing) throw new Failure(`There is no file ${url}`);
     const options = kind === "sqlite"
-      ? { filename: there ? url : ":memory:" }
+      ? { filename: found ? url : ":memory:" }
       : { url, ...(kind === "pg" && { prepare: false }) }; // works behind any pooler
     let plan = undefined as Plan | undefined;
     let backend: Backend<unknown> | undefined;
     try {
-      backend = backendOf(await factories[kind](), { ...options, ...places, timeout: patience });
-      const connection = Connection.of(backend, patience);
-      if (purpose !== "fill") connection.expire();
-      if (purpose !== "fill") connection.plan = (found) => plan = found;
+      backend = backendOf(await factories[kind](), {
+        ...options,
+        ...parameters,
+        timeout: operationTimeout,
+      });
+      const connection = Connection.of(backend, operationTimeout);
+      if (!prepare) connection.expire();
+      if (!prepare) connection.plan = (given) => plan = given;
       connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
       const open = (signal: AbortSignal) => connection.attempt(() => {}, signal);
-      await timed(timeout, connection, open, signal);
+      await withTimeout(timeout, connection, open, signal);
     } catch (error) {
       if (plan?.exists !== false || signal.aborted) {
         const closed = backend?.close();
         // After Ctrl-C it is not awaited, because it may wait for a server.
         if (signal.aborted) Promise.resolve(closed).catch(() => {});
         else await closed;
-        throw explained(error, kind, title, context);
+        throw toFailure(error, kind, title, context);
       }
     }
     const database = new Database(title, backend!, plan, signal);
-    if (plan?.exists === false && !mayMiss) {
+    if (plan?.exists === false && !mayBeMissing) {
       await database.close();
-      throw missing;
+      throw new Failure(`${title} has no ${describe(location)}`);
     }
     return database;
   }
@@ -250,7 +254,7 @@ export class Database implements AsyncDisposable {
     let start: string | undefined;
     if (this.missing) return;
     do {
-      const page = await this.#look((connection, signal) => connection.page(start, signal, 1_000));
+      const page = await this.#query((connection, signal) => connection.page(start, signal, 1_000));
       yield page.entries;
       start = page.next;
     } while (start !== undefined);
@@ -259,8 +263,8 @@ export class Database implements AsyncDisposable {
   /** The entries that exist; of duplicates, the one that an upgrade would keep. */
   async read(keys: string[]): Promise<Entry<unknown>[]> {
     if (this.missing || keys.length === 0) return [];
-    const some = [...new Set(keys)];
-    const entries = await this.#look((connection, signal) => connection.read(some, signal));
+    const unique = [...new Set(keys)];
+    const entries = await this.#query((connection, signal) => connection.read(unique, signal));
     // The last of the duplicates is the one that an upgrade keeps.
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
@@ -269,23 +273,23 @@ export class Database implements AsyncDisposable {
    * Inserts or overwrites entries.
    *
    * @param fresh whether none of them existed a moment ago.
-   * @param limit the time limit, in ms.
+   * @param timeout the time limit, in ms.
    */
-  write(entries: Entry<unknown>[], fresh: boolean, limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.write(entries, signal, fresh), limit);
+  write(entries: Entry<unknown>[], fresh: boolean, timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.write(entries, signal, fresh), timeout);
   }
 
-  renew(keys: string[], expires: number, limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.renew(keys, expires, signal), limit);
+  renew(keys: string[], expires: number, timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.renew(keys, expires, signal), timeout);
   }
 
-  remove(keys: string[], limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.remove(keys, signal), limit);
+  remove(keys: string[], timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.remove(keys, signal), timeout);
   }
 
   /** Deletes a batch of expired entries, and returns their number. */
   prune(): Promise<number> {
-    return this.#do((connection, signal) => connection.prune(signal));
+    return this.#run((connection, signal) => connection.prune(signal));
   }
 
   async close(): Promise<void> {
@@ -297,10 +301,10 @@ export class Database implements AsyncDisposable {
   }
 
   /** Runs a change. Ctrl-C does not abort it, so that its outcome is known and can be reported. */
-  async #do<T>(work: Work<T>, limit = patience, signal?: AbortSignal): Promise<T> {
+  async #run<T>(work: Work<T>, timeout = operationTimeout, signal?: AbortSignal): Promise<T> {
     const connection = this.#connection;
     try {
-      return await timed(limit, connection, (signal) => work(connection, signal), signal);
+      return await withTimeout(timeout, connection, (signal) => work(connection, signal), signal);
     } catch (error) {
       if (error instanceof StoreError) throw error; // concerns one entry: the caller reports it
       if (error instanceof Failure && error.code === exit.interrupted) throw error;
@@ -309,8 +313,8 @@ export class Database implements AsyncDisposable {
   }
 
   /** Runs work that changes nothing; Ctrl-C aborts it. */
-  #look<T>(work: Work<T>): Promise<T> {
-    return this.#do(work, patience, this.#signal);
+  #query<T>(work: Work<T>): Promise<T> {
+    return this.#run(work, operationTimeout, this.#signal);
   }
 }
 
@@ -322,7 +326,7 @@ export function titleOf(kind: Kind): string {
 }
 
 /** Turns an error of opening into a message. If the driver is missing, says how to install it. */
-function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
+function toFailure(error: unknown, kind: Kind, title: string, context: Context): Failure {
   if (error instanceof Failure && error.code === exit.interrupted) return error;
   const { driver, title: name } = kinds[kind];
   if (isMissing(error, driver)) return missingDriver(name, driver, context);
@@ -362,24 +366,24 @@ export function missingDriver(name: string, driver: string, { npx }: Context): F
 }
 
 /** Names the table, collection or prefix in a message, as `table "sessions"`. */
-export function describe(kind: Kind, places: Location["places"]): string {
-  const [[place, name]] = Object.entries(placesOf({ kind, places })) as [[string, string]];
-  return `${place} "${name}"`;
+export function describe(location: Location): string {
+  const [[thing, name]] = Object.entries(parametersOf(location)) as [[string, string]];
+  return `${thing} "${name}"`;
 }
 
 /** The table, collection, prefix or schema; the default for each that the URL does not name. */
-export function placesOf(
-  { kind, places }: Pick<Location, "kind" | "places">,
+export function parametersOf(
+  { kind, parameters }: Location,
 ): { readonly [name: string]: string | undefined } {
-  return { ...kinds[kind].places, ...places };
+  return { ...kinds[kind].defaults, ...parameters };
 }
 
 /**
  * Runs work with a time limit.
  *
- * @param interrupt aborts it earlier.
+ * @param interrupt aborts it earlier, after Ctrl-C.
  */
-async function timed<T>(
+async function withTimeout<T>(
   timeout: number,
   connection: Connection<unknown>,
   work: (signal: AbortSignal) => MaybePromise<T>,

@@ -8,63 +8,63 @@ import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
 import { isAlive } from "../store.ts";
-import { type Context, count, exit, Failure, interruption, sentence, some } from "./context.ts";
+import { type Context, count, exit, Failure, interruption, quoted, sentence } from "./context.ts";
 import { Database, describe, locate, type Location } from "./database.ts";
-import { progressOf } from "./progress.ts";
+import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { decodes, sourceOf } from "./transfer.ts";
 
 /** The time limit of each change, in ms: the default of a store. */
-const patience = 10_000;
+const changeTimeout = 10_000;
 
 /** Checks whether a store would work on the database. Leaves the database as it was. */
 export async function doctor(url: string, context: Context): Promise<number> {
   const { signal, stdout } = context;
   const location = locate(url);
-  let wrong = 0;
-  const say = (mark: string, text: string) => stdout.write(`${mark} ${text}\n`);
+  let problems = 0;
+  const print = (mark: string, text: string) => stdout.write(`${mark} ${text}\n`);
   const check = async (text: string, work: () => Promise<string | void>) => {
     try {
       const note = await work();
       if (signal.aborted) throw interruption();
-      say("✓", note === undefined ? text : `${text}: ${note}`);
+      print("✓", note === undefined ? text : `${text}: ${note}`);
     } catch (error) {
       if (signal.aborted) throw interruption();
-      wrong++;
-      say("✗", `${text}: ${sentence(error)}`);
+      problems++;
+      print("✗", `${text}: ${sentence(error)}`);
     }
   };
 
   let database: Database | undefined;
   const started = performance.now();
   await check("open the database", async () => {
-    database = await Database.open(location, "probe", context);
+    database = await Database.open(location, context, { mayBeMissing: true });
     return `${database.title}, ${Math.round(performance.now() - started)} ms`;
   });
   if (database === undefined) return exit.failed;
   await using opened = database;
   const { plan, missing } = opened;
   if (missing) {
-    const place = describe(location.kind, location.places);
-    say("•", `${place} does not exist yet; the first operation of a store creates it:`);
-  } else if (plan?.changes.length === 0) say("✓", "the schema is up to date");
+    const place = describe(location);
+    print("•", `${place} does not exist yet; the first operation of a store creates it:`);
+  } else if (plan?.changes.length === 0) print("✓", "the schema is up to date");
   else if (plan !== undefined) {
-    say("•", "the schema is from an older version; the first operation of a store upgrades it:");
+    print("•", "the schema is from an older version; the first operation of a store upgrades it:");
   }
   for (const change of plan?.changes ?? []) {
     stdout.write(`    ${change.replace(/\s+/g, " ")}\n`);
   }
   if (plan !== undefined && plan.changes.length > 0) {
-    await check(missing ? "create it (dry run)" : "upgrade it (dry run)", () => change(plan));
+    await check(missing ? "create it (dry run)" : "upgrade it (dry run)", () => checkUpgrade(plan));
   }
   if (!missing) {
-    await check("read all sessions", () => inspect(opened));
-    await tryAll(opened);
+    await check("read all sessions", () => readAll(opened));
+    await tryChanges(opened);
   }
-  return wrong === 0 ? exit.ok : exit.failed;
+  return problems === 0 ? exit.ok : exit.failed;
 
   /** Checks whether the first operation of a store can create or upgrade the schema. */
-  async function change(plan: Plan): Promise<string | void> {
+  async function checkUpgrade(plan: Plan): Promise<string | void> {
     try {
       await checkPlan(location, plan, context);
     } catch (error) {
@@ -75,7 +75,7 @@ export async function doctor(url: string, context: Context): Promise<number> {
   }
 
   /** Writes, reads, renews and deletes a test session, as a bot does. */
-  async function tryAll(database: Database): Promise<void> {
+  async function tryChanges(database: Database): Promise<void> {
     const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables have room for 32 characters
     const { codec } = database;
     const session = () => codec.encode({ doctor: true });
@@ -84,15 +84,15 @@ export async function doctor(url: string, context: Context): Promise<number> {
     let written = false;
     try {
       if (needsKey(location, plan)) {
-        say(
+        print(
           "•",
           "write a session: not tried, because the table has no unique key before the upgrade",
         );
       } else {
         await check("write a session", async () => {
-          await database.write([{ key, value: session(), expires }], true, patience);
+          await database.write([{ key, value: session(), expires }], true, changeTimeout);
           written = true;
-          await database.write([{ key, value: session(), expires }], false, patience);
+          await database.write([{ key, value: session(), expires }], false, changeTimeout);
         });
       }
       if (written) {
@@ -105,24 +105,24 @@ export async function doctor(url: string, context: Context): Promise<number> {
         });
       }
       await check("set the expiry time of a session", async () => {
-        await database.renew([key], Date.now() + 60_000, patience);
+        await database.renew([key], Date.now() + 60_000, changeTimeout);
       });
       await check("delete a session", async () => {
-        await database.remove([key], patience);
+        await database.remove([key], changeTimeout);
         written = false;
       });
     } finally {
-      if (written) await database.remove([key], patience).catch(() => {});
+      if (written) await database.remove([key], changeTimeout).catch(() => {});
     }
   }
 
   /** Reads all sessions, and reports duplicate keys and sessions that cannot be decoded. */
-  async function inspect(database: Database): Promise<string> {
+  async function readAll(database: Database): Promise<string> {
     let sessions = 0;
     let last: string | undefined;
     const repeated: string[] = [];
     const broken: string[] = [];
-    const shown = await progressOf(database, context.stderr);
+    const progress = await startProgressOf(database, context.stderr);
     try {
       for await (const { entries, read } of sourceOf(database).batches()) {
         if (signal.aborted) throw interruption();
@@ -137,19 +137,22 @@ export async function doctor(url: string, context: Context): Promise<number> {
           sessions++;
           if (!decodes(database.codec, value)) broken.push(key);
         }
-        shown.add(entries.length);
+        progress.add(entries.length);
       }
     } finally {
-      shown.stop();
+      progress.stop();
     }
     if (repeated.length > 0) {
       const kept = location.kind === "mongodb" ? "first" : "newest";
       const keys = count(repeated.length, "key has", "keys have");
-      say("•", `${keys} more than one entry; the upgrade keeps the ${kept} one: ${some(repeated)}`);
+      print(
+        "•",
+        `${keys} more than one entry; the upgrade keeps the ${kept} one: ${quoted(repeated)}`,
+      );
     }
     if (broken.length > 0) {
-      wrong++;
-      say("✗", `${count(broken.length, "session")} cannot be decoded: ${some(broken)}`);
+      problems++;
+      print("✗", `${count(broken.length, "session")} cannot be decoded: ${quoted(broken)}`);
     }
     return count(sessions, "session");
   }

@@ -14,16 +14,16 @@ import {
   type Output,
   sentence,
 } from "./context.ts";
-import { Tally, text } from "./convert.ts";
+import { jsonText, Tally } from "./convert.ts";
 import { Database, locate } from "./database.ts";
-import { progress } from "./progress.ts";
+import { startProgress } from "./progress.ts";
 import { sourceOf } from "./transfer.ts";
 
 /** Prints each session as one line of JSON. */
 export async function exportLines(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
-  await using database = await Database.open(locate(url), "read", context);
-  const shown = await progress(stderr, undefined);
+  await using database = await Database.open(locate(url), context);
+  const progress = await startProgress(stderr, undefined);
   const tally = new Tally();
   let exported = 0;
   let refused = 0;
@@ -35,15 +35,15 @@ export async function exportLines(url: string, context: Context): Promise<number
         const { key, value, expires } = entry;
         if (value === "" || !isAlive(entry)) continue;
         try {
-          lines.push(line(key, text(database.codec, value, tally), expires));
+          lines.push(line(key, jsonText(database.codec, value, tally), expires));
         } catch (error) {
           refused++;
           stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
         }
       }
-      await written(stdout, lines.join(""));
+      await write(stdout, lines.join(""));
       exported += lines.length;
-      shown.add(entries.length);
+      progress.add(entries.length);
     }
   } catch (error) {
     if (!signal.aborted) throw error; // after Ctrl-C, still report what was exported
@@ -64,7 +64,7 @@ function line(key: string, json: string, expires: number | undefined): string {
 }
 
 /** Waits until the output has taken the text, so that text does not pile up in memory. */
-function written(output: Output, text: string): Promise<void> {
+function write(output: Output, text: string): Promise<void> {
   return new Promise((resolve) => {
     if (text === "") resolve();
     else output.write(text, () => resolve());

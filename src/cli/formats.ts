@@ -28,11 +28,11 @@ import { sourceOf } from "./transfer.ts";
 export type Found =
   | Entry<unknown>
   | { readonly where: string; readonly error: unknown }
-  | Others;
+  | Ignored;
 
 /** Entries that are ignored because other programs wrote them. */
-export interface Others {
-  readonly others: number;
+export interface Ignored {
+  readonly ignored: number;
   /** The word for one of them: `key`, `document`. */
   readonly thing: string;
   /** A sentence: which entries are imported. */
@@ -44,50 +44,50 @@ export interface Format {
   /** What SOURCE must be, for `--help`. */
   readonly source: string;
   /** Converts a key to the form that Telegraf uses; `undefined` if that is impossible. */
-  readonly key?: (key: string) => string | undefined;
+  readonly convertKey?: (key: string) => string | undefined;
   /** @param all whether to read sessions under any key. */
   read(source: string, context: Context, all: boolean): AsyncIterable<Found>;
 }
 
 /** Converts `<chat id>:<user id>`. */
-const swapped = (key: string) =>
+const swapIds = (key: string) =>
   /^(-?\d+):(\d+)$/.test(key) ? key.split(":").reverse().join(":") : undefined;
 
 /** Converts grammY's `<chat id>`, which is also the user id in a private chat. */
-const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
+const addUserId = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
 
 /** The formats, by the values of `--format`. */
 export const formats: { readonly [name: string]: Format } = {
-  "jsonl": { source: "FILE, or - for standard input", read: lines },
-  "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
+  "jsonl": { source: "FILE, or - for standard input", read: readLines },
+  "telegraf-session-local": { source: "FILE.json", convertKey: swapIds, read: readLowdb },
   "telegraf-session-redis": {
     source: "redis://…, keys like 1:-2",
-    read: redis(/^-?\d+:-?\d+$/, "1:-2"),
+    read: readRedis(/^-?\d+:-?\d+$/, "1:-2"),
   },
   "telegraf-session-mongodb": {
     source: "mongodb://…, collection sessions",
-    read: (url, context) => mongodb(url, context, "data"),
+    read: (url, context) => readMongo(url, context, "data"),
   },
-  "grammy-file": { source: "FOLDER", key: privateChat, read: grammy(folder) },
+  "grammy-file": { source: "FOLDER", convertKey: addUserId, read: unwrap(readFolder) },
   "grammy-redis": {
     source: "redis://…, keys like -2",
-    key: privateChat,
-    read: grammy(redis(/^-?\d+$/, "-2")),
+    convertKey: addUserId,
+    read: unwrap(readRedis(/^-?\d+$/, "-2")),
   },
   "grammy-mongodb": {
     source: "mongodb://…, collection sessions",
-    key: privateChat,
-    read: grammy((url, context) => mongodb(url, context, "value")),
+    convertKey: addUserId,
+    read: unwrap((url, context) => readMongo(url, context, "value")),
   },
   "grammy-psql": {
     source: "postgres://…, table sessions",
-    key: privateChat,
-    read: grammy(psql),
+    convertKey: addUserId,
+    read: unwrap(readPostgres),
   },
 };
 
 /** Lines of JSON, from a file or from standard input. */
-async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
+async function* readLines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   const input = file === "-" ? Readable.from(stdin) : createReadStream(file);
   let failure: Error | undefined;
   const reader = createInterface({ input, crlfDelay: Infinity });
@@ -100,7 +100,7 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
     number++;
     if (line.trim() === "") continue;
     try {
-      yield parsed(line);
+      yield parseLine(line);
     } catch (error) {
       yield { where: `line ${number}`, error };
     }
@@ -110,7 +110,7 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   if (failure !== undefined) throw new Failure(`Cannot read ${file}: ${sentence(failure)}`);
 }
 
-function parsed(line: string): Entry<unknown> {
+function parseLine(line: string): Entry<unknown> {
   const value: unknown = JSON.parse(line);
   if (typeof value !== "object" || value === null) throw new TypeError("not a JSON object");
   const { key, session, expires, ...others } = value as Record<string, unknown>;
@@ -127,8 +127,8 @@ function parsed(line: string): Entry<unknown> {
 }
 
 /** The file of lowdb: `{ "sessions": [{ "id": …, "data": … }] }`. */
-async function* local(file: string): AsyncGenerator<Found> {
-  const { sessions } = await json(file) as { sessions?: unknown };
+async function* readLowdb(file: string): AsyncGenerator<Found> {
+  const { sessions } = await readJson(file) as { sessions?: unknown };
   if (!Array.isArray(sessions)) {
     throw new Failure(
       `${file} has no array "sessions", so telegraf-session-local did not write it`,
@@ -142,7 +142,7 @@ async function* local(file: string): AsyncGenerator<Found> {
 }
 
 /** One file per session, in a subfolder that is named after the end of its key. */
-async function* folder(path: string): AsyncGenerator<Found> {
+async function* readFolder(path: string): AsyncGenerator<Found> {
   const folders = await readdir(path).catch((error) => {
     throw new Failure(`Cannot read ${path}: ${sentence(error)}`);
   });
@@ -150,7 +150,10 @@ async function* folder(path: string): AsyncGenerator<Found> {
     const files = await readdir(join(path, folder)).catch(() => []);
     for (const file of files.filter((name) => name.endsWith(".json"))) {
       try {
-        yield { key: file.slice(0, -".json".length), value: await json(join(path, folder, file)) };
+        yield {
+          key: file.slice(0, -".json".length),
+          value: await readJson(join(path, folder, file)),
+        };
       } catch (error) {
         yield { where: join(folder, file), error };
       }
@@ -158,7 +161,7 @@ async function* folder(path: string): AsyncGenerator<Found> {
   }
 }
 
-async function json(file: string): Promise<unknown> {
+async function readJson(file: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(file, "utf8"));
   } catch (error) {
@@ -169,24 +172,24 @@ async function json(file: string): Promise<unknown> {
 /**
  * JSON objects under keys without a prefix, unless the URL has one.
  *
- * @param theirs matches the keys that the package writes. Other programs may store JSON in the same
+ * @param pattern matches the keys that the package writes. Other programs may store JSON in the same
  * database, for example a job queue.
  * @param example a key that matches, for messages.
  */
-function redis(theirs: RegExp, example: string): Format["read"] {
+function readRedis(pattern: RegExp, example: string): Format["read"] {
   return async function* (url, context, all) {
-    const location = located(url, "redis");
-    const places = { prefix: "", ...location.places };
-    await using database = await Database.open({ ...location, places }, "read", context);
-    let others = 0;
+    const location = locateKind(url, "redis");
+    const parameters = { prefix: "", ...location.parameters };
+    await using database = await Database.open({ ...location, parameters }, context);
+    let ignored = 0;
     for await (const { entries, read } of sourceOf(database).batches()) {
       const keys = entries.map(({ key }) => key)
-        .filter((key) => !key.startsWith("telegraf:") && (all || theirs.test(key)));
-      others += entries.length;
+        .filter((key) => !key.startsWith("telegraf:") && (all || pattern.test(key)));
+      ignored += entries.length;
       for (const entry of await read(keys)) {
-        const value = objectOf(entry.value as string);
+        const value = parseObject(entry.value as string);
         if (value === undefined) continue;
-        others--;
+        ignored--;
         yield { ...entry, value };
       }
     }
@@ -194,12 +197,12 @@ function redis(theirs: RegExp, example: string): Format["read"] {
       ? 'Only JSON objects are imported, except under keys that begin with "telegraf:".'
       : `Only JSON objects under keys like ${example} are imported. Use --all-keys to import JSON ` +
         "objects under any key. Add ?prefix= to the URL if all keys begin with a prefix.";
-    if (others > 0) yield { others, thing: "key", imported };
+    if (ignored > 0) yield { ignored, thing: "key", imported };
   };
 }
 
 /** Parses JSON; `undefined` if it is not an object. */
-function objectOf(json: string): object | undefined {
+function parseObject(json: string): object | undefined {
   try {
     const value: unknown = JSON.parse(json);
     return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;
@@ -209,30 +212,32 @@ function objectOf(json: string): object | undefined {
 }
 
 /** Documents `{ key, <field> }`. */
-async function* mongodb(url: string, context: Context, field: string): AsyncGenerator<Found> {
-  const { url: server, places } = located(url, "mongodb");
-  const { MongoClient } = await load("mongodb", "MongoDB", context);
+async function* readMongo(url: string, context: Context, field: string): AsyncGenerator<Found> {
+  const { url: server, parameters } = locateKind(url, "mongodb");
+  const { MongoClient } = await loadDriver("mongodb", "MongoDB", context);
   const client = new MongoClient(server, { serverSelectionTimeoutMS: context.timeout });
   try {
-    const collection = client.db().collection(places.collection ?? "sessions");
-    let others = 0;
+    const collection = client.db().collection(parameters.collection ?? "sessions");
+    let ignored = 0;
     for await (const { key, [field]: value } of collection.find()) {
       if (key !== undefined && value != null) yield { key: String(key), value };
-      else others++;
+      else ignored++;
     }
     const imported = `Only documents with "key" and "${field}" are imported.`;
-    if (others > 0) yield { others, thing: "document", imported };
+    if (ignored > 0) yield { ignored, thing: "document", imported };
   } finally {
     await client.close();
   }
 }
 
 /** Rows `(key, value)`, in which `value` is JSON text. */
-async function* psql(url: string, context: Context): AsyncGenerator<Found> {
-  const { url: connectionString, places } = located(url, "pg");
-  const { default: { Client } } = await load("pg", "PostgreSQL", context);
+async function* readPostgres(url: string, context: Context): AsyncGenerator<Found> {
+  const { url: connectionString, parameters } = locateKind(url, "pg");
+  const { default: { Client } } = await loadDriver("pg", "PostgreSQL", context);
   const client = new Client({ connectionString, connectionTimeoutMillis: context.timeout });
-  const names = [places.schema, places.table ?? "sessions"].filter((name) => name !== undefined);
+  const names = [parameters.schema, parameters.table ?? "sessions"].filter((name) =>
+    name !== undefined
+  );
   const table = names.map((name) => `"${name.replaceAll('"', '""')}"`).join(".");
   try {
     await client.connect();
@@ -255,10 +260,10 @@ async function* psql(url: string, context: Context): AsyncGenerator<Found> {
 }
 
 /** Unwraps sessions of grammY's `enhanceStorage`, `{ __d, e?, v? }`; `e` is the expiry time. */
-function grammy(read: Format["read"]): Format["read"] {
+function unwrap(read: Format["read"]): Format["read"] {
   return async function* (source, context, all) {
     for await (const found of read(source, context, all)) {
-      if ("error" in found || "others" in found || !("__d" in Object(found.value))) {
+      if ("error" in found || "ignored" in found || !("__d" in Object(found.value))) {
         yield found;
         continue;
       }
@@ -268,7 +273,7 @@ function grammy(read: Format["read"]): Format["read"] {
   };
 }
 
-function located(url: string, kind: Kind): Location {
+function locateKind(url: string, kind: Kind): Location {
   const location = locate(url);
   if (location.kind === kind) return location;
   const expected = titleOf(kind);
@@ -279,7 +284,7 @@ function located(url: string, kind: Kind): Location {
 }
 
 // deno-lint-ignore no-explicit-any
-async function load(driver: "mongodb" | "pg", name: string, context: Context): Promise<any> {
+async function loadDriver(driver: "mongodb" | "pg", name: string, context: Context): Promise<any> {
   try {
     return await context.drivers[driver]();
   } catch (error) {

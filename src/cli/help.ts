@@ -25,7 +25,7 @@ Exit codes:
 
 /** How to continue after an interruption. */
 export const resume = `
-To continue after an interruption, run the same command again: it skips sessions that TO already has.
+To continue after an interruption, run the same command again. It skips sessions that TO has.
 `;
 
 /** The formats of `import`, and how it converts keys. */

@@ -20,18 +20,18 @@ export interface Progress {
 const interval = 5_000;
 
 /** Begins to show how far it has come; without a total, how much is done. */
-export async function progress(output: Output, total: number | undefined): Promise<Progress> {
+export async function startProgress(output: Output, total: number | undefined): Promise<Progress> {
   return output.isTTY && total !== undefined ? await bar(output, total) : lines(output, total);
 }
 
 /** The same for all sessions of a database. They are counted only if there is a bar to draw. */
-export async function progressOf(database: Database, output: Output): Promise<Progress> {
+export async function startProgressOf(database: Database, output: Output): Promise<Progress> {
   let total: number | undefined;
   if (output.isTTY) {
     total = 0;
     for await (const page of database.pages()) total += page.length;
   }
-  return await progress(output, total);
+  return await startProgress(output, total);
 }
 
 async function bar(output: Output, total: number): Promise<Progress> {

@@ -9,15 +9,17 @@ import { Database, locate } from "./database.ts";
 
 /** Deletes expired sessions. */
 export async function prune(url: string, context: Context): Promise<number> {
-  await using database = await Database.open(locate(url), "change", context);
+  await using database = await Database.open(locate(url), context);
   if (!database.prunes) {
     context.stdout.write(`${database.title} deletes expired sessions by itself.\n`);
     return exit.ok;
   }
   let total = 0;
-  for (let some = -1; some !== 0 && !context.signal.aborted; total += some) {
-    some = await database.prune();
-  }
+  let deleted: number;
+  do {
+    deleted = await database.prune();
+    total += deleted;
+  } while (deleted > 0 && !context.signal.aborted);
   context.stdout.write(`Deleted ${count(total, "expired session")} from ${database.title}.\n`);
   if (context.signal.aborted) throw interruption();
   return exit.ok;

@@ -9,7 +9,7 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Plan } from "../backend.ts";
 import type { Context } from "./context.ts";
-import { type Location, placesOf } from "./database.ts";
+import { type Location, parametersOf } from "./database.ts";
 
 /**
  * Tries the change in a way that has no effect, or asks the server.
@@ -112,7 +112,7 @@ async function checkMongo(location: Location, context: Context): Promise<void> {
     const { authInfo } = await db.command({ connectionStatus: 1, showPrivileges: true });
     const { authenticatedUsers = [], authenticatedUserPrivileges: all } = authInfo;
     if (authenticatedUsers.length === 0 || all === undefined) return;
-    const { collection } = placesOf(location);
+    const { collection } = parametersOf(location);
     const may = (action: string) =>
       (all as Privilege[]).some(({ resource, actions }) =>
         actions.includes(action) && (resource.anyResource === true ||

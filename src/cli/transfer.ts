@@ -16,8 +16,8 @@ import {
   exit,
   Failure,
   interruption,
+  quoted,
   sentence,
-  some,
   unlessInterrupted,
 } from "./context.ts";
 import { converter, sizeOf, Tally } from "./convert.ts";
@@ -88,11 +88,11 @@ export async function transfer(
   const refuse = (key: string, error: unknown) => {
     outcome.refused++;
     progress.pause();
-    stderr.write(`Not copied: session ${JSON.stringify(key)}: ${why(error)}\n`);
+    stderr.write(`Not copied: session ${JSON.stringify(key)}: ${refusal(error)}\n`);
   };
 
   /** Selects the entries of a batch that must be written, and converts their values. */
-  async function wanted({ entries, read }: Batch): Promise<Entry<unknown>[]> {
+  async function select({ entries, read }: Batch): Promise<Entry<unknown>[]> {
     const now = Date.now();
     const alive = entries.filter(({ expires = Infinity }) => expires > now);
     let keys = [...new Set(alive.map(({ key }) => key))].filter((key) => {
@@ -167,11 +167,11 @@ export async function transfer(
   try {
     for (let batch = await next(); batch !== undefined; batch = await next()) {
       const { length } = batch.entries;
-      const entries = await wanted(batch);
+      const entries = await select(batch);
       await writing;
       if (signal.aborted) throw interruption();
       writing = (async () => {
-        for (const some of split(entries, target)) await writeAll(some);
+        for (const chunk of split(entries, target)) await writeAll(chunk);
         progress.add(length);
       })();
       writing.catch(() => {}); // awaited after the next batch has been read
@@ -189,21 +189,21 @@ export async function transfer(
   return outcome;
 }
 
-/** Splits entries into batches within the limits of the database. */
+/** Splits entries into chunks within the limits of the database. */
 function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
-  let some: Entry<unknown>[] = [];
+  let chunk: Entry<unknown>[] = [];
   let size = 0;
   for (const entry of entries) {
     const more = codec.size(entry.value);
-    if (some.length > 0 && (some.length === limits.keys || size + more > limits.bytes)) {
-      yield some;
-      some = [];
+    if (chunk.length > 0 && (chunk.length === limits.keys || size + more > limits.bytes)) {
+      yield chunk;
+      chunk = [];
       size = 0;
     }
-    some.push(entry);
+    chunk.push(entry);
     size += more;
   }
-  if (some.length > 0) yield some;
+  if (chunk.length > 0) yield chunk;
 }
 
 /** Whether a stored value can be decoded. */
@@ -217,12 +217,12 @@ export function decodes(codec: Codec<unknown>, value: unknown): boolean {
 }
 
 /** The reason why an entry was refused, without the key, which the message already has. */
-function why(error: unknown): string {
+function refusal(error: unknown): string {
   return sentence(error).replace(/^Cannot write session ".*": (?=\S)/s, "");
 }
 
 /** Prints the result of a transfer, and returns the exit code. */
-export function conclude(
+export function report(
   outcome: Outcome,
   source: Source,
   target: Database,
@@ -231,21 +231,21 @@ export function conclude(
   { stdout }: Context,
 ): number {
   const { written, present, expired, refused, broken, tally, interrupted } = outcome;
-  const say = (line: string) => stdout.write(`${line}\n`);
+  const print = (line: string) => stdout.write(`${line}\n`);
   const seconds = `${((performance.now() - started) / 1000).toFixed(1)} s`;
   const what = `${count(written, "session")} (${bytes(outcome.bytes)})`;
   const way = `from ${source.title} to ${target.title}`;
-  say(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
+  print(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
   if (present > 0) {
     const skipped = `${dryRun ? "Would skip" : "Skipped"} ${count(present, "session")}`;
-    say(`${skipped} that TO already has; --overwrite replaces such sessions.`);
+    print(`${skipped} that TO already has; --overwrite replaces such sessions.`);
   }
-  if (expired > 0) say(`Left out ${count(expired, "expired session")}.`);
-  for (const line of tally.sentences()) say(line);
+  if (expired > 0) print(`Left out ${count(expired, "expired session")}.`);
+  for (const line of tally.sentences()) print(line);
   if (broken.length > 0) {
     const them = count(broken.length, "session", "sessions");
     const stay = dryRun ? "would be copied" : broken.length === 1 ? "was copied" : "were copied";
-    say(`${them} cannot be decoded and ${stay} unchanged: ${some(broken)}.`);
+    print(`${them} cannot be decoded and ${stay} unchanged: ${quoted(broken)}.`);
   }
   if (interrupted) {
     throw new Failure(

@@ -13,10 +13,11 @@
 
 import { Argument, Command, CommanderError, Option } from "commander";
 import process from "node:process";
-import { type Context, exit, Failure, seconds, sentence } from "./src/cli/context.ts";
+import { type Context, seconds } from "./src/cli/context.ts";
 import { copy } from "./src/cli/copy.ts";
 import { doctor } from "./src/cli/doctor.ts";
 import { exportLines } from "./src/cli/export.ts";
+import { exit, Failure, sentence } from "./src/cli/failure.ts";
 import { formats } from "./src/cli/formats.ts";
 import { resume, sources, urls } from "./src/cli/help.ts";
 import { importSessions } from "./src/cli/import.ts";

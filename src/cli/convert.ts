@@ -8,7 +8,7 @@
 import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
 import { document } from "../document.ts";
-import { count } from "./context.ts";
+import { count } from "./text.ts";
 
 /** Counts replaced values, by what they were and what they became. */
 export class Tally {

@@ -5,10 +5,12 @@
  */
 
 import { performance } from "node:perf_hooks";
-import { type Context, exit, Failure } from "./context.ts";
-import { Database, locate, type Location, parametersOf } from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, Failure } from "./failure.ts";
 import { startProgressOf } from "./progress.ts";
 import { type Mode, report, sourceOf, transfer } from "./transfer.ts";
+import { locate, type Location, parametersOf } from "./url.ts";
 
 /** Copies all sessions of one database to another. */
 export async function copy(

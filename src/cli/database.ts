@@ -5,148 +5,15 @@
  */
 
 import { existsSync } from "node:fs";
-import process from "node:process";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
 import { Connection, within } from "../connection.ts";
 import { StoreError } from "../errors.ts";
 import { expired } from "../queue.ts";
 import { backendOf } from "../store.ts";
-import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
-
-/** The supported databases, by the names of the modules that have their factories. */
-const kinds = {
-  redis: {
-    title: "Redis",
-    driver: "redis",
-    schemes: /^rediss?$/,
-    defaults: { prefix: "telegraf:" },
-  },
-  mongodb: {
-    title: "MongoDB",
-    driver: "mongodb",
-    schemes: /^mongodb(\+srv)?$/,
-    defaults: { collection: "telegraf-sessions" },
-  },
-  sqlite: {
-    title: "SQLite",
-    driver: "better-sqlite3",
-    schemes: /^sqlite$/,
-    defaults: { table: "telegraf-sessions" },
-  },
-  pg: {
-    title: "PostgreSQL",
-    driver: "pg",
-    schemes: /^postgres(ql)?$/,
-    defaults: { table: "telegraf-sessions", schema: undefined },
-  },
-  mysql: {
-    title: "MySQL",
-    driver: "mysql2",
-    schemes: /^(mysql|mariadb)$/,
-    defaults: { table: "telegraf-sessions" },
-  },
-} as const;
-
-export type Kind = keyof typeof kinds;
-
-/** Where sessions are stored. */
-export interface Location {
-  readonly kind: Kind;
-  /** The URL for the driver, without our own parameters; for SQLite, the name of the file. */
-  readonly url: string;
-  /** The table, collection, prefix or schema that the URL names. */
-  readonly parameters: { readonly [name: string]: string };
-  /** A name for messages, without credentials. */
-  readonly title: string;
-}
-
-/**
- * Parses a URL, or the name of an SQLite file. Our own parameters are cut out of the text, because
- * `URL` cannot parse the URLs of every driver: those of MongoDB may name several hosts.
- *
- * @throws {Failure} if the text does not name a database.
- */
-export function locate(text: string): Location {
-  const scheme = /^([a-z][a-z\d+.-]+):/i.exec(text)?.[1]?.toLowerCase();
-  const kind = (Object.keys(kinds) as Kind[]).find((name) =>
-    kinds[name].schemes.test(scheme ?? "")
-  );
-  if (kind === undefined) {
-    if (scheme === undefined && /\.(sqlite3?|db3?)$/i.test(text)) {
-      return { kind: "sqlite", url: text, parameters: {}, title: `SQLite ${text}` };
-    }
-    throw new Failure(unknownMessage(text, scheme), exit.usage);
-  }
-  if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
-    throw new Failure(`A ${scheme}: URL must begin with ${scheme}://`, exit.usage);
-  }
-  const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
-  const parameters: Record<string, string> = {};
-  const others = query.split("&").filter((parameter) => {
-    const [name, value = ""] = parameter.split("=", 2) as [string, string?];
-    if (!(name in kinds[kind].defaults)) return parameter !== "";
-    parameters[name] = decode(value);
-    return false;
-  });
-  if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
-    const [name] = others[0]!.split("=");
-    const known = Object.keys(kinds[kind].defaults).join(", ");
-    throw new Failure(
-      `Unknown parameter "${name}" in a ${scheme}: URL; known parameters: ${known}`,
-      exit.usage,
-    );
-  }
-  const { title } = kinds[kind];
-  if (kind === "sqlite") {
-    const url = decode(base!.slice("sqlite:".length).replace(/^\/\//, ""));
-    if (url === "") {
-      throw new Failure(
-        "The sqlite: URL has no file name; write sqlite:bot.db, for example",
-        exit.usage,
-      );
-    }
-    return { kind, url, parameters, title: `${title} ${url}` };
-  }
-  const url = base + (others.length > 0 ? `?${others.join("&")}` : "");
-  return { kind, url, parameters, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
-}
-
-/** The message for a text that does not name a database, without a part that may be a password. */
-function unknownMessage(text: string, scheme: string | undefined): string {
-  const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
-  if (host !== undefined) {
-    const known = ports[port!];
-    const begin = known === undefined
-      ? "redis://, mongodb://, postgres:// or mysql://"
-      : `${known}, as in ${known}${host}:${port}`;
-    return `"${host}:${port}" is not a URL: begin with ${begin}`;
-  }
-  if (scheme !== undefined && !text.includes("@")) {
-    return `Unknown database "${scheme}:"; use redis:, mongodb:, sqlite:, postgres: or mysql:`;
-  }
-  const shown = text.replace(/^.*@/s, "***@");
-  return `"${shown}" is neither a URL nor a file name that ends in .sqlite or .db; ` +
-    'write "sqlite:" before other file names';
-}
-
-/** The beginning of a URL, by the default port of the server. */
-const ports: Record<string, string | undefined> = {
-  6379: "redis://",
-  27017: "mongodb://",
-  5432: "postgres://",
-  3306: "mysql://",
-};
-
-function decode(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    throw new Failure(
-      `"${text}" in the URL is not valid percent-encoding; write %25 for a percent sign`,
-      exit.usage,
-    );
-  }
-}
+import type { Context } from "./context.ts";
+import { isMissing, missingDriver } from "./driver.ts";
+import { exit, Failure, sentence, unlessInterrupted } from "./failure.ts";
+import { describe, type Kind, kinds, type Location } from "./url.ts";
 
 /** How to open a database. */
 export interface Access {
@@ -320,11 +187,6 @@ export class Database implements AsyncDisposable {
 
 type Work<T> = (connection: Connection<unknown>, signal: AbortSignal) => MaybePromise<T>;
 
-/** The name of a kind of database, for people. */
-export function titleOf(kind: Kind): string {
-  return kinds[kind].title;
-}
-
 /** Turns an error of opening into a message. If the driver is missing, says how to install it. */
 function toFailure(error: unknown, kind: Kind, title: string, context: Context): Failure {
   if (error instanceof Failure && error.code === exit.interrupted) return error;
@@ -334,48 +196,6 @@ function toFailure(error: unknown, kind: Kind, title: string, context: Context):
     return new Failure(sentence(error), exit.usage);
   }
   return new Failure(`${title}: ${sentence(error)}`);
-}
-
-/** Whether the error, or one of its causes, says that the driver is not installed. */
-export function isMissing(error: unknown, driver: string): boolean {
-  const { code, message = "", cause } = Object(error) as {
-    code?: unknown;
-    message?: string;
-    cause?: unknown;
-  };
-  return /MODULE_NOT_FOUND/.test(String(code)) && message.includes(`'${driver}'`) ||
-    message.startsWith(`${driver} is not installed`) ||
-    cause !== undefined && isMissing(cause, driver);
-}
-
-/** The failure for a driver that is not installed, with the command that helps. */
-export function missingDriver(name: string, driver: string, { npx }: Context): Failure {
-  const needs = `${name} needs the package "${driver}", which is not installed; run`;
-  if (npx === undefined) return new Failure(`${needs}: npm install ${driver}`);
-  // npx installs only the packages that are named, so name the drivers of the other URLs as well.
-  const schemes = npx.map((argument) => /^([a-z][a-z\d+.-]+):/i.exec(argument)?.[1] ?? "");
-  const others = Object.values(kinds).filter(({ driver: other, schemes: known }) =>
-    other === driver || other !== "better-sqlite3" && schemes.some((scheme) => known.test(scheme))
-  );
-  // better-sqlite3 13 needs Node.js 22.
-  const old = Number.parseInt(process.versions.node) < 22;
-  const packages = others.map(({ driver }) =>
-    ` -p ${driver}${old && driver === "better-sqlite3" ? "@12" : ""}`
-  ).join("");
-  return new Failure(`${needs}: npx -p @telegraf/session${packages} telegraf-session …`);
-}
-
-/** Names the table, collection or prefix in a message, as `table "sessions"`. */
-export function describe(location: Location): string {
-  const [[thing, name]] = Object.entries(parametersOf(location)) as [[string, string]];
-  return `${thing} "${name}"`;
-}
-
-/** The table, collection, prefix or schema; the default for each that the URL does not name. */
-export function parametersOf(
-  { kind, parameters }: Location,
-): { readonly [name: string]: string | undefined } {
-  return { ...kinds[kind].defaults, ...parameters };
 }
 
 /**

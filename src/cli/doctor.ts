@@ -8,11 +8,14 @@ import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
 import { isAlive } from "../store.ts";
-import { type Context, count, exit, Failure, interruption, quoted, sentence } from "./context.ts";
-import { Database, describe, locate, type Location } from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
 import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
+import { count, quoted } from "./text.ts";
 import { decodes, sourceOf } from "./transfer.ts";
+import { describe, locate, type Location } from "./url.ts";
 
 /** The time limit of each change, in ms: the default of a store. */
 const changeTimeout = 10_000;

@@ -5,19 +5,14 @@
  */
 
 import { isAlive } from "../store.ts";
-import {
-  type Context,
-  count,
-  exit,
-  Failure,
-  interruption,
-  type Output,
-  sentence,
-} from "./context.ts";
+import type { Context, Output } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
-import { Database, locate } from "./database.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
 import { startProgress } from "./progress.ts";
+import { count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";
+import { locate } from "./url.ts";
 
 /** Prints each session as one line of JSON. */
 export async function exportLines(url: string, context: Context): Promise<number> {

@@ -12,17 +12,12 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { setTimeout as wait } from "node:timers/promises";
 import type { Entry } from "../backend.ts";
-import { type Context, exit, Failure, sentence } from "./context.ts";
-import {
-  Database,
-  isMissing,
-  type Kind,
-  locate,
-  type Location,
-  missingDriver,
-  titleOf,
-} from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { isMissing, missingDriver } from "./driver.ts";
+import { exit, Failure, sentence } from "./failure.ts";
 import { sourceOf } from "./transfer.ts";
+import { type Kind, locate, type Location, titleOf } from "./url.ts";
 
 /** A session, an entry that cannot be read, or the number of ignored entries. */
 export type Found =

@@ -7,11 +7,14 @@
 import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
 import { document } from "../document.ts";
-import { type Context, count, Failure, sentence } from "./context.ts";
-import { Database, locate } from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { Failure, sentence } from "./failure.ts";
 import { type Format, formats, type Ignored } from "./formats.ts";
 import { startProgress } from "./progress.ts";
+import { count } from "./text.ts";
 import { type Batch, type Mode, report, type Source, transfer } from "./transfer.ts";
+import { locate } from "./url.ts";
 
 /** How to read the source. */
 export interface Import {

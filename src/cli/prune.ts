@@ -4,8 +4,11 @@
  * @module
  */
 
-import { type Context, count, exit, interruption } from "./context.ts";
-import { Database, locate } from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, interruption } from "./failure.ts";
+import { count } from "./text.ts";
+import { locate } from "./url.ts";
 
 /** Deletes expired sessions. */
 export async function prune(url: string, context: Context): Promise<number> {

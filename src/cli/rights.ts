@@ -9,7 +9,7 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Plan } from "../backend.ts";
 import type { Context } from "./context.ts";
-import { type Location, parametersOf } from "./database.ts";
+import { type Location, parametersOf } from "./url.ts";
 
 /**
  * Tries the change in a way that has no effect, or asks the server.

@@ -5,9 +5,11 @@
  */
 
 import { checkKey, isAlive } from "../store.ts";
-import { type Context, exit, Failure, interruption, sentence } from "./context.ts";
+import type { Context } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
-import { Database, locate } from "./database.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { locate } from "./url.ts";
 
 /** Prints a session as JSON. */
 export async function get(url: string, key: string, context: Context): Promise<number> {

@@ -4,11 +4,14 @@
  * @module
  */
 
-import { bytes, type Context, count, exit, interruption } from "./context.ts";
+import type { Context } from "./context.ts";
 import { sizeOf } from "./convert.ts";
-import { Database, locate } from "./database.ts";
+import { Database } from "./database.ts";
+import { exit, interruption } from "./failure.ts";
 import { startProgressOf } from "./progress.ts";
+import { bytes, count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";
+import { locate } from "./url.ts";
 
 const hour = 60 * 60 * 1000;
 const day = 24 * hour;

@@ -9,20 +9,12 @@ import { performance } from "node:perf_hooks";
 import type { Codec, Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store.ts";
-import {
-  bytes,
-  type Context,
-  count,
-  exit,
-  Failure,
-  interruption,
-  quoted,
-  sentence,
-  unlessInterrupted,
-} from "./context.ts";
+import type { Context } from "./context.ts";
 import { converter, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence, unlessInterrupted } from "./failure.ts";
 import type { Progress } from "./progress.ts";
+import { bytes, count, quoted } from "./text.ts";
 
 /** A batch of sessions. Their values are read later, and only those of sessions that are copied. */
 export interface Batch {

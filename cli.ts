@@ -13,7 +13,7 @@
 
 import { Argument, Command, CommanderError, Option } from "commander";
 import process from "node:process";
-import { type Context, seconds } from "./src/cli/context.ts";
+import { type Context, defaultTimeout, seconds } from "./src/cli/context.ts";
 import { copy } from "./src/cli/copy.ts";
 import { doctor } from "./src/cli/doctor.ts";
 import { exportLines } from "./src/cli/export.ts";
@@ -64,7 +64,7 @@ function command(usage: string, summary: string, run: Run, notes = ""): Command 
   const command = program.command(name!).description(summary).addHelpText("after", notes + urls)
     .addOption(
       new Option("--timeout <seconds>", "time limit for opening a database")
-        .argParser(seconds).default(10_000, "10"),
+        .argParser(seconds).default(defaultTimeout, String(defaultTimeout / 1000)),
     );
   for (const arg of args) command.addArgument(new Argument(`<${arg}>`));
   return command.copyInheritedSettings(program).action(async (...values: unknown[]) => {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { defaults } from "../options.ts";
 import type { StoreFactory } from "../store.ts";
 import { exit, Failure } from "./failure.ts";
 import type { Kind } from "./url.ts";
@@ -34,6 +35,9 @@ export interface Context {
   /** The arguments of the program, if npx runs it from its cache. */
   readonly npx?: readonly string[];
 }
+
+/** The value of `--timeout` if it is not given, in ms. */
+export const defaultTimeout = defaults.timeout;
 
 /**
  * Converts the value of `--timeout` from seconds to ms.

@@ -7,6 +7,7 @@
 import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
+import { defaults } from "../options.ts";
 import { isAlive } from "../store.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
@@ -16,9 +17,6 @@ import { checkPlan } from "./rights.ts";
 import { count, quoted } from "./text.ts";
 import { decodes, sourceOf } from "./transfer.ts";
 import { describe, locate, type Location } from "./url.ts";
-
-/** The time limit of each change, in ms: the default of a store. */
-const changeTimeout = 10_000;
 
 /** Checks whether a store would work on the database. Leaves the database as it was. */
 export async function doctor(url: string, context: Context): Promise<number> {
@@ -93,9 +91,9 @@ export async function doctor(url: string, context: Context): Promise<number> {
         );
       } else {
         await check("write a session", async () => {
-          await database.write([{ key, value: session(), expires }], true, changeTimeout);
+          await database.write([{ key, value: session(), expires }], true, defaults.timeout);
           written = true;
-          await database.write([{ key, value: session(), expires }], false, changeTimeout);
+          await database.write([{ key, value: session(), expires }], false, defaults.timeout);
         });
       }
       if (written) {
@@ -108,14 +106,14 @@ export async function doctor(url: string, context: Context): Promise<number> {
         });
       }
       await check("set the expiry time of a session", async () => {
-        await database.renew([key], Date.now() + 60_000, changeTimeout);
+        await database.renew([key], Date.now() + 60_000, defaults.timeout);
       });
       await check("delete a session", async () => {
-        await database.remove([key], changeTimeout);
+        await database.remove([key], defaults.timeout);
         written = false;
       });
     } finally {
-      if (written) await database.remove([key], changeTimeout).catch(() => {});
+      if (written) await database.remove([key], defaults.timeout).catch(() => {});
     }
   }
 

@@ -12,6 +12,7 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { setTimeout as wait } from "node:timers/promises";
 import type { Entry } from "../backend.ts";
+import { defaults } from "../options.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { isMissing, missingDriver } from "./driver.ts";
@@ -179,7 +180,7 @@ function readRedis(pattern: RegExp, example: string): Format["read"] {
     let ignored = 0;
     for await (const { entries, read } of sourceOf(database).batches()) {
       const keys = entries.map(({ key }) => key)
-        .filter((key) => !key.startsWith("telegraf:") && (all || pattern.test(key)));
+        .filter((key) => !key.startsWith(defaults.prefix) && (all || pattern.test(key)));
       ignored += entries.length;
       for (const entry of await read(keys)) {
         const value = parseObject(entry.value as string);
@@ -189,7 +190,7 @@ function readRedis(pattern: RegExp, example: string): Format["read"] {
       }
     }
     const imported = all
-      ? 'Only JSON objects are imported, except under keys that begin with "telegraf:".'
+      ? `Only JSON objects are imported, except under keys that begin with "${defaults.prefix}".`
       : `Only JSON objects under keys like ${example} are imported. Use --all-keys to import JSON ` +
         "objects under any key. Add ?prefix= to the URL if all keys begin with a prefix.";
     if (ignored > 0) yield { ignored, thing: "key", imported };

@@ -4,17 +4,18 @@
  * @module
  */
 
+import { defaults } from "../options.ts";
 import { formats } from "./formats.ts";
 
 /** The forms of URLs, and the exit codes. */
 export const urls = `
 URLs:
-  redis://host:6379/0?prefix=my-bot:          or rediss:; the default prefix is "telegraf:"
+  redis://host:6379/0?prefix=my-bot:          or rediss:; the default prefix is "${defaults.prefix}"
   mongodb://host/bot?collection=sessions      or mongodb+srv:
   postgres://user@host/bot?table=sessions     optionally &schema=bot
   mysql://user@host/bot?table=sessions
   sqlite:bot.db?table=sessions                or only the file name: ./bot.sqlite
-  The default table or collection is "telegraf-sessions". Put URLs that contain ? or & in quotes.
+  The default table or collection is "${defaults.table}". Put URLs that contain ? or & in quotes.
   Install the driver of each database: redis, mongodb, better-sqlite3, pg or mysql2.
 
 Exit codes:

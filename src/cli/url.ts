@@ -4,39 +4,43 @@
  * @module
  */
 
+import { defaults } from "../options.ts";
 import { exit, Failure } from "./failure.ts";
 
-/** The supported databases, by the names of the modules that have their factories. */
+/**
+ * The supported databases, by the names of the modules that have their factories. `parameters` are
+ * our own parameters in a URL, with their defaults.
+ */
 export const kinds = {
   redis: {
     title: "Redis",
     driver: "redis",
     schemes: /^rediss?$/,
-    defaults: { prefix: "telegraf:" },
+    parameters: { prefix: defaults.prefix },
   },
   mongodb: {
     title: "MongoDB",
     driver: "mongodb",
     schemes: /^mongodb(\+srv)?$/,
-    defaults: { collection: "telegraf-sessions" },
+    parameters: { collection: defaults.collection },
   },
   sqlite: {
     title: "SQLite",
     driver: "better-sqlite3",
     schemes: /^sqlite$/,
-    defaults: { table: "telegraf-sessions" },
+    parameters: { table: defaults.table },
   },
   pg: {
     title: "PostgreSQL",
     driver: "pg",
     schemes: /^postgres(ql)?$/,
-    defaults: { table: "telegraf-sessions", schema: undefined },
+    parameters: { table: defaults.table, schema: undefined },
   },
   mysql: {
     title: "MySQL",
     driver: "mysql2",
     schemes: /^(mysql|mariadb)$/,
-    defaults: { table: "telegraf-sessions" },
+    parameters: { table: defaults.table },
   },
 } as const;
 
@@ -77,13 +81,13 @@ export function locate(text: string): Location {
   const parameters: Record<string, string> = {};
   const others = query.split("&").filter((parameter) => {
     const [name, value = ""] = parameter.split("=", 2) as [string, string?];
-    if (!(name in kinds[kind].defaults)) return parameter !== "";
+    if (!(name in kinds[kind].parameters)) return parameter !== "";
     parameters[name] = decode(value);
     return false;
   });
   if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
     const [name] = others[0]!.split("=");
-    const known = Object.keys(kinds[kind].defaults).join(", ");
+    const known = Object.keys(kinds[kind].parameters).join(", ");
     throw new Failure(
       `Unknown parameter "${name}" in a ${scheme}: URL; known parameters: ${known}`,
       exit.usage,
@@ -156,5 +160,5 @@ export function describe(location: Location): string {
 export function parametersOf(
   { kind, parameters }: Location,
 ): { readonly [name: string]: string | undefined } {
-  return { ...kinds[kind].defaults, ...parameters };
+  return { ...kinds[kind].parameters, ...parameters };
 }

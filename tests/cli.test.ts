@@ -17,10 +17,12 @@ import { createConnection } from "mysql2/promise";
 import pg from "pg";
 import { createClient } from "redis";
 import type { Context } from "../src/cli/context.ts";
+import { copy } from "../src/cli/copy.ts";
 import { doctor } from "../src/cli/doctor.ts";
 import { missingDriver } from "../src/cli/driver.ts";
 import { startProgress } from "../src/cli/progress.ts";
 import { stats } from "../src/cli/stats.ts";
+import { duration } from "../src/cli/text.ts";
 import { version } from "../src/cli/version.ts";
 import { SQLite } from "../sqlite.ts";
 import { cli, end, kinds, pipe, type Place, start } from "./cli.ts";
@@ -47,18 +49,13 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
 }
 
 /** A terminal; `read` is called with each text that is written to it. */
-function terminal(read: (text: string) => unknown) {
-  return {
-    isTTY: true,
-    columns: 120,
-    write: (text: string) => read(text),
-    cursorTo() {},
-    moveCursor() {},
-    clearLine() {},
-    on() {},
-    once() {},
-    removeListener() {},
-  };
+function terminal(read: (text: string) => unknown, columns?: number) {
+  return { isTTY: true, columns, write: (text: string) => read(text) };
+}
+
+/** What a terminal shows in the end: `\r\x1b[K` returns to the start of the line and erases it. */
+function screen(written: string): string {
+  return written.split("\n").map((line) => line.split("\r\x1b[K").at(-1)).join("\n");
 }
 
 /** The context of a command that opens only SQLite. */
@@ -722,14 +719,15 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.equal((await to.raw()).size, total);
   });
 
-  it("progress is a bar on a terminal, and lines elsewhere", async () => {
+  it("progress is a bar on a terminal, and lines elsewhere", () => {
     let shown = "";
-    const bar = await startProgress(terminal((text) => shown += text), 2_000);
+    const bar = startProgress(terminal((text) => shown += text, 120), 2_000);
     bar.add(500);
     bar.stop();
     assert.match(shown, /█+░+ 25 % \| 500 of 2000 \| \d+ per s \| .+ left/);
+    assert.match(screen(shown), /^█{10}░{30} 25 % \| 500 of 2000 \| \d+ per s \| \d+s left\n$/);
     shown = "";
-    const lines = await startProgress({ write: (text) => shown += text }, 2_000);
+    const lines = startProgress({ write: (text) => shown += text }, 2_000);
     lines.add(500);
     lines.stop();
     assert.equal(shown, "");
@@ -744,6 +742,57 @@ describe("the command line", { timeout: 600_000 }, () => {
       assert.equal(await command(here.url, sqliteContext({ stderr })), 0);
       assert.match(shown, /100 % \| 2 of 2 /);
     }
+  });
+
+  it("the bar never wraps, however narrow the terminal is", () => {
+    for (const columns of [0, 1, 2, 10, 40, 46, 47, 80, 120, undefined]) {
+      for (const total of [0, 7, 1_000_000_000]) {
+        const written: string[] = [];
+        const progress = startProgress(terminal((text) => written.push(text), columns), total);
+        progress.add(5);
+        progress.stop();
+        for (const text of written) {
+          const [line = ""] = screen(text).split("\n");
+          assert.ok(line.length < (columns || 80), `${columns} columns: ${line}`);
+        }
+        const most = Math.min(5, total);
+        if (columns === 120) assert.match(written.join(""), new RegExp(`\\| ${most} of ${total} `));
+      }
+    }
+  });
+
+  it("the bar follows the width of the terminal, and can be removed", () => {
+    let shown = "";
+    const output = { ...terminal((text) => shown += text), columns: 120 };
+    const bar = startProgress(output, 2_000);
+    assert.match(screen(shown), /^░{40} 0 % \| 0 of 2000 \| 0 per s \| \? left$/);
+    bar.clear();
+    assert.equal(screen(shown), "");
+    output.columns = 60;
+    bar.stop();
+    assert.match(screen(shown), /^░{24} 0 % \| 0 of 2000 \| 0 per s \| \? left\n$/);
+  });
+
+  it("messages of copy have lines of their own on a terminal, and elsewhere there is no bar", async () => {
+    await using from = text.place();
+    await from.fill([["1:1", 1], ["x".repeat(513), 2], ["3:3", 3]]);
+    for (const isTTY of [true, false]) {
+      await using to = text.place();
+      let shown = "";
+      const stderr = { ...terminal((text) => shown += text, 70), isTTY };
+      const mode = { overwrite: false, dryRun: false };
+      const copied = copy(from.url, to.url, mode, sqliteContext({ stderr }));
+      await assert.rejects(copied, { message: "1 session was not copied" });
+      const message = `^Not copied: session "x{513}": A session key must have .*\n`;
+      const end = isTTY ? "█+ 100 % \\| 3 of 3 \\| \\d+ per s \\| 0s left\n$" : "$";
+      assert.match(screen(shown), new RegExp(message + end));
+      assert.equal(/[█░\r]/.test(shown), isTTY);
+    }
+  });
+
+  it("times are shown in seconds, minutes or hours", () => {
+    const times = [0, 0.4, 59.4, 59.6, 65, 3_599.7, 7_383, 100 * 3_600].map(duration);
+    assert.deepEqual(times, ["0s", "0s", "59s", "1m00s", "1m05s", "1h00m", "2h03m", "100h00m"]);
   });
 
   it("--version is the package's", async () => {

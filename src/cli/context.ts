@@ -12,6 +12,8 @@ import type { Kind } from "./url.ts";
 /** A text stream that may be a terminal, for example `process.stderr`. */
 export interface Output {
   readonly isTTY?: boolean;
+  /** The width of a terminal; it may change. */
+  readonly columns?: number;
   write(text: string, done?: () => void): unknown;
 }
 

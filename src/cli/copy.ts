@@ -8,7 +8,7 @@ import { performance } from "node:perf_hooks";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure } from "./failure.ts";
-import { startProgressOf } from "./progress.ts";
+import { type Progress, startProgressOf } from "./progress.ts";
 import { type Mode, report, sourceOf, transfer } from "./transfer.ts";
 import { locate, type Location, parametersOf } from "./url.ts";
 
@@ -20,7 +20,11 @@ export async function copy(
   context: Context,
 ): Promise<number> {
   const { stderr } = context;
-  const warn = (text: string) => stderr.write(`${text}\n`);
+  let progress: Progress | undefined = undefined;
+  const warn = (text: string) => {
+    progress?.clear();
+    stderr.write(`${text}\n`);
+  };
   const [fromLocation, toLocation] = [locate(from), locate(to)];
   if (overlap(fromLocation, toLocation)) {
     throw new Failure(
@@ -32,10 +36,10 @@ export async function copy(
   await using source = await Database.open(fromLocation, context, { warn });
   const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
   await using target = await Database.open(toLocation, context, access);
-  const progress = await startProgressOf(source, stderr);
+  progress = await startProgressOf(source, stderr);
   const batched = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));
   const outcome = await transfer(batched, target, mode, progress, context)
-    .finally(() => progress.stop());
+    .finally(() => progress?.stop());
   return report(outcome, batched, target, mode, started, context);
 }
 

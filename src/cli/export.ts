@@ -18,7 +18,7 @@ import { locate } from "./url.ts";
 export async function exportLines(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
   await using database = await Database.open(locate(url), context);
-  const progress = await startProgress(stderr, undefined);
+  const progress = startProgress(stderr, undefined);
   const tally = new Tally();
   let exported = 0;
   let refused = 0;

@@ -52,7 +52,7 @@ export async function importSessions(
   const warn = (text: string) => stderr.write(`${text}\n`);
   const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
   await using target = await Database.open(location, context, access);
-  const progress = await startProgress(stderr, undefined);
+  const progress = startProgress(stderr, undefined);
   const findings: Findings = { unconverted: 0, unreadable: 0 };
   const source: Source = {
     title: from === "-" ? "standard input" : url ? locate(from).title : from,

@@ -1,5 +1,5 @@
 /**
- * Formats numbers and keys for messages.
+ * Formats numbers, times and keys for messages.
  *
  * @module
  */
@@ -18,6 +18,15 @@ export function bytes(number: number): string {
     unit++;
   }
   return `${unit === 0 ? number : number.toFixed(1)} ${units[unit]}`;
+}
+
+/** Formats seconds, as `45s`, `1m05s` or `2h03m`. */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole}s`;
+  const two = (number: number) => String(Math.floor(number)).padStart(2, "0");
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
+  return `${Math.floor(whole / 3600)}h${two(whole % 3600 / 60)}m`;
 }
 
 /** Formats keys for a message: quotes the first five, and counts the others. */

@@ -79,7 +79,7 @@ export async function transfer(
   const convert = converter(source.codec, target.codec, outcome.tally);
   const refuse = (key: string, error: unknown) => {
     outcome.refused++;
-    progress.pause();
+    progress.clear();
     stderr.write(`Not copied: session ${JSON.stringify(key)}: ${refusal(error)}\n`);
   };
 

@@ -1,22 +1,23 @@
 /**
- * The command line: copies, exports, imports and looks after stored sessions.
+ * The command line: copies, exports, imports, checks and deletes stored sessions.
  *
  * ```shell
  * npx @telegraf/session copy ./sessions.sqlite postgres://localhost/bot
  * deno run -A jsr:@telegraf/session/cli --help
  * ```
  *
- * To import this module is to run it.
+ * Importing this module runs the command line.
  *
  * @module
  */
 
 import { Argument, Command, CommanderError, Option } from "commander";
 import process from "node:process";
-import { type Context, exit, Failure, seconds, sentence } from "./src/cli/context.ts";
+import { type Context, defaultTimeout, seconds } from "./src/cli/context.ts";
 import { copy } from "./src/cli/copy.ts";
 import { doctor } from "./src/cli/doctor.ts";
 import { exportLines } from "./src/cli/export.ts";
+import { exit, Failure, sentence } from "./src/cli/failure.ts";
 import { formats } from "./src/cli/formats.ts";
 import { resume, sources, urls } from "./src/cli/help.ts";
 import { importSessions } from "./src/cli/import.ts";
@@ -47,33 +48,33 @@ const base: Omit<Context, "timeout"> = {
 };
 
 const program = new Command("telegraf-session")
-  .description("Copies, exports, imports and looks after sessions of Telegraf bots.")
+  .description("Copies, exports, imports, checks and deletes sessions of Telegraf bots.")
   .addHelpText("after", urls)
   .version(version)
   .helpCommand(false)
-  .showHelpAfterError("(--help tells how)")
+  .showHelpAfterError("(add --help for usage)")
   .exitOverride();
 
 type Options = Record<string, unknown>;
 type Run = (args: string[], context: Context, options: Options) => Promise<number>;
 
-/** Adds a command with these arguments; what it returns is the exit code. */
+/** Adds a command. `usage` is its name and its arguments; `run` returns the exit code. */
 function command(usage: string, summary: string, run: Run, notes = ""): Command {
   const [name, ...args] = usage.split(" ");
   const command = program.command(name!).description(summary).addHelpText("after", notes + urls)
     .addOption(
-      new Option("--timeout <seconds>", "how long opening a database may take")
-        .argParser(seconds).default(10_000, "10"),
+      new Option("--timeout <seconds>", "time limit for opening a database")
+        .argParser(seconds).default(defaultTimeout, String(defaultTimeout / 1000)),
     );
   for (const arg of args) command.addArgument(new Argument(`<${arg}>`));
-  return command.copyInheritedSettings(program).action(async (...given: unknown[]) => {
-    const options = given[args.length] as Options;
+  return command.copyInheritedSettings(program).action(async (...values: unknown[]) => {
+    const options = values[args.length] as Options;
     const context = { ...base, timeout: Number(options.timeout) };
-    process.exitCode = await run(given.slice(0, args.length) as string[], context, options);
+    process.exitCode = await run(values.slice(0, args.length) as string[], context, options);
   });
 }
 
-const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
+const modeOf = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   overwrite: overwrite === true,
   dryRun: dryRun === true,
   format: String(format),
@@ -81,23 +82,23 @@ const mode = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   allKeys: allKeys === true,
 });
 
-/** Options of what writes sessions. */
-function writing(command: Command): Command {
+/** Adds the options of commands that write sessions. */
+function addWriteOptions(command: Command): Command {
   return command
-    .option("--dry-run", "only say what would be done; change nothing")
+    .option("--dry-run", "print what would be done, and change nothing")
     .addOption(new Option("--skip", "keep sessions that TO already has (default)"))
     .addOption(new Option("--overwrite", "replace sessions that TO already has").conflicts("skip"));
 }
 
-writing(command(
+addWriteOptions(command(
   "copy FROM TO",
-  "Copy all sessions of one database to another, with the time when they expire. FROM stays as it is.",
-  ([from, to], context, options) => copy(from!, to!, mode(options), context),
+  "Copy all sessions from one database to another, with their expiry times. FROM is not changed.",
+  ([from, to], context, options) => copy(from!, to!, modeOf(options), context),
   resume,
 ));
 command(
   "stats URL",
-  "How many sessions, how large, and when they expire.",
+  "Print the number of sessions, their sizes, and when they expire.",
   ([url], context) => stats(url!, context),
 );
 command(
@@ -112,36 +113,39 @@ command(
 );
 command(
   "export URL",
-  'Print all sessions as lines of JSON: {"key": …, "session": …, "expires": ms since 1970 or absent}.',
+  'Print each session as one line of JSON: {"key": …, "session": …, "expires": …}. "expires" is in ms since 1970, and absent if the session never expires.',
   ([url], context) => exportLines(url!, context),
 );
-writing(command(
+addWriteOptions(command(
   "import SOURCE TO",
-  "Import what export printed, or what another package wrote.",
-  ([from, to], context, options) => importSessions(from!, to!, mode(options), context),
+  "Import sessions that export printed or that another package stored.",
+  ([from, to], context, options) => importSessions(from!, to!, modeOf(options), context),
   resume + sources,
 ))
   .addOption(
-    new Option("--format <name>", "what wrote SOURCE").choices(Object.keys(formats))
+    new Option("--format <name>", "the format of SOURCE").choices(Object.keys(formats))
       .default("jsonl"),
   )
-  .option("--keep-keys", "keep keys as they are")
-  .option("--all-keys", "take all JSON objects of a Redis, not only keys of that package's form");
+  .option("--keep-keys", "do not convert keys")
+  .option(
+    "--all-keys",
+    "import JSON objects under any key of a Redis database, not only under keys that the package uses",
+  );
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));
 command(
   "doctor URL",
-  "Check connection, rights, schema and sessions, and say what an upgrade would do. A session is written, read and deleted; nothing else changes.",
+  "Check the connection, permissions, schema and sessions, and print what an upgrade would change. Doctor writes, reads and deletes one test session, and changes nothing else.",
   ([url], context) => doctor(url!, context),
 );
 
-// The second Ctrl-C ends it immediately.
+// Only the first Ctrl-C is handled, so a second one ends the process immediately.
 process.once("SIGINT", () => aborter.abort());
 program.parseAsync().catch((error) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exit.usage;
   else {
     process.exitCode = error instanceof Failure ? error.code : exit.failed;
     process.stderr.write(`${sentence(error)}\n`, () => {
-      // A connection or standard input that it no longer waits for would keep it from ending.
+      // Standard input or an abandoned connection would keep the process alive.
       if (process.exitCode === exit.interrupted) process.exit();
     });
   }

@@ -31,7 +31,7 @@ const imports: Record<string, string> = deno.imports;
 const { "./cli": cli, ...exported } = deno.exports;
 const entries = Object.entries(exported);
 /** What the command line alone uses, and users get with the package. */
-const dependencies = ["cli-progress", "commander"];
+const dependencies = ["commander"];
 const repository = "https://github.com/telegraf/session";
 
 /**
@@ -114,7 +114,6 @@ await build({
         Object.keys(drivers).map((name) => [name, imports[name]!.replace(/^.*@/, "")]),
       ),
       "@types/better-sqlite3": "^9.0.0",
-      "@types/cli-progress": "^3.11.0",
       "@types/node": "^20.19.0",
       "@types/pg": "^8.0.0",
     },

@@ -51,6 +51,15 @@ export interface StoreOptions {
   onInitError?: ((error: unknown) => void) | undefined;
 }
 
+/** Values of options that are not given. */
+export const defaults = {
+  timeout: 10_000,
+  pruneInterval: 3_600_000,
+  table: "telegraf-sessions",
+  collection: "telegraf-sessions",
+  prefix: "telegraf:",
+} as const;
+
 /** The `typeof` of an option. */
 export type Type = "string" | "number" | "boolean" | "function" | "object";
 

@@ -1,16 +1,16 @@
-/** `copy`: from every database to every database. */
+/** `copy` from every database to every database. */
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import process from "node:process";
 import { cli, type Kind, kinds, type Raw } from "./cli.ts";
 
-/** How many sessions are copied; 10,000 take a while where FerretDB stands in for MongoDB. */
+/** The number of sessions to copy. With FerretDB in place of MongoDB, 10,000 take a while. */
 const many = Number(process.env.TEST_CLI_SESSIONS ?? 300);
 
 const week = 7 * 24 * 60 * 60 * 1000;
 
-/** Sessions that are hard to copy, and many that are not; every third expires. */
+/** Three sessions that are hard to copy, and many easy ones, of which two in three expire. */
 function* sessions(): Generator<[string, unknown, number?]> {
   yield ["a:A", { text: "it's" }];
   yield ["A:a", { text: '\u{1F600}\0\\"\r\n', empty: "", none: null, zero: 0, no: false }];
@@ -21,7 +21,7 @@ function* sessions(): Generator<[string, unknown, number?]> {
   }
 }
 
-/** Compares byte by byte where both are text, and else what the text says. */
+/** Compares text byte by byte; compares parsed values if only one database stores text. */
 function assertSame(actual: Raw, from: Kind, expected: Raw, to: Kind): void {
   assert.deepEqual([...actual.keys()].toSorted(), [...expected.keys()].toSorted());
   for (const [key, { value, expires }] of expected) {
@@ -31,7 +31,7 @@ function assertSame(actual: Raw, from: Kind, expected: Raw, to: Kind): void {
       : [copy.value, value].map((it) => typeof it === "string" ? JSON.parse(it) : it);
     assert.deepEqual(same[0], same[1]);
     assert.equal(copy.expires === undefined, expires === undefined, key);
-    // Redis tells how long a key lives, not until when.
+    // Redis reports the remaining lifetime of a key, so the expiry time is not exact.
     const off = Math.abs((copy.expires ?? 0) - (expires ?? 0));
     assert.ok(from.name === "Redis" || to.name === "Redis" ? off < 1_000 : off === 0, `${off}`);
   }

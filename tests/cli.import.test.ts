@@ -1,4 +1,4 @@
-/** `import` of what other packages wrote, written by those packages. */
+/** `import` of sessions that other packages stored, with those packages themselves. */
 
 import { FileAdapter } from "@grammyjs/storage-file";
 import { MongoDBAdapter } from "@grammyjs/storage-mongodb";
@@ -18,12 +18,12 @@ import RedisSession from "telegraf-session-redis";
 import { cli, kinds } from "./cli.ts";
 import { place, serverUrl } from "./servers.ts";
 
-/** What is imported into each database, by key. */
+/** The sessions that a database must have after the import, by key. */
 type Expected = Record<string, unknown>;
 
 const [sqlite] = kinds.filter(({ name }) => name === "SQLite");
 
-/** Imports into each database in turn. */
+/** Imports into one database after the other. */
 async function imports(
   format: string,
   source: string,
@@ -43,7 +43,7 @@ async function imports(
   }
 }
 
-/** What Telegraf and grammY keep per user and per chat. */
+/** A session, as Telegraf or grammY stores it. */
 const session = { name: "Zoë", cart: [{ id: 1 }] };
 
 describe("import", { timeout: 600_000 }, () => {
@@ -65,7 +65,7 @@ describe("import", { timeout: 600_000 }, () => {
           "8:8": { n: 8 },
           "query:9:9": { n: 9 },
         },
-        /^1 key is not of one user in one chat .*\nCopied 3 sessions .* from .*sessions\.json to /,
+        /^Kept 1 key unchanged because it cannot be converted .*\nCopied 3 sessions .* from .*sessions\.json to /,
       );
       await imports(
         "telegraf-session-local",
@@ -94,16 +94,16 @@ describe("import", { timeout: 600_000 }, () => {
       await other.set(`${before}:counter`, "5");
       await other.set(`${before}:text`, "hello");
       await other.hSet(`${before}:hash`, "a", "b");
-      // Other programs keep JSON there as well: a job queue, a web site.
+      // Other programs store JSON there as well: a job queue, a web site.
       await other.set(`${before}:bull:mails:7`, '{"attempts":1}');
       await other.set(`${before}:sess:xyz`, '{"cookie":{}}');
-      await other.set(`${before}:3:3`, "[1]"); // of that form, but no session
+      await other.set(`${before}:3:3`, "[1]"); // not a JSON object
       const base = url.href.replace(/\/$/, "") + "/1";
       await imports(
         "telegraf-session-redis",
         `${base}?prefix=${before}:`,
         { "1:1": session, "2:-100": { n: 2 } },
-        /^6 other keys .* were left out.*--all-keys.*\nCopied 2 sessions/,
+        /^Ignored 6 keys of .*--all-keys.*\nCopied 2 sessions/,
       );
       await using all = sqlite!.place();
       const keys = ["1:1", "2:-100", "bull:mails:7", "sess:xyz"];
@@ -112,19 +112,22 @@ describe("import", { timeout: 600_000 }, () => {
       assert.equal(run.code, 0, run.stderr);
       assert.match(
         run.stdout,
-        /^4 other keys .* were left out: they hold no JSON object\.\nCopied 4/,
+        /^Ignored 4 keys of .*\. Only JSON objects are imported, .*\nCopied 4/,
       );
       const raw = await all.raw();
       assert.deepEqual([...raw.keys()].toSorted(), keys);
       const { expires = 0 } = raw.get("1:1")!;
       assert.ok(expires > Date.now() && expires < Date.now() + 1_000_000);
-      // Without a prefix, which the package does not have, the keys of this test are others'.
+      // Without a prefix in the URL, the other keys of this test do not have the right form.
       await other.set("77:77", '{"n":77}');
       await other.set(`telegraf:${before}`, '{"ours":true}');
       await using to = sqlite!.place();
       const bare = await cli("import", "--format", "telegraf-session-redis", base, to.url);
       assert.equal(bare.code, 0, bare.stderr);
-      assert.match(bare.stdout, /^[89] other keys /);
+      assert.match(
+        bare.stdout,
+        /^Ignored [89] keys of .*\. Only JSON objects under keys like 1:-2 /,
+      );
       assert.deepEqual([...(await to.raw()).keys()], ["77:77"]);
     } finally {
       const { keys } = await other.scan("0", { MATCH: `*${before}*`, COUNT: 100_000 });
@@ -167,7 +170,7 @@ describe("import", { timeout: 600_000 }, () => {
         "grammy-file",
         path,
         { "42:42": session, "-100500": { n: 2 }, "43:43": { n: 3 } },
-        /^1 key is not of .*\nCopied 3 sessions .*\n1 session had expired and stayed behind\.\n/,
+        /^Kept 1 key unchanged .*\nCopied 3 sessions .*\nLeft out 1 expired session\.\n/,
       );
       await imports(
         "grammy-file",
@@ -182,7 +185,7 @@ describe("import", { timeout: 600_000 }, () => {
       assert.equal(run.code, 1);
       assert.match(
         run.stderr,
-        /^Not imported: 42.bad42\.json: .*\n1 session was not transferred\n$/,
+        /^Not imported: 42.bad42\.json: .*\n1 session was not copied\n$/,
       );
     } finally {
       rmSync(path, { recursive: true });
@@ -205,7 +208,7 @@ describe("import", { timeout: 600_000 }, () => {
         "grammy-redis",
         url,
         { "42:42": session, "-100500": { n: 2 } },
-        /^2 other keys .* were left out.*\n1 key is not of .*\nCopied 2 sessions/,
+        /^Ignored 2 keys of .*\nKept 1 key unchanged .*\nCopied 2 sessions/,
       );
       await using to = sqlite!.place();
       const run = await cli("import", "--format", "grammy-redis", "--all-keys", url, to.url);
@@ -230,7 +233,7 @@ describe("import", { timeout: 600_000 }, () => {
         "grammy-mongodb",
         `${serverUrl("mongodb")}?collection=${collection.collectionName}`,
         { "42:42": session, "43:43": { n: 43 } },
-        /^1 other document .* was left out: .*\nCopied 2 sessions/,
+        /^Ignored 1 document of .*\. Only documents .*\nCopied 2 sessions/,
       );
     } finally {
       await collection.drop();
@@ -263,7 +266,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("says what is not there, or is of another kind", async () => {
+  it("reports a table that is missing, and a database of the wrong kind", async () => {
     await using to = sqlite!.place();
     const run = (...args: string[]) => cli("import", "--format", ...args, to.url);
     const table = await run("grammy-psql", `${serverUrl("postgres")}?table=${place()}`);
@@ -271,6 +274,6 @@ describe("import", { timeout: 600_000 }, () => {
     assert.match(table.stderr, /: relation "test-.*" does not exist\n$/);
     const other = await run("grammy-psql", serverUrl("mysql"));
     assert.deepEqual([other.code, other.stdout], [2, ""]);
-    assert.match(other.stderr, /^MySQL .* is not what that format is stored in\n$/);
+    assert.match(other.stderr, /^This --format reads from PostgreSQL, but SOURCE is MySQL .*\n$/);
   });
 });

@@ -1,4 +1,4 @@
-/** The command line: every command on every database. */
+/** Every command of the command line, on every database. */
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -17,10 +17,12 @@ import { createConnection } from "mysql2/promise";
 import pg from "pg";
 import { createClient } from "redis";
 import type { Context } from "../src/cli/context.ts";
-import { missingDriver } from "../src/cli/database.ts";
+import { copy } from "../src/cli/copy.ts";
 import { doctor } from "../src/cli/doctor.ts";
-import { progress } from "../src/cli/progress.ts";
+import { missingDriver } from "../src/cli/driver.ts";
+import { startProgress } from "../src/cli/progress.ts";
 import { stats } from "../src/cli/stats.ts";
+import { duration } from "../src/cli/text.ts";
 import { version } from "../src/cli/version.ts";
 import { SQLite } from "../sqlite.ts";
 import { cli, end, kinds, pipe, type Place, start } from "./cli.ts";
@@ -30,14 +32,14 @@ const day = 24 * 60 * 60 * 1000;
 const kind = (name: string) => kinds.find((kind) => kind.name === name)!;
 const text = kind("SQLite");
 
-/** Expects a run that ends well, and returns what it printed. */
+/** Expects exit code 0, and returns what was printed. */
 async function ok(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await cli(...args);
   assert.equal(code, 0, stdout + stderr);
   return stdout;
 }
 
-/** Expects a run that ends with this code and says only this. */
+/** Expects this exit code, and only this message. */
 async function fails(code: number, message: RegExp, ...args: string[]): Promise<void> {
   const run = await cli(...args);
   assert.equal(run.code, code, run.stdout + run.stderr);
@@ -46,19 +48,14 @@ async function fails(code: number, message: RegExp, ...args: string[]): Promise<
   assert.doesNotMatch(run.stderr, /\n {4}at |s3cret/, "a stack or a password");
 }
 
-/** A terminal; `read` gets each text that is written to it. */
-function terminal(read: (text: string) => unknown) {
-  return {
-    isTTY: true,
-    columns: 120,
-    write: (text: string) => read(text),
-    cursorTo() {},
-    moveCursor() {},
-    clearLine() {},
-    on() {},
-    once() {},
-    removeListener() {},
-  };
+/** A terminal; `read` is called with each text that is written to it. */
+function terminal(read: (text: string) => unknown, columns?: number) {
+  return { isTTY: true, columns, write: (text: string) => read(text) };
+}
+
+/** What a terminal shows in the end: `\r\x1b[K` returns to the start of the line and erases it. */
+function screen(written: string): string {
+  return written.split("\n").map((line) => line.split("\r\x1b[K").at(-1)).join("\n");
 }
 
 /** The context of a command that opens only SQLite. */
@@ -82,12 +79,12 @@ function sqliteContext(own: Partial<Context>): Context {
   };
 }
 
-/** Ctrl-C. Deno's `child.kill` would close standard input as well, and hide the exit code. */
+/** Sends Ctrl-C. `child.kill` of Deno would also close standard input and hide the exit code. */
 function interrupt(child: ReturnType<typeof start>): void {
   process.kill(child.pid!, "SIGINT");
 }
 
-/** Two sessions, one of which expires, and one that has. */
+/** Stores a session that never expires, one that expires later, and one that has expired. */
 function three(place: Place): Promise<void> {
   return place.fill([
     ["1:1", { name: "Zoë" }],
@@ -121,7 +118,7 @@ for (const { name, place, prunes } of kinds) {
     it(`${name} delete deletes a session and no other`, async () => {
       await using here = place();
       await three(here);
-      assert.match(await ok("delete", here.url, "1:1"), /^Deleted session "1:1" of /);
+      assert.match(await ok("delete", here.url, "1:1"), /^Deleted session "1:1" from /);
       await fails(1, /has no session "1:1"\n$/, "delete", here.url, "1:1");
       const raw = await here.raw();
       assert.ok(raw.has("2:2") && !raw.has("1:1"));
@@ -131,7 +128,7 @@ for (const { name, place, prunes } of kinds) {
       await using here = place();
       await three(here);
       const output = await ok("prune", here.url);
-      assert.match(output, prunes ? /^Deleted 1 expired session of / : /by itself\.\n$/);
+      assert.match(output, prunes ? /^Deleted 1 expired session from / : /by itself\.\n$/);
       assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "2:2"]);
     });
 
@@ -141,7 +138,7 @@ for (const { name, place, prunes } of kinds) {
       await three(here);
       const { code, stdout, stderr } = await cli("export", here.url);
       assert.equal(code, 0, stderr);
-      assert.match(stderr, /^Exported 2 sessions of /);
+      assert.match(stderr, /^Exported 2 sessions from /);
       const lines = stdout.trimEnd().split("\n").toSorted();
       assert.equal(lines.length, 2);
       assert.equal(lines[0], '{"key":"1:1","session":{"name":"Zoë"}}');
@@ -156,7 +153,7 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(Math.abs(after.get("2:2")!.expires! - before.get("2:2")!.expires!) < 1_000);
     });
 
-    it(`${name} import refuses a bad line by its number, and takes the others`, async () => {
+    it(`${name} import reports invalid lines by their numbers, and imports the others`, async () => {
       await using here = place();
       const input = [
         '{"key":"1:1","session":{"n":1}}',
@@ -172,23 +169,23 @@ for (const { name, place, prunes } of kinds) {
       assert.equal(run.code, 1);
       assert.match(
         run.stderr,
-        /^Not imported: line 2: .*\nNot imported: line 4: "key" is not text\n/,
+        /^Not imported: line 2: .*\nNot imported: line 4: "key" is not a string\n/,
       );
       assert.match(
         run.stderr,
-        /line 5: "expires" is not .*\nNot imported: line 6: "more" is not kn/,
+        /line 5: "expires" is not .*\nNot imported: line 6: unknown field "more"; /,
       );
-      assert.match(run.stderr, /session "": .*\n5 sessions were not transferred\n$/);
+      assert.match(run.stderr, /session "": .*\n5 sessions were not copied\n$/);
       assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "7:7"]);
     });
 
-    it(`${name} copy keeps what is there, and replaces it when told so`, async () => {
+    it(`${name} copy skips existing sessions, and replaces them with --overwrite`, async () => {
       await using from = text.place();
       await using to = place();
       await from.fill([["1:1", { n: 1 }], ["2:2", { n: 1 }]]);
       await to.fill([["1:1", { n: 0 }], ["9:9", { n: 9 }]]);
       const kept = await ok("copy", from.url, to.url);
-      assert.match(kept, /^Copied 1 session .*\n1 session was there already and stayed; --over/);
+      assert.match(kept, /^Copied 1 session .*\nSkipped 1 session that TO already has; --over/);
       await using store = to.store();
       assert.deepEqual(await store.get("1:1"), { n: 0 });
       assert.match(await ok("copy", "--overwrite", from.url, to.url), /^Copied 2 sessions /);
@@ -208,7 +205,7 @@ for (const { name, place, prunes } of kinds) {
       const run = await pipe('{"key":"1:1","session":1}', "import", "--dry-run", "-", to.url);
       assert.match(run.stdout, /^Would copy 1 session/);
       if (name !== "Redis" && name !== "MongoDB") {
-        await fails(1, /has no table|There is no file/, "stats", to.url); // was not made
+        await fails(1, /has no table|There is no file/, "stats", to.url); // was not created
       }
       await to.fill([["1:1", { n: 0 }]]);
       assert.match(await ok("copy", "--dry-run", from.url, to.url), /^Would copy 1 session /);
@@ -223,18 +220,18 @@ for (const { name, place, prunes } of kinds) {
       await three(from);
       const output = await ok("copy", from.url, to.url);
       assert.match(output, /^Copied 2 sessions /);
-      if (prunes) assert.match(output, /\n1 session had expired and stayed behind\.\n/);
+      if (prunes) assert.match(output, /\nLeft out 1 expired session\.\n/);
       assert.ok(!(await to.raw()).has("3:3"));
     });
 
-    it(`${name} doctor finds nothing wrong, and changes nothing`, async () => {
+    it(`${name} doctor finds no problem, and changes nothing`, async () => {
       await using here = place();
       await three(here);
       const before = await here.raw();
       const output = await ok("doctor", here.url);
-      assert.match(output, new RegExp(`^✓ can be opened: ${name} .*, \\d+ ms\n`));
-      assert.match(output, /✓ sessions can be read: [23] sessions\n✓ a session can be written\n/);
-      assert.match(output, /✓ it is read .*\n✓ .* expire\n✓ a session can be deleted\n$/);
+      assert.match(output, new RegExp(`^✓ open the database: ${name} .*, \\d+ ms\n`));
+      assert.match(output, /✓ read all sessions: [23] sessions\n✓ write a session\n/);
+      assert.match(output, /✓ read the .*\n✓ set the expiry time .*\n✓ delete a session\n$/);
       assert.doesNotMatch(output, /[✗•]/);
       assert.deepEqual([...(await here.raw()).keys()].filter((key) => /doctor/.test(key)), []);
       assert.deepEqual((await here.raw()).get("1:1"), before.get("1:1"));
@@ -255,15 +252,15 @@ for (const { name, place, prunes } of kinds) {
       assert.equal(run.code, 1);
       assert.match(
         run.stderr,
-        /^Not transferred: session "2:2": .*\n1 session was not transferred/,
+        /^Not copied: session "2:2": .*\n1 session was not copied/,
       );
       assert.match(run.stdout, /^Copied 1 session /);
     });
   });
 }
 
-describe("upstream's data on the command line", { timeout: 600_000 }, () => {
-  /** Runs everything that only looks. */
+describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 }, () => {
+  /** Runs all commands that change nothing. */
   async function look(url: string): Promise<string> {
     await ok("stats", url);
     await ok("export", url);
@@ -285,9 +282,12 @@ describe("upstream's data on the command line", { timeout: 600_000 }, () => {
       const output = await look(`${serverUrl("postgres")}?table=${table}`);
       assert.match(
         output,
-        /• the schema is of an older version; .*:\n {4}DELETE FROM .*\n {4}ALTER/,
+        /• the schema is from an older version; .*:\n {4}DELETE FROM .*\n {4}ALTER/,
       );
-      assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
+      assert.match(
+        output,
+        /• 1 key has more than one entry; the upgrade keeps the newest one: "1:1"\n/,
+      );
       const { rows } = await client.query({
         text: `SELECT attname FROM pg_attribute WHERE attrelid = '"${table}"'::regclass
           AND attnum > 0 UNION ALL SELECT count(*)::text FROM "${table}"`,
@@ -308,8 +308,11 @@ describe("upstream's data on the command line", { timeout: 600_000 }, () => {
       await connection.query(`INSERT INTO \`${table}\` VALUES ('1:1', '{"n":"old"}'), ('2:2', '{}'),
         ('1:1', '{"n":"new"}'), ('3:3', '{}')`);
       const output = await look(`${serverUrl("mysql")}?table=${table}`);
-      assert.match(output, /• the schema is of an older version; .*:\n {4}ALTER TABLE/);
-      assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
+      assert.match(output, /• the schema is from an older version; .*:\n {4}ALTER TABLE/);
+      assert.match(
+        output,
+        /• 1 key has more than one entry; the upgrade keeps the newest one: "1:1"\n/,
+      );
       const [columns] = await connection.query(`SHOW COLUMNS FROM \`${table}\``);
       assert.deepEqual((columns as { Field: string }[]).map((it) => it.Field), ["key", "session"]);
     } finally {
@@ -328,10 +331,13 @@ describe("upstream's data on the command line", { timeout: 600_000 }, () => {
     const digest = () => createHash("sha256").update(readFileSync(here.url)).digest("hex");
     const before = digest();
     const output = await look(here.url);
-    assert.match(output, /• 1 key is there more than once, of which the newest stays: "1:1"\n/);
     assert.match(
       output,
-      /• the schema is of an older version; .*:\n {4}DELETE FROM .*\n {4}CREATE/,
+      /• 1 key has more than one entry; the upgrade keeps the newest one: "1:1"\n/,
+    );
+    assert.match(
+      output,
+      /• the schema is from an older version; .*:\n {4}DELETE FROM .*\n {4}CREATE/,
     );
     assert.equal(digest(), before);
     assert.ok(!existsSync(`${here.url}-wal`) && !existsSync(`${here.url}-shm`));
@@ -350,7 +356,10 @@ describe("upstream's data on the command line", { timeout: 600_000 }, () => {
       const url = `${serverUrl("mongodb")}?collection=${collection.collectionName}`;
       const output = await look(url);
       assert.match(output, /older version; .*:\n {4}convert keys .* to text\n {4}create a unique/);
-      assert.match(output, /• 1 key is there more than once, of which the first stays: "1:1"\n/);
+      assert.match(
+        output,
+        /• 1 key has more than one entry; the upgrade keeps the first one: "1:1"\n/,
+      );
       assert.equal(await ok("get", url, "3"), '{"number":true}\n');
       assert.equal((await collection.listIndexes().toArray()).length, 1);
       assert.equal(await collection.countDocuments({ key: 3 }), 1);
@@ -421,12 +430,12 @@ describe("the command line", { timeout: 600_000 }, () => {
     await fails(2, /^error: unknown option '--dry'/, "copy", "a.db", "b.db", "--dry");
     await fails(2, /cannot be used with/, "copy", "a.db", "b.db", "--skip", "--overwrite");
     await fails(2, /^"bot" is neither a URL nor a file/, "stats", "bot");
-    await fails(2, /^There is no database for "http:"/, "stats", "http://localhost");
+    await fails(2, /^Unknown database "http:"/, "stats", "http://localhost");
     await fails(2, /^Unknown parameter "tabel"/, "stats", "sqlite:a.db?tabel=x");
     await fails(2, /^A session key must have 1 to 512 bytes/, "get", "a.db", "");
-    await fails(2, /^FROM and TO are the same/, "copy", "a.db", "sqlite:a.db");
+    await fails(2, /^FROM and TO share sessions/, "copy", "a.db", "sqlite:a.db");
     const redis = "redis://localhost?prefix=a:";
-    await fails(2, /^FROM and TO are the same/, "copy", redis, `${redis}b:`);
+    await fails(2, /^FROM and TO share sessions/, "copy", redis, `${redis}b:`);
     await fails(2, /choices/, "import", "--format", "csv", "a", "b.db");
   });
 
@@ -441,10 +450,15 @@ describe("the command line", { timeout: 600_000 }, () => {
     await fails(1, /^There is no file missing.jsonl\n$/, "import", "missing.jsonl", to.url);
     assert.ok(!existsSync(to.url));
     const down = "postgres://user:s3cret@127.0.0.1:1/bot";
-    await fails(1, /^PostgreSQL 127\.0\.0\.1:1\/bot: no success within 10 s: .*\n$/, "stats", down);
+    await fails(
+      1,
+      /^PostgreSQL 127\.0\.0\.1:1\/bot: timed out after 10 s; last error: .*\n$/,
+      "stats",
+      down,
+    );
     const { code, stdout } = await cli("doctor", down);
     assert.equal(code, 1);
-    assert.match(stdout, /^✗ can be opened: PostgreSQL 127\.0\.0\.1:1\/bot: no success.*\n$/);
+    assert.match(stdout, /^✗ open the database: PostgreSQL 127\.0\.0\.1:1\/bot: timed out.*\n$/);
   });
 
   it("PostgreSQL doctor finds missing rights", async () => {
@@ -464,11 +478,11 @@ describe("the command line", { timeout: 600_000 }, () => {
         return stdout;
       };
       const reader = await doctor(`GRANT SELECT ON "${table}" TO ${role}`);
-      assert.match(reader, /✓ sessions can be read: 1 session\n✗ a session can be written: .*den/);
-      assert.match(reader, /✗ .* expire: .*denied.*\n✗ a session can be deleted: .*denied/);
-      // A role that may change sessions, but not insert new ones.
+      assert.match(reader, /✓ read all sessions: 1 session\n✗ write a session: .*den/);
+      assert.match(reader, /✗ set the expiry .*: .*denied.*\n✗ delete a session: .*denied/);
+      // This role may change sessions, and may not insert them.
       const changer = await doctor(`GRANT UPDATE, DELETE ON "${table}" TO ${role}`);
-      assert.match(changer, /✗ a session can be written: .*denied.*\n✓ .* expire\n✓ .*deleted\n$/);
+      assert.match(changer, /✗ write a session: .*denied.*\n✓ set the expiry .*\n✓ delete .*\n$/);
       await using to = text.place();
       assert.match(await ok("copy", url, to.url), /^Copied 1 session /);
 
@@ -479,18 +493,21 @@ describe("the command line", { timeout: 600_000 }, () => {
       assert.equal(nothing.code, 1);
       assert.match(
         nothing.stdout,
-        /• there is nothing yet;.*\n.*CREATE TABLE .*\n✗ it can be made: /,
+        /• table ".*" does not exist yet;.*\n.*CREATE TABLE .*\n✗ create it \(dry run\): /,
       );
       assert.match(nothing.stdout, /: permission denied for schema /);
       await client.query(`GRANT CREATE ON SCHEMA ${schema} TO ${role}`);
-      assert.match(await ok("doctor", missing), /\n✓ it can be made\n$/);
-      assert.match(await ok("doctor", missing), /• there is nothing yet/);
+      assert.match(await ok("doctor", missing), /\n✓ create it \(dry run\)\n$/);
+      assert.match(await ok("doctor", missing), /• table ".*" does not exist yet/);
       await client.query(`DROP SCHEMA ${schema}`); // fails if there is something in it
 
       await client.query(`ALTER TABLE "${table}" DROP COLUMN expires`);
       const old = await doctor(`GRANT INSERT ON "${table}" TO ${role}`);
-      assert.match(old, /✗ it can be upgraded: must be owner of table .* within its old limits\n/);
-      assert.match(old, /✓ a session can be written\n/);
+      assert.match(
+        old,
+        /✗ upgrade it \(dry run\): must be owner of table .* within the old limits\n/,
+      );
+      assert.match(old, /✓ write a session\n/);
     } finally {
       await client.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
       await client.end();
@@ -509,16 +526,19 @@ describe("the command line", { timeout: 600_000 }, () => {
       await connection.query(`GRANT SELECT, UPDATE, DELETE ON \`${table}\` TO '${user}'@'%'`);
       const { code, stdout } = await cli("doctor", url);
       assert.equal(code, 1, stdout);
-      assert.match(stdout, /✗ a session can be written: .*denied.*\n✓ .* expire\n✓ .*deleted\n$/);
+      assert.match(stdout, /✗ write a session: .*denied.*\n✓ set the expiry .*\n✓ delete .*\n$/);
       const other = place();
       await connection.query(`GRANT SELECT, INSERT ON \`${other}-%\`.* TO '${user}'@'%'`);
       await connection.query(`CREATE DATABASE \`${other}-1\``);
       const missing = url.replace(/\/[^/]*\?.*$/, `/${other}-1`);
       const nothing = await cli("doctor", missing);
       assert.equal(nothing.code, 1, nothing.stdout);
-      assert.match(nothing.stdout, /• there is nothing yet;.*\n.*\n✗ it can be made: CREATE comm/);
+      assert.match(
+        nothing.stdout,
+        /• table ".*" does not exist yet;.*\n.*\n✗ create it \(dry run\): CREATE comm/,
+      );
       await connection.query(`GRANT CREATE ON \`${other}-%\`.* TO '${user}'@'%'`);
-      assert.match(await ok("doctor", missing), /\n✓ it can be made\n$/);
+      assert.match(await ok("doctor", missing), /\n✓ create it \(dry run\)\n$/);
       const [tables] = await connection.query(`SHOW TABLES IN \`${other}-1\``);
       assert.deepEqual(tables, []);
       await connection.query(`DROP DATABASE \`${other}-1\``);
@@ -526,8 +546,11 @@ describe("the command line", { timeout: 600_000 }, () => {
       await connection.query(`ALTER TABLE \`${table}\` DROP COLUMN expires`);
       await connection.query(`GRANT INSERT ON \`${table}\` TO '${user}'@'%'`);
       const old = await cli("doctor", url);
-      assert.match(old.stdout, /✗ it can be upgraded: ALTER command denied .* its old limits\n/);
-      assert.match(old.stdout, /✓ a session can be written\n/);
+      assert.match(
+        old.stdout,
+        /✗ upgrade it \(dry run\): ALTER command denied .* the old limits\n/,
+      );
+      assert.match(old.stdout, /✓ write a session\n/);
     } finally {
       await connection.query(`DROP USER '${user}'@'%'`);
       await connection.end();
@@ -546,7 +569,7 @@ describe("the command line", { timeout: 600_000 }, () => {
       assert.equal(code, 1, stdout);
       assert.match(
         stdout,
-        /✓ sessions can be read: 1 session\n✗ a session can be written: .*NOPERM/,
+        /✓ read all sessions: 1 session\n✗ write a session: .*NOPERM/,
       );
     } finally {
       await client.sendCommand(["ACL", "DELUSER", user]);
@@ -558,9 +581,12 @@ describe("the command line", { timeout: 600_000 }, () => {
     const file = join(tmpdir(), place(), "bot.sqlite");
     const { code, stdout } = await cli("doctor", file);
     assert.equal(code, 1, stdout);
-    assert.match(stdout, /• there is nothing yet;.*\n.*CREATE TABLE .*\n✗ it can be made: ENOENT/);
+    assert.match(
+      stdout,
+      /• table ".*" does not exist yet;.*\n.*CREATE TABLE .*\n✗ create it \(dry run\): ENOENT/,
+    );
     await using here = text.place();
-    assert.match(await ok("doctor", here.url), /\n✓ it can be made\n$/);
+    assert.match(await ok("doctor", here.url), /\n✓ create it \(dry run\)\n$/);
     assert.ok(!existsSync(here.url));
   });
 
@@ -610,7 +636,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     interrupt(child);
     const { code, stderr } = await ended;
     assert.equal(code, 130, stderr);
-    assert.match(stderr, /^Interrupted; the same command goes on/m);
+    assert.match(stderr, /^Interrupted; run the same command again to continue/m);
   });
 
   it("Ctrl-C that ends the writer of a pipe as well ends an import", async () => {
@@ -623,10 +649,10 @@ describe("the command line", { timeout: 600_000 }, () => {
     child.stdin.end();
     const { code, stderr } = await ended;
     assert.equal(code, 130, stderr);
-    assert.match(stderr, /^Interrupted; the same command goes on/m);
+    assert.match(stderr, /^Interrupted; run the same command again to continue/m);
   });
 
-  it("Ctrl-C ends doctor and stats without a word about a part of the sessions", async () => {
+  it("Ctrl-C ends doctor and stats without a result for a part of the sessions", async () => {
     await using here = text.place();
     await here.fill(
       Array.from({ length: 2_000 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]),
@@ -634,7 +660,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     for (const command of [doctor, stats]) {
       const aborter = new AbortController();
       let stdout = "";
-      // The bar counts sessions before their values are read; then comes the first of its own.
+      // The sessions are counted before the bar appears, so the first text with a number is a batch.
       const stderr = terminal((shown) => /[1-9]\d* of 2000/.test(shown) && aborter.abort());
       const context = sqliteContext({
         stdout: { write: (text) => stdout += text },
@@ -646,7 +672,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("a session that the other database does not take fails alone", async () => {
+  it("a session that the other database refuses fails alone", async () => {
     await using from = kind("Redis").place();
     await using to = kind("PostgreSQL").place();
     const sessions = Array.from({ length: 200 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]);
@@ -655,13 +681,13 @@ describe("the command line", { timeout: 600_000 }, () => {
     const { code, stdout, stderr } = await cli("copy", from.url, to.url);
     assert.equal(code, 1);
     assert.match(stdout, /^Copied 200 sessions /);
-    assert.match(stderr, /^Not transferred: session "x+": A session key must have /m);
-    assert.match(stderr, /^Not transferred: session "nul:nul": .*invalid byte sequence /m);
-    assert.match(stderr, /\n2 sessions were not transferred\n$/);
+    assert.match(stderr, /^Not copied: session "x+": A session key must have /m);
+    assert.match(stderr, /^Not copied: session "nul:nul": .*invalid byte sequence /m);
+    assert.match(stderr, /\n2 sessions were not copied\n$/);
     assert.equal((await to.raw()).size, 200);
   });
 
-  it("Ctrl-C ends a copy, and the same command goes on", async () => {
+  it("Ctrl-C ends a copy, and the same command continues it", async () => {
     await using from = text.place();
     await using to = kind("PostgreSQL").place();
     const total = 60_000;
@@ -681,7 +707,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     interrupt(child);
     const { code, stdout, stderr } = await end(child);
     assert.equal(code, 130, stdout + stderr);
-    assert.match(stderr, /^Interrupted; the same command goes on/m);
+    assert.match(stderr, /^Interrupted; run the same command again to continue/m);
     const done = Number(/^Copied ([\d,]+) sessions/.exec(stdout)![1]!.replaceAll(",", ""));
     assert.equal((await to.raw()).size, done);
     assert.ok(done > 0 && done < total);
@@ -689,18 +715,19 @@ describe("the command line", { timeout: 600_000 }, () => {
     const again = await ok("copy", from.url, to.url);
     const [rest, there] = [total - done, done].map((number) => number.toLocaleString("en"));
     assert.ok(again.startsWith(`Copied ${rest} session`), again);
-    assert.ok(again.includes(`\n${there} session`), again);
+    assert.ok(again.includes(`\nSkipped ${there} session`), again);
     assert.equal((await to.raw()).size, total);
   });
 
-  it("progress is a bar on a terminal, and lines elsewhere", async () => {
+  it("progress is a bar on a terminal, and lines elsewhere", () => {
     let shown = "";
-    const bar = await progress(terminal((text) => shown += text), 2_000);
+    const bar = startProgress(terminal((text) => shown += text, 120), 2_000);
     bar.add(500);
     bar.stop();
     assert.match(shown, /█+░+ 25 % \| 500 of 2000 \| \d+ per s \| .+ left/);
+    assert.match(screen(shown), /^█{10}░{30} 25 % \| 500 of 2000 \| \d+ per s \| \d+s left\n$/);
     shown = "";
-    const lines = await progress({ write: (text) => shown += text }, 2_000);
+    const lines = startProgress({ write: (text) => shown += text }, 2_000);
     lines.add(500);
     lines.stop();
     assert.equal(shown, "");
@@ -717,17 +744,75 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
+  it("the bar never wraps, however narrow the terminal is", () => {
+    for (const columns of [0, 1, 2, 10, 40, 46, 47, 80, 120, undefined]) {
+      for (const total of [0, 7, 1_000_000_000]) {
+        const written: string[] = [];
+        const progress = startProgress(terminal((text) => written.push(text), columns), total);
+        progress.add(5);
+        progress.stop();
+        for (const text of written) {
+          const [line = ""] = screen(text).split("\n");
+          assert.ok(line.length < (columns || 80), `${columns} columns: ${line}`);
+        }
+        const most = Math.min(5, total);
+        if (columns === 120) assert.match(written.join(""), new RegExp(`\\| ${most} of ${total} `));
+      }
+    }
+  });
+
+  it("the bar follows the width of the terminal, and can be removed", () => {
+    let shown = "";
+    const output = { ...terminal((text) => shown += text), columns: 120 };
+    const bar = startProgress(output, 2_000);
+    assert.match(screen(shown), /^░{40} 0 % \| 0 of 2000 \| 0 per s \| \? left$/);
+    bar.clear();
+    assert.equal(screen(shown), "");
+    output.columns = 60;
+    bar.stop();
+    assert.match(screen(shown), /^░{24} 0 % \| 0 of 2000 \| 0 per s \| \? left\n$/);
+  });
+
+  it("messages of copy have lines of their own on a terminal, and elsewhere there is no bar", async () => {
+    await using from = text.place();
+    await from.fill([["1:1", 1], ["x".repeat(513), 2], ["3:3", 3]]);
+    for (const isTTY of [true, false]) {
+      await using to = text.place();
+      let shown = "";
+      const stderr = { ...terminal((text) => shown += text, 70), isTTY };
+      const mode = { overwrite: false, dryRun: false };
+      const copied = copy(from.url, to.url, mode, sqliteContext({ stderr }));
+      await assert.rejects(copied, { message: "1 session was not copied" });
+      const message = `^Not copied: session "x{513}": A session key must have .*\n`;
+      const end = isTTY ? "█+ 100 % \\| 3 of 3 \\| \\d+ per s \\| 0s left\n$" : "$";
+      assert.match(screen(shown), new RegExp(message + end));
+      assert.equal(/[█░\r]/.test(shown), isTTY);
+    }
+  });
+
+  it("times are shown in seconds, minutes or hours", () => {
+    const times = [0, 0.4, 59.4, 59.6, 65, 3_599.7, 7_383, 100 * 3_600].map(duration);
+    assert.deepEqual(times, ["0s", "0s", "59s", "1m00s", "1m05s", "1h00m", "2h03m", "100h00m"]);
+  });
+
   it("--version is the package's", async () => {
     assert.equal(await ok("--version"), `${version}\n`);
   });
 
-  it("--timeout is how long opening may take", async () => {
+  it("--timeout limits the time for opening", async () => {
     const down = "postgres://user:s3cret@127.0.0.1:1/bot";
-    await fails(1, /: no success within 0\.5 s: connect /, "stats", down, "--timeout", "0.5");
+    await fails(
+      1,
+      /: timed out after 0\.5 s; last error: connect /,
+      "stats",
+      down,
+      "--timeout",
+      "0.5",
+    );
     for (const wrong of ["x", "0", "-1", ""]) {
       await fails(2, /^--timeout must be a number of seconds/, "stats", down, "--timeout", wrong);
     }
-    // A server that sleeps refuses connections for longer than the 10 s that are the default.
+    // A server that has to wake up refuses connections for longer than the default of 10 s.
     const { hostname, port } = new URL(serverUrl("postgres"));
     let refused = 0;
     const sleepy = createServer((near) => {
@@ -748,7 +833,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("a place without a scheme is told how to begin", async () => {
+  it("an address without a scheme is answered with the right beginning", async () => {
     const begin = (place: string, hint: RegExp) => fails(2, hint, "stats", place);
     await begin(
       "localhost:6379",
@@ -763,15 +848,15 @@ describe("the command line", { timeout: 600_000 }, () => {
       "user:s3cret@localhost/bot",
       /^"\*\*\*@localhost\/bot" is neither a URL nor a file /,
     );
-    await begin("redis:localhost", /^A redis: URL begins with redis:\/\/\n$/);
+    await begin("redis:localhost", /^A redis: URL must begin with redis:\/\/\n$/);
   });
 
-  it("a driver that is missing under npx is told with the command that works there", () => {
+  it("under npx, a missing driver is reported with a command that works there", () => {
     const npx = ["copy", "redis://:s3cret@localhost", "postgres://localhost/bot"];
     const { message } = missingDriver("PostgreSQL", "pg", sqliteContext({ npx }));
-    assert.match(message, /: npx -p @telegraf\/session -p redis -p pg telegraf-session …$/);
+    assert.match(message, /; run: npx -p @telegraf\/session -p redis -p pg telegraf-session …$/);
     const local = missingDriver("PostgreSQL", "pg", sqliteContext({}));
-    assert.match(local.message, /: npm install pg$/);
+    assert.match(local.message, /; run: npm install pg$/);
   });
 
   it("copy says which sessions cannot be decoded and are copied unchanged", async () => {
@@ -791,7 +876,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     const run = await cli("copy", "--dry-run", from.url, documents.url);
     assert.equal(run.code, 1);
     assert.match(run.stdout, /^Would copy 1 session /);
-    assert.match(run.stderr, /^Not transferred: session "2:2": /);
+    assert.match(run.stderr, /^Not copied: session "2:2": /);
   });
 
   it("a file's name may be anything after sqlite:", async () => {

@@ -1,4 +1,4 @@
-/** The command line as a user runs it, and the places that its tests copy between. */
+/** Runs the command line as a user does, and prepares places with sessions for its tests. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -23,14 +23,14 @@ import { SQLite } from "../sqlite.ts";
 import { entry } from "./child.ts";
 import { place, serverUrl } from "./servers.ts";
 
-/** How a run ended. */
+/** The result of a run. */
 export interface Run {
   code: number | null;
   stdout: string;
   stderr: string;
 }
 
-/** Begins to run the command line. */
+/** Starts the command line. */
 export function start(...args: string[]) {
   const { bun, deno } = process.versions as { bun?: string; deno?: string };
   const program = fileURLToPath(entry("cli", import.meta.url));
@@ -46,7 +46,7 @@ export async function end(child: ReturnType<typeof start>): Promise<Run> {
   const closed = once(child, "close");
   const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
   const [code, signal] = await closed;
-  // Deno takes this exit code for the end by a signal.
+  // Deno reports this exit code as if the signal had ended the process.
   return { code: signal === "SIGINT" ? 130 : code, stdout, stderr };
 }
 
@@ -55,35 +55,35 @@ export function cli(...args: string[]): Promise<Run> {
   return pipe("", ...args);
 }
 
-/** The same with something piped in. */
+/** The same, with text on standard input. */
 export function pipe(input: string, ...args: string[]): Promise<Run> {
   const child = start(...args);
   child.stdin.end(input);
   return end(child);
 }
 
-/** A stored session as the database has it. */
+/** Stored values and expiry times, by key. */
 export type Raw = Map<string, { value: unknown; expires?: number }>;
 
-/** Some sessions of a test's own in a database. */
+/** A table, collection, prefix or file that only one test uses. */
 export interface Place extends AsyncDisposable {
-  /** What the command line is given. */
+  /** The URL for the command line. */
   readonly url: string;
   store(options?: { ttl?: number }): Store<unknown>;
-  /** Stores sessions as the store does, but many at once: FerretDB takes for ever for one. */
+  /** Stores sessions as the store does, in batches, because FerretDB is slow with single sessions. */
   fill(sessions: Iterable<[key: string, session: unknown, expires?: number]>): Promise<void>;
-  /** Puts a value there as it is. */
+  /** Stores a value without encoding it. */
   write(key: string, value: string): Promise<void>;
-  /** All that is stored. */
+  /** Everything that is stored. */
   raw(): Promise<Raw>;
 }
 
-/** One of the databases. */
+/** A database. */
 export interface Kind {
   readonly name: string;
-  /** Whether sessions are text there. */
+  /** Whether it stores sessions as text. */
   readonly text: boolean;
-  /** Whether expired sessions are there until they are pruned. */
+  /** Whether expired sessions stay until `prune` deletes them. */
   readonly prunes: boolean;
   readonly place: () => Place;
 }

@@ -1,6 +1,6 @@
 /**
- * Sessions on their way from one form to another: what JSON has no form for becomes something else,
- * and is counted.
+ * Converts stored sessions between codecs. Values that JSON cannot express are replaced, and the
+ * replacements are counted.
  *
  * @module
  */
@@ -8,9 +8,9 @@
 import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
 import { document } from "../codec/document.ts";
-import { count } from "./context.ts";
+import { count } from "./text.ts";
 
-/** How many values became something else, by what they were and became. */
+/** Counts replaced values, by what they were and what they became. */
 export class Tally {
   readonly #counts = new Map<string, number>();
 
@@ -18,7 +18,7 @@ export class Tally {
     this.#counts.set(change, (this.#counts.get(change) ?? 0) + 1);
   }
 
-  /** A sentence for each change. */
+  /** One sentence for each kind of replacement. */
   sentences(): string[] {
     return [...this.#counts].map(([change, number]) => {
       const [thing, became] = change.split(" > ") as [string, string];
@@ -27,7 +27,7 @@ export class Tally {
   }
 }
 
-/** What brings values from one codec to another. */
+/** Makes a function that converts stored values from one codec to another. */
 export function converter(
   from: Codec<unknown>,
   to: Codec<unknown>,
@@ -36,59 +36,63 @@ export function converter(
   if (from === to) return (value) => value;
   return (value) => {
     const session = from.decode(value);
-    return to.encode(from === document ? plain(session, tally) : session);
+    return to.encode(from === document ? toPlain(session, tally) : session);
   };
 }
 
-/** The session of a stored value, as JSON text. */
-export function text(codec: Codec<unknown>, value: unknown, tally: Tally): string {
-  const json = codec === document ? JSON.stringify(plain(value, tally)) : value as string;
-  JSON.parse(json); // for what it throws
+/**
+ * Converts a stored value to JSON text.
+ *
+ * @throws {SyntaxError} if the value is text that is not JSON.
+ */
+export function jsonText(codec: Codec<unknown>, value: unknown, tally: Tally): string {
+  const json = codec === document ? JSON.stringify(toPlain(value, tally)) : value as string;
+  JSON.parse(json); // throws if it is invalid
   return json;
 }
 
-/** A value of BSON as JSON can have it. */
-function plain(value: unknown, tally: Tally): unknown {
-  if (typeof value === "bigint") return became(value.toString(), "64-bit number > text", tally);
+/** Replaces what JSON cannot express in a value of BSON. */
+function toPlain(value: unknown, tally: Tally): unknown {
+  if (typeof value === "bigint") return replace(value.toString(), "64-bit number > text", tally);
   if (typeof value === "number" && !Number.isFinite(value)) {
-    return became(null, "infinite number or NaN > null", tally);
+    return replace(null, "NaN or infinite number > null", tally);
   }
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) {
     const date = Number.isNaN(value.getTime()) ? null : value.toISOString();
-    return became(date, "date > ISO text", tally);
+    return replace(date, "date > ISO text", tally);
   }
-  if (value instanceof RegExp) return became(String(value), "regular expression > text", tally);
+  if (value instanceof RegExp) return replace(String(value), "regular expression > text", tally);
   if (value instanceof Uint8Array) {
-    return became(Buffer.from(value).toString("base64"), "binary value > base64 text", tally);
+    return replace(Buffer.from(value).toString("base64"), "binary value > base64 text", tally);
   }
-  if ("_bsontype" in value) return ofDriver(value as Typed, tally);
-  if (Array.isArray(value)) return value.map((item) => plain(item, tally));
+  if ("_bsontype" in value) return replaceDriverType(value as Typed, tally);
+  if (Array.isArray(value)) return value.map((item) => toPlain(item, tally));
   return Object.fromEntries(
-    Object.entries(value).map(([name, field]) => [name, plain(field, tally)]),
+    Object.entries(value).map(([name, field]) => [name, toPlain(field, tally)]),
   );
 }
 
-/** A value of one of the driver's own types. */
+/** A value of a type that the MongoDB driver defines. */
 interface Typed {
   readonly _bsontype: string;
   readonly buffer?: Uint8Array;
   readonly position?: number;
 }
 
-function ofDriver(value: Typed, tally: Tally): unknown {
+function replaceDriverType(value: Typed, tally: Tally): unknown {
   const { _bsontype: type, buffer, position } = value;
-  if (type === "Binary") return plain(buffer!.subarray(0, position), tally);
-  if (type === "Int32" || type === "Double") return plain(Number(value), tally);
-  return became(String(value), `${type} > text`, tally);
+  if (type === "Binary") return toPlain(buffer!.subarray(0, position), tally);
+  if (type === "Int32" || type === "Double") return toPlain(Number(value), tally);
+  return replace(String(value), `${type} > text`, tally);
 }
 
-function became<T>(value: T, change: string, tally: Tally): T {
+function replace<T>(value: T, change: string, tally: Tally): T {
   tally.add(change);
   return value;
 }
 
-/** How many bytes a stored value has. */
+/** The size of a stored value, in bytes. */
 export function sizeOf(codec: Codec<unknown>, value: unknown): number {
   return codec === document ? codec.size(value) : Buffer.byteLength(value as string);
 }

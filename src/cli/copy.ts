@@ -5,10 +5,12 @@
  */
 
 import { performance } from "node:perf_hooks";
-import { type Context, exit, Failure } from "./context.ts";
-import { Database, locate, type Location, placesOf } from "./database.ts";
-import { progressOf } from "./progress.ts";
-import { conclude, type Mode, sourceOf, transfer } from "./transfer.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, Failure } from "./failure.ts";
+import { type Progress, startProgressOf } from "./progress.ts";
+import { type Mode, report, sourceOf, transfer } from "./transfer.ts";
+import { locate, type Location, parametersOf } from "./url.ts";
 
 /** Copies all sessions of one database to another. */
 export async function copy(
@@ -18,27 +20,34 @@ export async function copy(
   context: Context,
 ): Promise<number> {
   const { stderr } = context;
-  const warn = (text: string) => stderr.write(`${text}\n`);
-  const [here, there] = [locate(from), locate(to)];
-  if (overlap(here, there)) {
-    throw new Failure("FROM and TO are the same sessions; name another table", exit.usage);
+  let progress: Progress | undefined = undefined;
+  const warn = (text: string) => {
+    progress?.clear();
+    stderr.write(`${text}\n`);
+  };
+  const [fromLocation, toLocation] = [locate(from), locate(to)];
+  if (overlap(fromLocation, toLocation)) {
+    throw new Failure(
+      "FROM and TO share sessions; use another database, table, collection or prefix for TO",
+      exit.usage,
+    );
   }
   const started = performance.now();
-  await using source = await Database.open(here, "read", context, warn);
-  const purpose = mode.dryRun ? "look" : "fill";
-  await using target = await Database.open(there, purpose, context, warn);
-  const shown = await progressOf(source, stderr);
-  const batches = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));
-  const outcome = await transfer(batches, target, mode, shown, context)
-    .finally(() => shown.stop());
-  return conclude(outcome, batches, target, mode, started, context);
+  await using source = await Database.open(fromLocation, context, { warn });
+  const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
+  await using target = await Database.open(toLocation, context, access);
+  progress = await startProgressOf(source, stderr);
+  const batched = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));
+  const outcome = await transfer(batched, target, mode, progress, context)
+    .finally(() => progress?.stop());
+  return report(outcome, batched, target, mode, started, context);
 }
 
-/** Whether what is copied would be copied again. */
+/** Whether FROM and TO share sessions: then `copy` would read what it has just written. */
 function overlap(from: Location, to: Location): boolean {
   if (from.kind !== to.kind || from.title !== to.title) return false;
-  const [here, there] = [placesOf(from), placesOf(to)];
-  // The keys of a prefix are among those of a shorter one.
-  if (from.kind === "redis") return there.prefix!.startsWith(here.prefix!);
-  return Object.keys(here).every((place) => here[place] === there[place]);
+  const [read, written] = [parametersOf(from), parametersOf(to)];
+  // If a prefix begins with a shorter one, its keys also belong to the shorter one.
+  if (from.kind === "redis") return written.prefix!.startsWith(read.prefix!);
+  return Object.keys(read).every((name) => read[name] === written[name]);
 }

@@ -1,159 +1,38 @@
 /**
- * A database by its URL, past the store: stored values travel as they are.
+ * Opens the database of a URL without a store, so that stored values can be copied unchanged.
  *
  * @module
  */
 
 import { existsSync } from "node:fs";
-import process from "node:process";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
 import { SharedBackend } from "../store/shared.ts";
 import { withTimeout } from "../store/deadline.ts";
 import { StoreError } from "../errors.ts";
 import { timedOut } from "../store/deadline.ts";
 import { backendOf } from "../store/factory.ts";
-import { type Context, exit, Failure, sentence, unlessInterrupted } from "./context.ts";
+import type { Context } from "./context.ts";
+import { isMissing, missingDriver } from "./driver.ts";
+import { exit, Failure, sentence, unlessInterrupted } from "./failure.ts";
+import { describe, type Kind, kinds, type Location } from "./url.ts";
 
-/** The databases, by the names of their entries. */
-const kinds = {
-  redis: {
-    title: "Redis",
-    driver: "redis",
-    schemes: /^rediss?$/,
-    places: { prefix: "telegraf:" },
-  },
-  mongodb: {
-    title: "MongoDB",
-    driver: "mongodb",
-    schemes: /^mongodb(\+srv)?$/,
-    places: { collection: "telegraf-sessions" },
-  },
-  sqlite: {
-    title: "SQLite",
-    driver: "better-sqlite3",
-    schemes: /^sqlite$/,
-    places: { table: "telegraf-sessions" },
-  },
-  pg: {
-    title: "PostgreSQL",
-    driver: "pg",
-    schemes: /^postgres(ql)?$/,
-    places: { table: "telegraf-sessions", schema: undefined },
-  },
-  mysql: {
-    title: "MySQL",
-    driver: "mysql2",
-    schemes: /^(mysql|mariadb)$/,
-    places: { table: "telegraf-sessions" },
-  },
-} as const;
-
-export type Kind = keyof typeof kinds;
-
-/** Where sessions are. */
-export interface Location {
-  readonly kind: Kind;
-  /** What the driver is given: a URL, or the name of a file. */
-  readonly url: string;
-  /** The table, collection, prefix or schema that the URL names. */
-  readonly places: { readonly [name: string]: string };
-  /** For people, without credentials. */
-  readonly title: string;
+/** How to open a database. */
+export interface Access {
+  /** Whether to create or upgrade the schema. Otherwise opening changes nothing. */
+  readonly prepare?: boolean;
+  /** Whether a missing table, collection or file is no error. */
+  readonly mayBeMissing?: boolean;
+  /** Called with problems that do not prevent opening. */
+  readonly warn?: (text: string) => void;
 }
 
-/**
- * Reads a URL. Our own parameters are taken out of its text, for not every driver's URLs are ones
- * that `URL` can read.
- *
- * @throws {Failure} for one that is none.
- */
-export function locate(text: string): Location {
-  const scheme = /^([a-z][a-z\d+.-]+):/i.exec(text)?.[1]?.toLowerCase();
-  const kind = (Object.keys(kinds) as Kind[]).find((name) =>
-    kinds[name].schemes.test(scheme ?? "")
-  );
-  if (kind === undefined) {
-    if (scheme === undefined && /\.(sqlite3?|db3?)$/i.test(text)) {
-      return { kind: "sqlite", url: text, places: {}, title: `SQLite ${text}` };
-    }
-    throw new Failure(unknownPlace(text, scheme), exit.usage);
-  }
-  if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
-    throw new Failure(`A ${scheme}: URL begins with ${scheme}://`, exit.usage);
-  }
-  const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
-  const places: Record<string, string> = {};
-  const others = query.split("&").filter((parameter) => {
-    const [name, value = ""] = parameter.split("=", 2) as [string, string?];
-    if (!(name in kinds[kind].places)) return parameter !== "";
-    places[name] = decoded(value);
-    return false;
-  });
-  if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
-    const [name] = others[0]!.split("=");
-    const known = Object.keys(kinds[kind].places).join(", ");
-    throw new Failure(
-      `Unknown parameter "${name}" in a ${scheme}: URL (known: ${known})`,
-      exit.usage,
-    );
-  }
-  const { title } = kinds[kind];
-  if (kind === "sqlite") {
-    const url = decoded(base!.slice("sqlite:".length).replace(/^\/\//, ""));
-    if (url === "") throw new Failure("The sqlite: URL names no file", exit.usage);
-    return { kind, url, places, title: `${title} ${url}` };
-  }
-  const url = base + (others.length > 0 ? `?${others.join("&")}` : "");
-  return { kind, url, places, title: `${title} ${base!.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
-}
-
-/** Says why a text names no database, without the part that may be a password. */
-function unknownPlace(text: string, scheme: string | undefined): string {
-  const [, host, port] = /^(?:.*@)?([\w.-]+|\[[\da-f:.]+\]):(\d+)(?:[/?].*)?$/is.exec(text) ?? [];
-  if (host !== undefined) {
-    const known = ports[port!];
-    const begin = known === undefined
-      ? "redis://, mongodb://, postgres:// or mysql://"
-      : `${known}, as in ${known}${host}:${port}`;
-    return `"${host}:${port}" is not a URL: begin with ${begin}`;
-  }
-  if (scheme !== undefined && !text.includes("@")) {
-    return `There is no database for "${scheme}:"; there are redis:, mongodb:, sqlite:, postgres: and mysql:`;
-  }
-  const shown = text.replace(/^.*@/s, "***@");
-  return `"${shown}" is neither a URL nor a file with a name that ends in .sqlite or .db`;
-}
-
-/** How URLs begin, by the port on which servers usually listen. */
-const ports: Record<string, string | undefined> = {
-  6379: "redis://",
-  27017: "mongodb://",
-  5432: "postgres://",
-  3306: "mysql://",
-};
-
-function decoded(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    throw new Failure(`"${text}" in the URL is not percent-encoded text`, exit.usage);
-  }
-}
-
-/**
- * What is to be done: `read` changes nothing at all; `change` may change sessions, not the schema;
- * `look` is `read` where the table may be missing; `probe` is `change` where it may; `fill` creates
- * or upgrades the schema.
- */
-export type Purpose = "read" | "change" | "look" | "probe" | "fill";
-
-/** How long an operation may take, in ms, retries included: batches are large. */
-const patience = 60_000;
+/** The time limit of an operation, in ms, including retries: long, because batches are large. */
+const operationTimeout = 60_000;
 
 /** An open database. */
 export class Database implements AsyncDisposable {
   readonly title: string;
-  /** What the schema is like; of a database that has none, and after `fill`, nothing. */
+  /** The state of the schema; `undefined` for a database without a schema, and after `prepare`. */
   readonly plan: Plan | undefined;
   readonly #backend: Backend<unknown>;
   readonly #connection: SharedBackend<unknown>;
@@ -167,7 +46,7 @@ export class Database implements AsyncDisposable {
   ) {
     this.title = title;
     this.#backend = backend;
-    this.#connection = SharedBackend.of(backend, patience);
+    this.#connection = SharedBackend.of(backend, operationTimeout);
     this.#signal = signal;
     this.plan = plan;
   }
@@ -175,45 +54,47 @@ export class Database implements AsyncDisposable {
   /**
    * Opens a database.
    *
-   * @param warn is told what does not keep the database from working.
-   * @throws {Failure} when that cannot be, or the user stops the command.
+   * @throws {Failure} if the database cannot be opened, and after Ctrl-C.
    */
   static async open(
-    { kind, url, places, title }: Location,
-    purpose: Purpose,
+    location: Location,
     context: Context,
-    warn: (text: string) => void = () => {},
+    { prepare = false, mayBeMissing = false, warn = () => {} }: Access = {},
   ): Promise<Database> {
+    const { kind, url, parameters, title } = location;
     const { factories, signal, timeout } = context;
-    const mayMiss = purpose === "look" || purpose === "probe";
-    const missing = new Failure(`${title} has no ${describe(kind, places)}`);
-    const there = purpose === "fill" || kind !== "sqlite" || existsSync(url);
-    if (!there && !mayMiss) throw new Failure(`There is no file ${url}`);
+    const found = prepare || kind !== "sqlite" || existsSync(url);
+    if (!found && !mayBeMissing) throw new Failure(`There is no file ${url}`);
     const options = kind === "sqlite"
-      ? { filename: there ? url : ":memory:" }
-      : { url, ...(kind === "pg" && { prepare: false }) }; // behind any pooler
+      ? { filename: found ? url : ":memory:" }
+      : { url, ...(kind === "pg" && { prepare: false }) }; // works behind any pooler
     let plan = undefined as Plan | undefined;
     let backend: Backend<unknown> | undefined;
     try {
-      backend = backendOf(await factories[kind](), { ...options, ...places, timeout: patience });
-      const connection = SharedBackend.of(backend, patience);
-      if (purpose !== "fill") connection.requireExpiry();
-      if (purpose !== "fill") connection.plan = (found) => plan = found;
+      backend = backendOf(await factories[kind](), {
+        ...options,
+        ...parameters,
+        timeout: operationTimeout,
+      });
+      const connection = SharedBackend.of(backend, operationTimeout);
+      if (!prepare) connection.requireExpiry();
+      if (!prepare) connection.plan = (given) => plan = given;
       connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
       const open = (signal: AbortSignal) => connection.run(() => {}, signal);
-      await timed(timeout, connection, open, signal);
+      await interruptible(timeout, connection, open, signal);
     } catch (error) {
       if (plan?.exists !== false || signal.aborted) {
         const closed = backend?.close();
-        if (signal.aborted) Promise.resolve(closed).catch(() => {}); // it may wait for a server
+        // After Ctrl-C it is not awaited, because it may wait for a server.
+        if (signal.aborted) Promise.resolve(closed).catch(() => {});
         else await closed;
-        throw explained(error, kind, title, context);
+        throw toFailure(error, kind, title, context);
       }
     }
     const database = new Database(title, backend!, plan, signal);
-    if (plan?.exists === false && !mayMiss) {
+    if (plan?.exists === false && !mayBeMissing) {
       await database.close();
-      throw missing;
+      throw new Failure(`${title} has no ${describe(location)}`);
     }
     return database;
   }
@@ -226,57 +107,57 @@ export class Database implements AsyncDisposable {
     return this.#backend.limits;
   }
 
-  /** Whether there is no table or collection. */
+  /** Whether the table or collection does not exist. */
   get missing(): boolean {
     return this.plan?.exists === false;
   }
 
-  /** Whether expired sessions are there until somebody deletes them. */
+  /** Whether expired sessions stay in the database until `prune` deletes them. */
   get prunes(): boolean {
     return this.#backend.prune !== undefined;
   }
 
-  /** All entries without their values, page by page, none twice in one page. */
+  /** All entries without their values, in pages. A table without a unique key may repeat keys. */
   async *pages(): AsyncGenerator<Page["entries"]> {
     let start: string | undefined;
     if (this.missing) return;
     do {
-      const page = await this.#look((connection, signal) => connection.page(start, signal, 1_000));
+      const page = await this.#query((connection, signal) => connection.page(start, signal, 1_000));
       yield page.entries;
       start = page.next;
     } while (start !== undefined);
   }
 
-  /** The entries that exist, each once. */
+  /** The entries that exist; of duplicates, the one that an upgrade would keep. */
   async read(keys: string[]): Promise<Entry<unknown>[]> {
     if (this.missing || keys.length === 0) return [];
-    const some = [...new Set(keys)];
-    const entries = await this.#look((connection, signal) => connection.read(some, signal));
-    // Of duplicates the last one counts.
+    const unique = [...new Set(keys)];
+    const entries = await this.#query((connection, signal) => connection.read(unique, signal));
+    // The last of the duplicates is the one that an upgrade keeps.
     return [...new Map(entries.map((entry) => [entry.key, entry])).values()];
   }
 
   /**
-   * Inserts or overwrites.
+   * Inserts or overwrites entries.
    *
-   * @param fresh whether none was there a moment ago.
-   * @param limit how long it may take, in ms.
+   * @param fresh whether none of them existed a moment ago.
+   * @param timeout the time limit, in ms.
    */
-  write(entries: Entry<unknown>[], fresh: boolean, limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.write(entries, signal, fresh), limit);
+  write(entries: Entry<unknown>[], fresh: boolean, timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.write(entries, signal, fresh), timeout);
   }
 
-  renew(keys: string[], expires: number, limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.renew(keys, expires, signal), limit);
+  renew(keys: string[], expires: number, timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.renew(keys, expires, signal), timeout);
   }
 
-  remove(keys: string[], limit?: number): Promise<void> {
-    return this.#do((connection, signal) => connection.remove(keys, signal), limit);
+  remove(keys: string[], timeout?: number): Promise<void> {
+    return this.#run((connection, signal) => connection.remove(keys, signal), timeout);
   }
 
-  /** Deletes some entries that have expired, and returns how many. */
+  /** Deletes a batch of expired entries, and returns their number. */
   prune(): Promise<number> {
-    return this.#do((connection, signal) => connection.prune(signal));
+    return this.#run((connection, signal) => connection.prune(signal));
   }
 
   async close(): Promise<void> {
@@ -287,28 +168,28 @@ export class Database implements AsyncDisposable {
     return this.close();
   }
 
-  /** Changes something. Ctrl-C does not end it, so that the user hears whether it was done. */
-  async #do<T>(work: Work<T>, limit = patience, signal?: AbortSignal): Promise<T> {
+  /** Runs a change. Ctrl-C does not abort it, so that its outcome is known and can be reported. */
+  async #run<T>(work: Work<T>, timeout = operationTimeout, signal?: AbortSignal): Promise<T> {
     const connection = this.#connection;
     try {
-      return await timed(limit, connection, (signal) => work(connection, signal), signal);
+      return await interruptible(timeout, connection, (signal) => work(connection, signal), signal);
     } catch (error) {
-      if (error instanceof StoreError) throw error; // about an entry
+      if (error instanceof StoreError) throw error; // concerns one entry: the caller reports it
       if (error instanceof Failure && error.code === exit.interrupted) throw error;
       throw new Failure(`${this.title}: ${sentence(error)}`);
     }
   }
 
-  /** Changes nothing, and ends when the user stops the command. */
-  #look<T>(work: Work<T>): Promise<T> {
-    return this.#do(work, patience, this.#signal);
+  /** Runs work that changes nothing; Ctrl-C aborts it. */
+  #query<T>(work: Work<T>): Promise<T> {
+    return this.#run(work, operationTimeout, this.#signal);
   }
 }
 
 type Work<T> = (connection: SharedBackend<unknown>, signal: AbortSignal) => MaybePromise<T>;
 
-/** Says which package is missing, where one is. */
-function explained(error: unknown, kind: Kind, title: string, context: Context): Failure {
+/** Turns an error of opening into a message. If the driver is missing, says how to install it. */
+function toFailure(error: unknown, kind: Kind, title: string, context: Context): Failure {
   if (error instanceof Failure && error.code === exit.interrupted) return error;
   const { driver, title: name } = kinds[kind];
   if (isMissing(error, driver)) return missingDriver(name, driver, context);
@@ -318,54 +199,12 @@ function explained(error: unknown, kind: Kind, title: string, context: Context):
   return new Failure(`${title}: ${sentence(error)}`);
 }
 
-/** Whether a package is not installed; the store may have wrapped the error that says so. */
-export function isMissing(error: unknown, driver: string): boolean {
-  const { code, message = "", cause } = Object(error) as {
-    code?: unknown;
-    message?: string;
-    cause?: unknown;
-  };
-  return /MODULE_NOT_FOUND/.test(String(code)) && message.includes(`'${driver}'`) ||
-    message.startsWith(`${driver} is not installed`) ||
-    cause !== undefined && isMissing(cause, driver);
-}
-
-/** What to do about a driver that is not installed. */
-export function missingDriver(name: string, driver: string, { npx }: Context): Failure {
-  const needs = `${name} needs the package ${driver} beside @telegraf/session`;
-  if (npx === undefined) return new Failure(`${needs}: npm install ${driver}`);
-  // Those of the other URLs as well: npx has no others than it is told.
-  const schemes = npx.map((argument) => /^([a-z][a-z\d+.-]+):/i.exec(argument)?.[1] ?? "");
-  const others = Object.values(kinds).filter(({ driver: other, schemes: known }) =>
-    other === driver || other !== "better-sqlite3" && schemes.some((scheme) => known.test(scheme))
-  );
-  // better-sqlite3 13 needs Node.js 22.
-  const old = Number.parseInt(process.versions.node) < 22;
-  const packages = others.map(({ driver }) =>
-    ` -p ${driver}${old && driver === "better-sqlite3" ? "@12" : ""}`
-  ).join("");
-  return new Failure(`${needs}: npx -p @telegraf/session${packages} telegraf-session …`);
-}
-
-/** The table, collection or prefix, in words. */
-function describe(kind: Kind, places: Location["places"]): string {
-  const [[place, name]] = Object.entries(placesOf({ kind, places })) as [[string, string]];
-  return `${place} "${name}"`;
-}
-
-/** Where its sessions are, also where the URL does not say so. */
-export function placesOf(
-  { kind, places }: Pick<Location, "kind" | "places">,
-): { readonly [name: string]: string | undefined } {
-  return { ...kinds[kind].places, ...places };
-}
-
 /**
- * Does work within a time.
+ * Runs work with a time limit.
  *
- * @param interrupt ends it before.
+ * @param interrupt aborts it earlier, after Ctrl-C.
  */
-async function timed<T>(
+async function interruptible<T>(
   timeout: number,
   connection: SharedBackend<unknown>,
   work: (signal: AbortSignal) => MaybePromise<T>,
@@ -379,8 +218,8 @@ async function timed<T>(
     });
   } catch (error) {
     if (error !== timedOut) throw error;
-    const { lastError: trouble } = connection;
-    const met = trouble === undefined ? "" : `: ${sentence(trouble)}`;
-    throw new Failure(`no success within ${timeout / 1000} s${met}`);
+    const { lastError } = connection;
+    const last = lastError === undefined ? "" : `; last error: ${sentence(lastError)}`;
+    throw new Failure(`timed out after ${timeout / 1000} s${last}`);
   }
 }

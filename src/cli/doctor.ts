@@ -7,74 +7,77 @@
 import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
+import { defaults } from "../options.ts";
 import { isAlive } from "../store/entry.ts";
-import { type Context, count, exit, Failure, interruption, sentence, some } from "./context.ts";
-import { Database, locate, type Location } from "./database.ts";
-import { progressOf } from "./progress.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
+import { count, quoted } from "./text.ts";
 import { decodes, sourceOf } from "./transfer.ts";
+import { describe, locate, type Location } from "./url.ts";
 
-/** How long each thing that a bot does may take, in ms. */
-const patience = 10_000;
-
-/** Looks whether a store would work on the database, and leaves it as it is. */
+/** Checks whether a store would work on the database. Leaves the database as it was. */
 export async function doctor(url: string, context: Context): Promise<number> {
   const { signal, stdout } = context;
   const location = locate(url);
-  let wrong = 0;
-  const say = (mark: string, text: string) => stdout.write(`${mark} ${text}\n`);
+  let problems = 0;
+  const print = (mark: string, text: string) => stdout.write(`${mark} ${text}\n`);
   const check = async (text: string, work: () => Promise<string | void>) => {
     try {
       const note = await work();
       if (signal.aborted) throw interruption();
-      say("✓", note === undefined ? text : `${text}: ${note}`);
+      print("✓", note === undefined ? text : `${text}: ${note}`);
     } catch (error) {
       if (signal.aborted) throw interruption();
-      wrong++;
-      say("✗", `${text}: ${sentence(error)}`);
+      problems++;
+      print("✗", `${text}: ${sentence(error)}`);
     }
   };
 
   let database: Database | undefined;
   const started = performance.now();
-  await check("can be opened", async () => {
-    database = await Database.open(location, "probe", context);
+  await check("open the database", async () => {
+    database = await Database.open(location, context, { mayBeMissing: true });
     return `${database.title}, ${Math.round(performance.now() - started)} ms`;
   });
   if (database === undefined) return exit.failed;
   await using opened = database;
   const { plan, missing } = opened;
-  if (missing) say("•", "there is nothing yet; the first operation of a store makes it:");
-  else if (plan?.changes.length === 0) say("✓", "the schema is as it should be");
+  if (missing) {
+    const place = describe(location);
+    print("•", `${place} does not exist yet; the first operation of a store creates it:`);
+  } else if (plan?.changes.length === 0) print("✓", "the schema is up to date");
   else if (plan !== undefined) {
-    say("•", "the schema is of an older version; the first operation of a store upgrades it:");
+    print("•", "the schema is from an older version; the first operation of a store upgrades it:");
   }
   for (const change of plan?.changes ?? []) {
     stdout.write(`    ${change.replace(/\s+/g, " ")}\n`);
   }
   if (plan !== undefined && plan.changes.length > 0) {
-    await check(missing ? "it can be made" : "it can be upgraded", () => change(plan));
+    await check(missing ? "create it (dry run)" : "upgrade it (dry run)", () => checkUpgrade(plan));
   }
   if (!missing) {
-    await check("sessions can be read", () => inspect(opened));
-    await tryAll(opened);
+    await check("read all sessions", () => readAll(opened));
+    await tryChanges(opened);
   }
-  return wrong === 0 ? exit.ok : exit.failed;
+  return problems === 0 ? exit.ok : exit.failed;
 
-  /** Looks whether the first operation of a store will succeed. */
-  async function change(plan: Plan): Promise<string | void> {
+  /** Checks whether the first operation of a store can create or upgrade the schema. */
+  async function checkUpgrade(plan: Plan): Promise<string | void> {
     try {
       await checkPlan(location, plan, context);
     } catch (error) {
       if (missing || !plan.unique && location.kind !== "mongodb") throw error;
-      // A store works without.
-      throw new Failure(`${sentence(error)}; a store works within its old limits`);
+      // A store works without the upgrade.
+      throw new Failure(`${sentence(error)}; stores work without it, within the old limits`);
     }
   }
 
-  /** Writes, reads, renews and deletes a session of its own, as a bot does. */
-  async function tryAll(database: Database): Promise<void> {
-    const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables take 32 characters
+  /** Writes, reads, renews and deletes a test session, as a bot does. */
+  async function tryChanges(database: Database): Promise<void> {
+    const key = `doctor:${randomUUID().slice(0, 18)}`; // old tables have room for 32 characters
     const { codec } = database;
     const session = () => codec.encode({ doctor: true });
     // If the process is killed before it deletes the session, the session expires.
@@ -82,40 +85,45 @@ export async function doctor(url: string, context: Context): Promise<number> {
     let written = false;
     try {
       if (needsKey(location, plan)) {
-        say("•", "writing is not tried, because the table has no unique key before the upgrade");
+        print(
+          "•",
+          "write a session: not tried, because the table has no unique key before the upgrade",
+        );
       } else {
-        await check("a session can be written", async () => {
-          await database.write([{ key, value: session(), expires }], true, patience);
+        await check("write a session", async () => {
+          await database.write([{ key, value: session(), expires }], true, defaults.timeout);
           written = true;
-          await database.write([{ key, value: session(), expires }], false, patience);
+          await database.write([{ key, value: session(), expires }], false, defaults.timeout);
         });
       }
       if (written) {
-        await check("it is read as it was written", async () => {
+        await check("read the written session", async () => {
           const [entry] = await database.read([key]);
-          if (entry === undefined || !isAlive(entry)) throw new Failure("it is not there");
-          if (!codec.equal(entry.value, session())) throw new Failure("it is another one");
+          if (entry === undefined || !isAlive(entry)) throw new Failure("it is missing");
+          if (!codec.equal(entry.value, session())) {
+            throw new Failure("it differs from the session that was written");
+          }
         });
       }
-      await check("a session can be made to expire", async () => {
-        await database.renew([key], Date.now() + 60_000, patience);
+      await check("set the expiry time of a session", async () => {
+        await database.renew([key], Date.now() + 60_000, defaults.timeout);
       });
-      await check("a session can be deleted", async () => {
-        await database.remove([key], patience);
+      await check("delete a session", async () => {
+        await database.remove([key], defaults.timeout);
         written = false;
       });
     } finally {
-      if (written) await database.remove([key], patience).catch(() => {});
+      if (written) await database.remove([key], defaults.timeout).catch(() => {});
     }
   }
 
-  /** Reads all sessions. */
-  async function inspect(database: Database): Promise<string> {
+  /** Reads all sessions, and reports duplicate keys and sessions that cannot be decoded. */
+  async function readAll(database: Database): Promise<string> {
     let sessions = 0;
     let last: string | undefined;
     const repeated: string[] = [];
     const broken: string[] = [];
-    const shown = await progressOf(database, context.stderr);
+    const progress = await startProgressOf(database, context.stderr);
     try {
       for await (const { entries, read } of sourceOf(database).batches()) {
         if (signal.aborted) throw interruption();
@@ -130,19 +138,22 @@ export async function doctor(url: string, context: Context): Promise<number> {
           sessions++;
           if (!decodes(database.codec, value)) broken.push(key);
         }
-        shown.add(entries.length);
+        progress.add(entries.length);
       }
     } finally {
-      shown.stop();
+      progress.stop();
     }
     if (repeated.length > 0) {
       const kept = location.kind === "mongodb" ? "first" : "newest";
-      const keys = count(repeated.length, "key is", "keys are");
-      say("•", `${keys} there more than once, of which the ${kept} stays: ${some(repeated)}`);
+      const keys = count(repeated.length, "key has", "keys have");
+      print(
+        "•",
+        `${keys} more than one entry; the upgrade keeps the ${kept} one: ${quoted(repeated)}`,
+      );
     }
     if (broken.length > 0) {
-      wrong++;
-      say("✗", `${count(broken.length, "session")} cannot be decoded: ${some(broken)}`);
+      problems++;
+      print("✗", `${count(broken.length, "session")} cannot be decoded: ${quoted(broken)}`);
     }
     return count(sessions, "session");
   }

@@ -5,25 +5,20 @@
  */
 
 import { isAlive } from "../store/entry.ts";
-import {
-  type Context,
-  count,
-  exit,
-  Failure,
-  interruption,
-  type Output,
-  sentence,
-} from "./context.ts";
-import { Tally, text } from "./convert.ts";
-import { Database, locate } from "./database.ts";
-import { progress } from "./progress.ts";
+import type { Context, Output } from "./context.ts";
+import { jsonText, Tally } from "./convert.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { startProgress } from "./progress.ts";
+import { count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";
+import { locate } from "./url.ts";
 
-/** Writes all sessions as lines of JSON. */
+/** Prints each session as one line of JSON. */
 export async function exportLines(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
-  await using database = await Database.open(locate(url), "read", context);
-  const shown = await progress(stderr, undefined);
+  await using database = await Database.open(locate(url), context);
+  const progress = startProgress(stderr, undefined);
   const tally = new Tally();
   let exported = 0;
   let refused = 0;
@@ -35,23 +30,25 @@ export async function exportLines(url: string, context: Context): Promise<number
         const { key, value, expires } = entry;
         if (value === "" || !isAlive(entry)) continue;
         try {
-          lines.push(line(key, text(database.codec, value, tally), expires));
+          lines.push(line(key, jsonText(database.codec, value, tally), expires));
         } catch (error) {
           refused++;
           stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
         }
       }
-      await written(stdout, lines.join(""));
+      await write(stdout, lines.join(""));
       exported += lines.length;
-      shown.add(entries.length);
+      progress.add(entries.length);
     }
   } catch (error) {
-    if (!signal.aborted) throw error; // after Ctrl-C the exported sessions are counted
+    if (!signal.aborted) throw error; // after Ctrl-C, still report what was exported
   }
-  stderr.write(`Exported ${count(exported, "session")} of ${database.title}.\n`);
+  stderr.write(`Exported ${count(exported, "session")} from ${database.title}.\n`);
   for (const sentence of tally.sentences()) stderr.write(`${sentence}\n`);
   if (signal.aborted) throw interruption();
-  if (refused > 0) throw new Failure(`${count(refused, "session")} could not be decoded`);
+  if (refused > 0) {
+    throw new Failure(`${count(refused, "session was", "sessions were")} not exported`);
+  }
   return exit.ok;
 }
 
@@ -61,8 +58,8 @@ function line(key: string, json: string, expires: number | undefined): string {
   return `{"key":${JSON.stringify(key)},"session":${session}${end}\n`;
 }
 
-/** Waits until it is taken, so that it does not pile up in memory. */
-function written(output: Output, text: string): Promise<void> {
+/** Waits until the output has taken the text, so that text does not pile up in memory. */
+function write(output: Output, text: string): Promise<void> {
   return new Promise((resolve) => {
     if (text === "") resolve();
     else output.write(text, () => resolve());

@@ -1,5 +1,6 @@
 /**
- * What `import` reads: lines of JSON as `export` writes them, and what other packages wrote.
+ * The formats that `import` reads: lines of JSON, as `export` prints them, and the storage of other
+ * packages.
  *
  * @module
  */
@@ -11,81 +12,78 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { setTimeout as wait } from "node:timers/promises";
 import type { Entry } from "../backend.ts";
-import { type Context, exit, Failure, sentence } from "./context.ts";
-import {
-  Database,
-  isMissing,
-  type Kind,
-  locate,
-  type Location,
-  missingDriver,
-} from "./database.ts";
+import { defaults } from "../options.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { isMissing, missingDriver } from "./driver.ts";
+import { exit, Failure, sentence } from "./failure.ts";
 import { sourceOf } from "./transfer.ts";
+import { type Kind, locate, type Location, titleOf } from "./url.ts";
 
-/** A session, an entry that cannot be read, or the number of entries of other programs. */
+/** A session, an entry that cannot be read, or the number of ignored entries. */
 export type Found =
   | Entry<unknown>
   | { readonly where: string; readonly error: unknown }
-  | Others;
+  | Ignored;
 
-/** Entries in the same place that the package did not write. */
-export interface Others {
-  readonly others: number;
+/** Entries that are ignored because other programs wrote them. */
+export interface Ignored {
+  readonly ignored: number;
   /** The word for one of them: `key`, `document`. */
   readonly thing: string;
-  /** Why they are not taken. */
-  readonly because: string;
+  /** A sentence: which entries are imported. */
+  readonly imported: string;
 }
 
-/** One way to store sessions. */
+/** How a package stores sessions. */
 export interface Format {
-  /** What it reads, for people. */
+  /** What SOURCE must be, for `--help`. */
   readonly source: string;
-  /** The key that Telegraf gives such a session, if it has one. */
-  readonly key?: (key: string) => string | undefined;
-  /** @param all whether it takes sessions under any key. */
+  /** Converts a key to the form that Telegraf uses; `undefined` if that is impossible. */
+  readonly convertKey?: (key: string) => string | undefined;
+  /** @param all whether to read sessions under any key. */
   read(source: string, context: Context, all: boolean): AsyncIterable<Found>;
 }
 
-/** Chat and user the other way round. */
-const swapped = (key: string) =>
+/** Converts `<chat id>:<user id>`. */
+const swapIds = (key: string) =>
   /^(-?\d+):(\d+)$/.test(key) ? key.split(":").reverse().join(":") : undefined;
 
-/** grammY keeps one session per chat; that of a private chat is that of its user. */
-const privateChat = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
+/** Converts grammY's `<chat id>`, which is also the user id in a private chat. */
+const addUserId = (key: string) => /^\d+$/.test(key) ? `${key}:${key}` : undefined;
 
-/** The formats, by the packages that wrote them. */
+/** The formats, by the values of `--format`. */
 export const formats: { readonly [name: string]: Format } = {
-  "jsonl": { source: "FILE, or - for what is piped in", read: lines },
-  "telegraf-session-local": { source: "FILE.json", key: swapped, read: local },
+  "jsonl": { source: "FILE, or - for standard input", read: readLines },
+  "telegraf-session-local": { source: "FILE.json", convertKey: swapIds, read: readLowdb },
   "telegraf-session-redis": {
     source: "redis://…, keys like 1:-2",
-    read: redis(/^-?\d+:-?\d+$/),
+    read: readRedis(/^-?\d+:-?\d+$/, "1:-2"),
   },
   "telegraf-session-mongodb": {
     source: "mongodb://…, collection sessions",
-    read: (url, context) => mongodb(url, context, "data"),
+    read: (url, context) => readMongo(url, context, "data"),
   },
-  "grammy-file": { source: "FOLDER", key: privateChat, read: grammy(folder) },
+  "grammy-file": { source: "FOLDER", convertKey: addUserId, read: unwrap(readFolder) },
   "grammy-redis": {
     source: "redis://…, keys like -2",
-    key: privateChat,
-    read: grammy(redis(/^-?\d+$/)),
+    convertKey: addUserId,
+    read: unwrap(readRedis(/^-?\d+$/, "-2")),
   },
   "grammy-mongodb": {
     source: "mongodb://…, collection sessions",
-    key: privateChat,
-    read: grammy((url, context) => mongodb(url, context, "value")),
+    convertKey: addUserId,
+    read: unwrap((url, context) => readMongo(url, context, "value")),
   },
   "grammy-psql": {
     source: "postgres://…, table sessions",
-    key: privateChat,
-    read: grammy(psql),
+    convertKey: addUserId,
+    read: unwrap(readPostgres),
   },
 };
 
-/** Lines of JSON, from a file or what is piped in. */
-async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
+/** Lines of JSON, from a file or from standard input. */
+async function* readLines(file: string, { stdin }: Context): AsyncGenerator<Found> {
   const input = file === "-" ? Readable.from(stdin) : createReadStream(file);
   let failure: Error | undefined;
   const reader = createInterface({ input, crlfDelay: Infinity });
@@ -98,51 +96,60 @@ async function* lines(file: string, { stdin }: Context): AsyncGenerator<Found> {
     number++;
     if (line.trim() === "") continue;
     try {
-      yield parsed(line);
+      yield parseLine(line);
     } catch (error) {
       yield { where: `line ${number}`, error };
     }
   }
-  // Ctrl-C ends the other command of a pipe as well, so that the end of input may come first.
+  // Ctrl-C also ends the other command of a pipe, so the input may end before our signal arrives.
   if (file === "-") await wait(100);
-  if (failure !== undefined) throw new Failure(`${file} cannot be read: ${sentence(failure)}`);
+  if (failure !== undefined) throw new Failure(`Cannot read ${file}: ${sentence(failure)}`);
 }
 
-function parsed(line: string): Entry<unknown> {
+function parseLine(line: string): Entry<unknown> {
   const value: unknown = JSON.parse(line);
-  if (typeof value !== "object" || value === null) throw new TypeError("it is no JSON object");
+  if (typeof value !== "object" || value === null) throw new TypeError("not a JSON object");
   const { key, session, expires, ...others } = value as Record<string, unknown>;
   const [other] = Object.keys(others);
-  if (typeof key !== "string") throw new TypeError('"key" is not text');
+  if (typeof key !== "string") throw new TypeError('"key" is not a string');
   if (session === undefined || session === null) throw new TypeError('"session" is missing');
   if (expires !== undefined && !Number.isSafeInteger(expires)) {
     throw new TypeError('"expires" is not a whole number of ms since 1970');
   }
-  if (other !== undefined) throw new TypeError(`"${other}" is not known`);
+  if (other !== undefined) {
+    throw new TypeError(`unknown field "${other}"; the fields are "key", "session" and "expires"`);
+  }
   return { key, value: session, expires: expires as number | undefined };
 }
 
-/** lowdb's file: `{ "sessions": [{ "id": …, "data": … }] }`. */
-async function* local(file: string): AsyncGenerator<Found> {
-  const { sessions } = await json(file) as { sessions?: unknown };
-  if (!Array.isArray(sessions)) throw new Failure(`${file} has no "sessions"`);
+/** The file of lowdb: `{ "sessions": [{ "id": …, "data": … }] }`. */
+async function* readLowdb(file: string): AsyncGenerator<Found> {
+  const { sessions } = await readJson(file) as { sessions?: unknown };
+  if (!Array.isArray(sessions)) {
+    throw new Failure(
+      `${file} has no array "sessions", so telegraf-session-local did not write it`,
+    );
+  }
   for (const [i, session] of sessions.entries()) {
     const { id, data } = Object(session);
     if (typeof id === "string" && data !== undefined) yield { key: id, value: data };
-    else yield { where: `session ${i + 1}`, error: new TypeError('it has no "id" and "data"') };
+    else yield { where: `session ${i + 1}`, error: new TypeError('"id" or "data" is missing') };
   }
 }
 
-/** A file per session, in a folder called after the end of its key. */
-async function* folder(path: string): AsyncGenerator<Found> {
+/** One file per session, in a subfolder that is named after the end of its key. */
+async function* readFolder(path: string): AsyncGenerator<Found> {
   const folders = await readdir(path).catch((error) => {
-    throw new Failure(`${path} cannot be read: ${sentence(error)}`);
+    throw new Failure(`Cannot read ${path}: ${sentence(error)}`);
   });
   for (const folder of folders) {
     const files = await readdir(join(path, folder)).catch(() => []);
     for (const file of files.filter((name) => name.endsWith(".json"))) {
       try {
-        yield { key: file.slice(0, -".json".length), value: await json(join(path, folder, file)) };
+        yield {
+          key: file.slice(0, -".json".length),
+          value: await readJson(join(path, folder, file)),
+        };
       } catch (error) {
         yield { where: join(folder, file), error };
       }
@@ -150,47 +157,48 @@ async function* folder(path: string): AsyncGenerator<Found> {
   }
 }
 
-async function json(file: string): Promise<unknown> {
+async function readJson(file: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(file, "utf8"));
   } catch (error) {
-    throw new Failure(`${file} cannot be read: ${sentence(error)}`);
+    throw new Failure(`Cannot read ${file}: ${sentence(error)}`);
   }
 }
 
 /**
- * JSON objects under bare keys, unless the URL has a prefix.
+ * JSON objects under keys without a prefix, unless the URL has one.
  *
- * @param theirs the form of the keys that the package writes. Other programs keep JSON in that Redis
- * as well, such as the jobs of a queue.
+ * @param pattern matches the keys that the package writes. Other programs may store JSON in the same
+ * database, for example a job queue.
+ * @param example a key that matches, for messages.
  */
-function redis(theirs: RegExp): Format["read"] {
+function readRedis(pattern: RegExp, example: string): Format["read"] {
   return async function* (url, context, all) {
-    const location = located(url, "redis");
-    const places = { prefix: "", ...location.places };
-    await using database = await Database.open({ ...location, places }, "read", context);
-    let others = 0;
+    const location = locateKind(url, "redis");
+    const parameters = { prefix: "", ...location.parameters };
+    await using database = await Database.open({ ...location, parameters }, context);
+    let ignored = 0;
     for await (const { entries, read } of sourceOf(database).batches()) {
       const keys = entries.map(({ key }) => key)
-        .filter((key) => !key.startsWith("telegraf:") && (all || theirs.test(key)));
-      others += entries.length;
+        .filter((key) => !key.startsWith(defaults.prefix) && (all || pattern.test(key)));
+      ignored += entries.length;
       for (const entry of await read(keys)) {
-        const value = objectOf(entry.value as string);
+        const value = parseObject(entry.value as string);
         if (value === undefined) continue;
-        others--;
+        ignored--;
         yield { ...entry, value };
       }
     }
-    const because = all
-      ? "they hold no JSON object"
-      : "they do not hold a JSON object under a key of that package's form; --all-keys takes " +
-        "other keys, and ?prefix= those that begin alike";
-    if (others > 0) yield { others, thing: "key", because };
+    const imported = all
+      ? `Only JSON objects are imported, except under keys that begin with "${defaults.prefix}".`
+      : `Only JSON objects under keys like ${example} are imported. Use --all-keys to import JSON ` +
+        "objects under any key. Add ?prefix= to the URL if all keys begin with a prefix.";
+    if (ignored > 0) yield { ignored, thing: "key", imported };
   };
 }
 
-/** The object that a text is as JSON, if it is one. */
-function objectOf(json: string): object | undefined {
+/** Parses JSON; `undefined` if it is not an object. */
+function parseObject(json: string): object | undefined {
   try {
     const value: unknown = JSON.parse(json);
     return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;
@@ -200,30 +208,32 @@ function objectOf(json: string): object | undefined {
 }
 
 /** Documents `{ key, <field> }`. */
-async function* mongodb(url: string, context: Context, field: string): AsyncGenerator<Found> {
-  const { url: server, places } = located(url, "mongodb");
-  const { MongoClient } = await load("mongodb", "MongoDB", context);
+async function* readMongo(url: string, context: Context, field: string): AsyncGenerator<Found> {
+  const { url: server, parameters } = locateKind(url, "mongodb");
+  const { MongoClient } = await loadDriver("mongodb", "MongoDB", context);
   const client = new MongoClient(server, { serverSelectionTimeoutMS: context.timeout });
   try {
-    const collection = client.db().collection(places.collection ?? "sessions");
-    let others = 0;
+    const collection = client.db().collection(parameters.collection ?? "sessions");
+    let ignored = 0;
     for await (const { key, [field]: value } of collection.find()) {
       if (key !== undefined && value != null) yield { key: String(key), value };
-      else others++;
+      else ignored++;
     }
-    const because = `they have no "key" and "${field}"`;
-    if (others > 0) yield { others, thing: "document", because };
+    const imported = `Only documents with "key" and "${field}" are imported.`;
+    if (ignored > 0) yield { ignored, thing: "document", imported };
   } finally {
     await client.close();
   }
 }
 
-/** Rows `(key, value)`, with JSON text. */
-async function* psql(url: string, context: Context): AsyncGenerator<Found> {
-  const { url: connectionString, places } = located(url, "pg");
-  const { default: { Client } } = await load("pg", "PostgreSQL", context);
+/** Rows `(key, value)`, in which `value` is JSON text. */
+async function* readPostgres(url: string, context: Context): AsyncGenerator<Found> {
+  const { url: connectionString, parameters } = locateKind(url, "pg");
+  const { default: { Client } } = await loadDriver("pg", "PostgreSQL", context);
   const client = new Client({ connectionString, connectionTimeoutMillis: context.timeout });
-  const names = [places.schema, places.table ?? "sessions"].filter((name) => name !== undefined);
+  const names = [parameters.schema, parameters.table ?? "sessions"].filter((name) =>
+    name !== undefined
+  );
   const table = names.map((name) => `"${name.replaceAll('"', '""')}"`).join(".");
   try {
     await client.connect();
@@ -245,11 +255,11 @@ async function* psql(url: string, context: Context): AsyncGenerator<Found> {
   }
 }
 
-/** grammY's `enhanceStorage` wraps sessions in `{ __d, e?, v? }`, `e` being when they expire. */
-function grammy(read: Format["read"]): Format["read"] {
+/** Unwraps sessions of grammY's `enhanceStorage`, `{ __d, e?, v? }`; `e` is the expiry time. */
+function unwrap(read: Format["read"]): Format["read"] {
   return async function* (source, context, all) {
     for await (const found of read(source, context, all)) {
-      if ("error" in found || "others" in found || !("__d" in Object(found.value))) {
+      if ("error" in found || "ignored" in found || !("__d" in Object(found.value))) {
         yield found;
         continue;
       }
@@ -259,14 +269,18 @@ function grammy(read: Format["read"]): Format["read"] {
   };
 }
 
-function located(url: string, kind: Kind): Location {
+function locateKind(url: string, kind: Kind): Location {
   const location = locate(url);
   if (location.kind === kind) return location;
-  throw new Failure(`${location.title} is not what that format is stored in`, exit.usage);
+  const expected = titleOf(kind);
+  throw new Failure(
+    `This --format reads from ${expected}, but SOURCE is ${location.title}`,
+    exit.usage,
+  );
 }
 
 // deno-lint-ignore no-explicit-any
-async function load(driver: "mongodb" | "pg", name: string, context: Context): Promise<any> {
+async function loadDriver(driver: "mongodb" | "pg", name: string, context: Context): Promise<any> {
   try {
     return await context.drivers[driver]();
   } catch (error) {

@@ -1,38 +1,39 @@
 /**
- * What `--help` says beside arguments and options.
+ * The texts that `--help` prints after arguments and options.
  *
  * @module
  */
 
+import { defaults } from "../options.ts";
 import { formats } from "./formats.ts";
 
-/** How databases are named, and how the program ends. */
+/** The forms of URLs, and the exit codes. */
 export const urls = `
 URLs:
-  redis://host:6379/0?prefix=my-bot:          also rediss:; prefix is "telegraf:" without it
-  mongodb://host/bot?collection=sessions      also mongodb+srv:
-  postgres://user@host/bot?table=sessions     and &schema=bot
+  redis://host:6379/0?prefix=my-bot:          or rediss:; the default prefix is "${defaults.prefix}"
+  mongodb://host/bot?collection=sessions      or mongodb+srv:
+  postgres://user@host/bot?table=sessions     optionally &schema=bot
   mysql://user@host/bot?table=sessions
-  sqlite:bot.db?table=sessions                or just a file: ./bot.sqlite
-  Table and collection are "telegraf-sessions" without it. Quote URLs with ? and & for the shell.
-  Drivers are installed beside this package: redis, mongodb, better-sqlite3, pg, mysql2.
+  sqlite:bot.db?table=sessions                or only the file name: ./bot.sqlite
+  The default table or collection is "${defaults.table}". Put URLs that contain ? or & in quotes.
+  Install the driver of each database: redis, mongodb, better-sqlite3, pg or mysql2.
 
 Exit codes:
   0    done
-  1    failed, or something is wrong
+  1    failed, or a session was not copied, or doctor found a problem
   2    wrong usage
   130  interrupted by Ctrl-C`;
 
-/** How to go on after an interruption. */
+/** How to continue after an interruption. */
 export const resume = `
-To go on after an interruption, run the same command again: what TO has by then is skipped.
+To continue after an interruption, run the same command again. It skips sessions that TO has.
 `;
 
-/** What is imported, and under which keys. */
+/** The formats of `import`, and how it converts keys. */
 export const sources = `
 Formats and their SOURCE:
 ${Object.entries(formats).map(([name, { source }]) => `  ${name.padEnd(26)}${source}\n`).join("")}
-Keys become those of Telegraf, <user id>:<chat id>, unless --keep-keys is given: telegraf-session-local
-has the ids the other way round, and grammY has the id of the chat, which in a private one is the
-user's. Keys of another form stay as they are.
+Keys are converted to the form that Telegraf uses, <user id>:<chat id>, unless --keep-keys is given.
+telegraf-session-local uses <chat id>:<user id>. grammY uses only <chat id>, which in a private chat
+is also the user id. Keys that cannot be converted are kept unchanged.
 `;

@@ -7,33 +7,36 @@
 import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
 import { document } from "../codec/document.ts";
-import { type Context, count, Failure, sentence } from "./context.ts";
-import { Database, locate } from "./database.ts";
-import { type Format, formats, type Others } from "./formats.ts";
-import { progress } from "./progress.ts";
-import { type Batch, conclude, type Mode, type Source, transfer } from "./transfer.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { Failure, sentence } from "./failure.ts";
+import { type Format, formats, type Ignored } from "./formats.ts";
+import { startProgress } from "./progress.ts";
+import { count } from "./text.ts";
+import { type Batch, type Mode, report, type Source, transfer } from "./transfer.ts";
+import { locate } from "./url.ts";
 
-/** How the source is read. */
+/** How to read the source. */
 export interface Import {
   /** The name of the format. */
   readonly format: string;
-  /** Whether keys stay as they are. */
+  /** Whether to leave keys unconverted. */
   readonly keepKeys: boolean;
-  /** Whether sessions are taken under any key. */
+  /** Whether to import sessions under any key. */
   readonly allKeys: boolean;
 }
 
-/** Entries of the source that are not sessions of Telegraf. */
-interface Foreign {
-  /** How many keys are of another form than Telegraf's. */
-  keys: number;
-  /** How many entries cannot be read. */
-  bad: number;
-  /** Entries of other programs. */
-  others?: Others;
+/** What was unusual in the source. */
+interface Findings {
+  /** The number of keys that could not be converted. */
+  unconverted: number;
+  /** The number of entries that could not be read. */
+  unreadable: number;
+  /** Entries that were ignored. */
+  ignored?: Ignored;
 }
 
-/** Imports what `export` or another package wrote. */
+/** Imports sessions that `export` printed or that another package stored. */
 export async function importSessions(
   from: string,
   to: string,
@@ -41,50 +44,52 @@ export async function importSessions(
   context: Context,
 ): Promise<number> {
   const { stdout, stderr } = context;
-  const there = locate(to);
+  const location = locate(to);
   const format = formats[mode.format]!;
   const url = /:\/\//.test(from);
   if (!url && from !== "-" && !existsSync(from)) throw new Failure(`There is no file ${from}`);
   const started = performance.now();
-  const purpose = mode.dryRun ? "look" : "fill";
   const warn = (text: string) => stderr.write(`${text}\n`);
-  await using target = await Database.open(there, purpose, context, warn);
-  const shown = await progress(stderr, undefined);
-  const foreign: Foreign = { keys: 0, bad: 0 };
+  const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
+  await using target = await Database.open(location, context, access);
+  const progress = startProgress(stderr, undefined);
+  const findings: Findings = { unconverted: 0, unreadable: 0 };
   const source: Source = {
     title: from === "-" ? "standard input" : url ? locate(from).title : from,
     codec: document,
-    batches: () => batches(format, from, mode, target.limits.keys, foreign, context),
+    batches: () => batches(format, from, mode, target.limits.keys, findings, context),
   };
-  const outcome = await transfer(source, target, mode, shown, context).finally(() => shown.stop());
-  if (foreign.others !== undefined) {
-    const { others, thing, because } = foreign.others;
-    const [what, be] = [count(others, `other ${thing}`), others === 1 ? "was" : "were"];
-    stdout.write(`${what} of ${source.title} ${be} left out: ${because}.\n`);
+  const outcome = await transfer(source, target, mode, progress, context)
+    .finally(() => progress.stop());
+  if (findings.ignored !== undefined) {
+    const { ignored, thing, imported } = findings.ignored;
+    stdout.write(`Ignored ${count(ignored, thing)} of ${source.title}. ${imported}\n`);
   }
-  if (foreign.keys > 0) {
-    const kept = count(foreign.keys, "key is", "keys are");
+  if (findings.unconverted > 0) {
+    const kept = `Kept ${count(findings.unconverted, "key")} unchanged`;
+    const they = findings.unconverted === 1 ? "it" : "they";
     stdout.write(
-      `${kept} not of one user in one chat and stayed as before: for a getSessionKey of yours.\n`,
+      `${kept} because ${they} cannot be converted to the form <user id>:<chat id>. ` +
+        "If your bot uses its own getSessionKey, this is fine.\n",
     );
   }
-  outcome.refused += foreign.bad;
-  return conclude(outcome, source, target, mode, started, context);
+  outcome.refused += findings.unreadable;
+  return report(outcome, source, target, mode, started, context);
 }
 
-/** Puts sessions that come one by one into batches. */
+/** Groups sessions into batches. */
 async function* batches(
-  { key: keyOf, read }: Format,
+  { convertKey, read }: Format,
   from: string,
   { keepKeys, allKeys }: Import,
   size: number,
-  foreign: Foreign,
+  findings: Findings,
   context: Context,
 ): AsyncGenerator<Batch> {
-  let some = new Map<string, { key: string; value: unknown; expires?: number }>();
-  const batch = (): Batch => {
-    const entries = some;
-    some = new Map();
+  let pending = new Map<string, { key: string; value: unknown; expires?: number }>();
+  const takeBatch = (): Batch => {
+    const entries = pending;
+    pending = new Map();
     return {
       entries: [...entries.values()],
       read: (keys) => Promise.resolve(keys.map((key) => entries.get(key)!)),
@@ -92,24 +97,24 @@ async function* batches(
   };
   try {
     for await (const found of read(from, context, allKeys)) {
-      if ("others" in found) {
-        foreign.others = found;
+      if ("ignored" in found) {
+        findings.ignored = found;
         continue;
       }
       if ("error" in found) {
-        foreign.bad++;
+        findings.unreadable++;
         context.stderr.write(`Not imported: ${found.where}: ${sentence(found.error)}\n`);
         continue;
       }
-      const key = keyOf === undefined || keepKeys ? found.key : keyOf(found.key);
-      if (key === undefined) foreign.keys++;
+      const key = convertKey === undefined || keepKeys ? found.key : convertKey(found.key);
+      if (key === undefined) findings.unconverted++;
       const entry = { ...found, key: key ?? found.key };
-      // Of a key that comes twice the first one counts: so it did in MongoDB without an index.
-      if (!some.has(entry.key)) some.set(entry.key, entry);
-      if (some.size >= size) yield batch();
+      // Of duplicates the first one is used, because other packages use the first one in MongoDB.
+      if (!pending.has(entry.key)) pending.set(entry.key, entry);
+      if (pending.size >= size) yield takeBatch();
     }
   } catch (error) {
     throw error instanceof Failure ? error : new Failure(`${from}: ${sentence(error)}`);
   }
-  if (some.size > 0) yield batch();
+  if (pending.size > 0) yield takeBatch();
 }

@@ -1,5 +1,5 @@
 /**
- * How far a long command has come: a bar where there is a terminal, a line now and then elsewhere.
+ * Shows the progress of a long command: as a bar on a terminal, elsewhere as a line from time to time.
  *
  * @module
  */
@@ -7,55 +7,81 @@
 import { performance } from "node:perf_hooks";
 import type { Output } from "./context.ts";
 import type { Database } from "./database.ts";
+import { duration } from "./text.ts";
 
-/** How far it has come. */
+/** The progress of a command, until `stop`. */
 export interface Progress {
+  /** Counts sessions that have been processed. */
   add(sessions: number): void;
-  /** Leaves the line, so that something else can be written. */
-  pause(): void;
+  /** Removes the bar, so that something else can be printed. A later `add` shows it again. */
+  clear(): void;
+  /** Shows the final state, and ends its line. */
   stop(): void;
 }
 
-/** How often a line is written, in ms. */
-const interval = 5_000;
+/** The shortest time between two lines where there is no terminal, in ms. */
+const lineInterval = 5_000;
+/** The shortest time between two states of the bar, in ms. */
+const barInterval = 200;
+/** The length of the bar on a terminal that is wide enough. */
+const barLength = 40;
 
-/** Begins to show how far it has come; without a total, how much is done. */
-export async function progress(output: Output, total: number | undefined): Promise<Progress> {
-  return output.isTTY && total !== undefined ? await bar(output, total) : lines(output, total);
+/**
+ * Starts to show progress.
+ *
+ * @param total the number of sessions, if it is known. The bar needs it.
+ */
+export function startProgress(output: Output, total: number | undefined): Progress {
+  return output.isTTY && total !== undefined ? bar(output, total) : lines(output, total);
 }
 
-/** The same for all sessions of a database. They are counted only if there is a bar to draw. */
-export async function progressOf(database: Database, output: Output): Promise<Progress> {
+/** Starts to show progress through a database. Sessions are counted only if there is a bar. */
+export async function startProgressOf(database: Database, output: Output): Promise<Progress> {
   let total: number | undefined;
   if (output.isTTY) {
     total = 0;
     for await (const page of database.pages()) total += page.length;
   }
-  return await progress(output, total);
+  return startProgress(output, total);
 }
 
-async function bar(output: Output, total: number): Promise<Progress> {
-  const { default: { SingleBar } } = await import("cli-progress");
+function bar(output: Output, total: number): Progress {
+  const clear = "\r\x1b[K"; // to the start of the line, and erase it
   const started = performance.now();
   let done = 0;
-  const single = new SingleBar({
-    stream: output as NodeJS.WriteStream,
-    format: "{bar} {percentage} % | {value} of {total} | {rate} per s | {eta_formatted} left",
-    barCompleteChar: "█",
-    barIncompleteChar: "░",
-    hideCursor: true,
-    fps: 5,
-  });
-  single.start(total, 0, { rate: 0 });
+  let drawn = 0;
+  let longest = 0; // of the texts so far, so that the bar does not grow and shrink all the time
+  const draw = () => {
+    drawn = performance.now();
+    const text = numbers(done, total, (drawn - started) / 1000);
+    longest = Math.max(longest, text.length);
+    // A terminal of unknown width reports 0. Some terminals wrap a line that fills all columns.
+    const width = (output.columns || 80) - 1;
+    const length = Math.max(0, Math.min(barLength, width - longest - 1));
+    const filled = total === 0 ? length : Math.round(done / total * length);
+    const line = `${"█".repeat(filled)}${"░".repeat(length - filled)} ${text}`.trimStart();
+    output.write(clear + line.slice(0, width));
+  };
+  draw();
   return {
     add(sessions) {
-      done += sessions;
-      const seconds = Math.max(0.001, (performance.now() - started) / 1000);
-      single.update(Math.min(done, total), { rate: Math.round(done / seconds) });
+      done = Math.min(done + sessions, total); // more may have been stored after the count
+      if (performance.now() - drawn >= barInterval) draw();
     },
-    pause: () => void output.write("\n"),
-    stop: () => single.stop(),
+    clear: () => void output.write(clear),
+    stop() {
+      draw();
+      output.write("\n");
+    },
   };
+}
+
+/** The text after the bar. */
+function numbers(done: number, total: number, seconds: number): string {
+  const percent = total === 0 ? 100 : Math.floor(done / total * 100);
+  const rate = done / Math.max(0.001, seconds);
+  const left = done === 0 ? "?" : duration((total - done) / rate);
+  return `${percent} % | ${done} of ${total} | ${Math.round(rate)} per s | ${left} left`;
 }
 
 function lines(output: Output, total: number | undefined): Progress {
@@ -65,11 +91,11 @@ function lines(output: Output, total: number | undefined): Progress {
   return {
     add(sessions) {
       done += sessions;
-      if (performance.now() - last < interval) return;
+      if (performance.now() - last < lineInterval) return;
       last = performance.now();
       output.write(`${done.toLocaleString("en")}${of} sessions\n`);
     },
-    pause() {},
+    clear() {},
     stop() {},
   };
 }

@@ -4,21 +4,26 @@
  * @module
  */
 
-import { type Context, count, exit, interruption } from "./context.ts";
-import { Database, locate } from "./database.ts";
+import type { Context } from "./context.ts";
+import { Database } from "./database.ts";
+import { exit, interruption } from "./failure.ts";
+import { count } from "./text.ts";
+import { locate } from "./url.ts";
 
-/** Deletes what has expired. */
+/** Deletes expired sessions. */
 export async function prune(url: string, context: Context): Promise<number> {
-  await using database = await Database.open(locate(url), "change", context);
+  await using database = await Database.open(locate(url), context);
   if (!database.prunes) {
     context.stdout.write(`${database.title} deletes expired sessions by itself.\n`);
     return exit.ok;
   }
   let total = 0;
-  for (let some = -1; some !== 0 && !context.signal.aborted; total += some) {
-    some = await database.prune();
-  }
-  context.stdout.write(`Deleted ${count(total, "expired session")} of ${database.title}.\n`);
+  let deleted: number;
+  do {
+    deleted = await database.prune();
+    total += deleted;
+  } while (deleted > 0 && !context.signal.aborted);
+  context.stdout.write(`Deleted ${count(total, "expired session")} from ${database.title}.\n`);
   if (context.signal.aborted) throw interruption();
   return exit.ok;
 }

@@ -1,6 +1,6 @@
 /**
- * Whether the user of a database may do the work of a store's first operation: make the table or
- * collection, or upgrade it. Nothing is left behind.
+ * Checks whether the database user has the permissions that the first operation of a store needs: to
+ * create or upgrade the table or collection. Changes nothing.
  *
  * @module
  */
@@ -9,12 +9,12 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Plan } from "../backend.ts";
 import type { Context } from "./context.ts";
-import { type Location, placesOf } from "./database.ts";
+import { type Location, parametersOf } from "./url.ts";
 
 /**
- * Tries it, or asks the server.
+ * Tries the change in a way that has no effect, or asks the server.
  *
- * @throws the server's own error, if the user lacks the right.
+ * @throws {Error} if the user lacks a permission.
  */
 export async function checkPlan(location: Location, plan: Plan, context: Context): Promise<void> {
   switch (location.kind) {
@@ -25,12 +25,15 @@ export async function checkPlan(location: Location, plan: Plan, context: Context
     case "mongodb":
       return await checkMongo(location, context);
     case "sqlite":
-      // A file that is missing is made in its folder.
+      // A missing file is created, which needs write access to its folder.
       accessSync(existsSync(location.url) ? location.url : dirname(location.url), constants.W_OK);
   }
 }
 
-/** A table can be made and forgotten; to alter one would lock it, so the server is asked. */
+/**
+ * Creates a missing table and rolls back. An existing table is not altered, because that would lock
+ * it: it is enough to check that the user owns it.
+ */
 async function checkPostgres({ url }: Location, plan: Plan, context: Context): Promise<void> {
   const { default: { Client } } = await context.drivers.pg();
   const client = new Client({
@@ -38,7 +41,7 @@ async function checkPostgres({ url }: Location, plan: Plan, context: Context): P
     connectionTimeoutMillis: context.timeout,
     query_timeout: context.timeout,
   });
-  client.on("error", () => {}); // the query that it ends fails as well
+  client.on("error", () => {}); // the running query rejects as well
   try {
     await client.connect();
     if (plan.exists) {
@@ -53,19 +56,20 @@ async function checkPostgres({ url }: Location, plan: Plan, context: Context): P
     for (const statement of plan.changes) await client.query(statement);
     await client.query("ROLLBACK");
   } finally {
-    // The end of the connection rolls back a transaction that is still open.
+    // The end of the connection rolls back an open transaction.
     await client.end();
   }
 }
 
 /**
- * Nothing can be rolled back, and the rights come from roles, patterns and levels. So the statement
- * names a column twice: the server looks at the rights first, and refuses that afterwards.
+ * MySQL cannot roll back changes of a schema, and permissions come from roles, patterns and levels.
+ * So this runs a statement that repeats a column name: the server checks the permissions first, and
+ * refuses the repeated name afterwards.
  */
 async function checkMySQL({ url }: Location, plan: Plan, context: Context): Promise<void> {
   const { createConnection } = await context.drivers.mysql();
   const given = createConnection({ uri: url, connectTimeout: context.timeout });
-  given.on("error", () => {}); // the query that it ends fails as well
+  given.on("error", () => {}); // the running query rejects as well
   const connection = given.promise();
   const name = tableOf(plan);
   try {
@@ -82,14 +86,14 @@ async function checkMySQL({ url }: Location, plan: Plan, context: Context): Prom
   }
 }
 
-/** The quoted name of the table that a plan is about. */
+/** The quoted name of the table that a plan creates or changes. */
 function tableOf({ changes }: Plan): string {
   const name =
     /^(?:CREATE TABLE|ALTER TABLE|DELETE (?:old )?FROM) ((?:(["`])(?:(?!\2).|\2\2)+\2\.?)+)/s;
   return name.exec(changes[0]!)![1]!;
 }
 
-/** A right of a user of MongoDB. */
+/** A privilege of a MongoDB user. */
 interface Privilege {
   readonly resource: {
     readonly db?: string;
@@ -99,7 +103,7 @@ interface Privilege {
   readonly actions: readonly string[];
 }
 
-/** The first insert makes a collection. A server without users lets everybody do everything. */
+/** The first insert creates a collection. A server without authentication permits everything. */
 async function checkMongo(location: Location, context: Context): Promise<void> {
   const { MongoClient } = await context.drivers.mongodb();
   const client = new MongoClient(location.url, { serverSelectionTimeoutMS: context.timeout });
@@ -108,7 +112,7 @@ async function checkMongo(location: Location, context: Context): Promise<void> {
     const { authInfo } = await db.command({ connectionStatus: 1, showPrivileges: true });
     const { authenticatedUsers = [], authenticatedUserPrivileges: all } = authInfo;
     if (authenticatedUsers.length === 0 || all === undefined) return;
-    const { collection } = placesOf(location);
+    const { collection } = parametersOf(location);
     const may = (action: string) =>
       (all as Privilege[]).some(({ resource, actions }) =>
         actions.includes(action) && (resource.anyResource === true ||
@@ -116,7 +120,7 @@ async function checkMongo(location: Location, context: Context): Promise<void> {
             ["", collection].includes(resource.collection))
       );
     const missing = ["find", "insert", "update", "remove"].filter((action) => !may(action));
-    if (missing.length > 0) throw new Error(`the user may not ${missing.join(", ")}`);
+    if (missing.length > 0) throw new Error(`the user has no permission to ${missing.join(", ")}`);
   } finally {
     await client.close();
   }

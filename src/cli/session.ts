@@ -5,22 +5,24 @@
  */
 
 import { checkKey, isAlive } from "../store/entry.ts";
-import { type Context, exit, Failure, interruption, sentence } from "./context.ts";
-import { Tally, text } from "./convert.ts";
-import { Database, locate } from "./database.ts";
+import type { Context } from "./context.ts";
+import { jsonText, Tally } from "./convert.ts";
+import { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { locate } from "./url.ts";
 
 /** Prints a session as JSON. */
 export async function get(url: string, key: string, context: Context): Promise<number> {
   const location = locate(url);
   check(key);
-  await using database = await Database.open(location, "read", context);
+  await using database = await Database.open(location, context);
   const [entry] = await database.read([key]);
   if (entry === undefined || entry.value === "" || !isAlive(entry)) {
     throw missing(key, database);
   }
   let json: string;
   try {
-    json = text(database.codec, entry.value, new Tally());
+    json = jsonText(database.codec, entry.value, new Tally());
   } catch (error) {
     throw new Failure(`Session ${JSON.stringify(key)} cannot be decoded: ${sentence(error)}`);
   }
@@ -33,12 +35,12 @@ export async function get(url: string, key: string, context: Context): Promise<n
 export async function remove(url: string, key: string, context: Context): Promise<number> {
   const location = locate(url);
   check(key);
-  await using database = await Database.open(location, "change", context);
+  await using database = await Database.open(location, context);
   const found = await database.read([key]);
   if (found.length === 0) throw missing(key, database);
   if (context.signal.aborted) throw interruption();
   await database.remove([key]);
-  context.stdout.write(`Deleted session ${JSON.stringify(key)} of ${database.title}.\n`);
+  context.stdout.write(`Deleted session ${JSON.stringify(key)} from ${database.title}.\n`);
   return exit.ok;
 }
 

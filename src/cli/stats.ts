@@ -4,17 +4,20 @@
  * @module
  */
 
-import { bytes, type Context, count, exit, interruption } from "./context.ts";
+import type { Context } from "./context.ts";
 import { sizeOf } from "./convert.ts";
-import { Database, locate } from "./database.ts";
-import { progressOf } from "./progress.ts";
+import { Database } from "./database.ts";
+import { exit, interruption } from "./failure.ts";
+import { startProgressOf } from "./progress.ts";
+import { bytes, count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";
+import { locate } from "./url.ts";
 
 const hour = 60 * 60 * 1000;
 const day = 24 * hour;
 
-/** How long sessions still live, in ms: below each of these. */
-const lives = [
+/** Groups of sessions, by the time until they expire: the upper limit, in ms. */
+const groups = [
   ["expired", 0],
   ["within an hour", hour],
   ["within a day", day],
@@ -23,16 +26,16 @@ const lives = [
   ["later", Infinity],
 ] as const;
 
-/** Says how many sessions there are, how large they are, and when they expire. */
+/** Prints the number of sessions, their sizes, and when they expire. */
 export async function stats(url: string, context: Context): Promise<number> {
   const { stdout, stderr, signal } = context;
-  await using database = await Database.open(locate(url), "read", context);
+  await using database = await Database.open(locate(url), context);
   let sessions = 0;
   let total = 0;
   const largest: { key: string; size: number }[] = [];
-  const histogram = new Map(["never", ...lives.map(([name]) => name)].map((name) => [name, 0]));
+  const histogram = new Map(["never", ...groups.map(([name]) => name)].map((name) => [name, 0]));
   const now = Date.now();
-  const shown = await progressOf(database, stderr);
+  const progress = await startProgressOf(database, stderr);
   try {
     for await (const { entries, read } of sourceOf(database).batches()) {
       if (signal.aborted) throw interruption();
@@ -41,16 +44,16 @@ export async function stats(url: string, context: Context): Promise<number> {
         sessions++;
         total += size;
         largest.push({ key, size });
-        const life = expires === undefined
+        const group = expires === undefined
           ? "never"
-          : lives.find(([, limit]) => expires - now <= limit)![0];
-        histogram.set(life, histogram.get(life)! + 1);
+          : groups.find(([, limit]) => expires - now <= limit)![0];
+        histogram.set(group, histogram.get(group)! + 1);
       }
       largest.sort((a, b) => b.size - a.size).splice(5);
-      shown.add(entries.length);
+      progress.add(entries.length);
     }
   } finally {
-    shown.stop();
+    progress.stop();
   }
   if (signal.aborted) throw interruption();
   const average = sessions === 0 ? 0 : Math.round(total / sessions);
@@ -62,10 +65,10 @@ export async function stats(url: string, context: Context): Promise<number> {
     "Largest:",
     ...largest.map(({ key, size }) => `  ${bytes(size).padStart(10)}  ${JSON.stringify(key)}`),
     "",
-    "Expiring:",
-    ...[...histogram].map(([life, number]) => {
+    "Expiry:",
+    ...[...histogram].map(([group, number]) => {
       const bar = "#".repeat(Math.ceil(number / Math.max(1, sessions) * 30));
-      return `  ${life.padEnd(14)} ${number.toLocaleString("en").padStart(12)}  ${bar}`.trimEnd();
+      return `  ${group.padEnd(14)} ${number.toLocaleString("en").padStart(12)}  ${bar}`.trimEnd();
     }),
   ];
   stdout.write(`${lines.join("\n")}\n`);

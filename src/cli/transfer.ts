@@ -1,6 +1,6 @@
 /**
- * Sessions on their way into a database, batch by batch: the next one is read while one is written,
- * and no more than these two are in memory.
+ * Copies sessions into a database in batches. While a batch is written, the next one is read; only
+ * these two are in memory.
  *
  * @module
  */
@@ -9,58 +9,50 @@ import { performance } from "node:perf_hooks";
 import type { Codec, Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store/entry.ts";
-import {
-  bytes,
-  type Context,
-  count,
-  exit,
-  Failure,
-  interruption,
-  sentence,
-  some,
-  unlessInterrupted,
-} from "./context.ts";
+import type { Context } from "./context.ts";
 import { converter, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
+import { exit, Failure, interruption, sentence, unlessInterrupted } from "./failure.ts";
 import type { Progress } from "./progress.ts";
+import { bytes, count, quoted } from "./text.ts";
 
-/** Some sessions of a source, whose values are not read before they are wanted. */
+/** A batch of sessions. Their values are read later, and only those of sessions that are copied. */
 export interface Batch {
   readonly entries: readonly { readonly key: string; readonly expires?: number }[];
   read(keys: string[]): Promise<Entry<unknown>[]>;
 }
 
-/** Where sessions come from. */
+/** A source of sessions. */
 export interface Source {
   readonly title: string;
   readonly codec: Codec<unknown>;
   batches(): AsyncIterable<Batch>;
 }
 
-/** How sessions are transferred. */
+/** How to copy sessions. */
 export interface Mode {
-  /** Whether sessions that are there already are replaced; they are kept otherwise. */
+  /** Whether to replace sessions that the target already has; otherwise they are skipped. */
   readonly overwrite: boolean;
-  /** Whether nothing is written. */
+  /** Whether to write nothing. */
   readonly dryRun: boolean;
 }
 
-/** What came of a transfer. */
+/** The result of a transfer. */
 export class Outcome {
   readonly tally: Tally = new Tally();
   written = 0;
   bytes = 0;
   present = 0;
   expired = 0;
-  /** What could not be transferred, and why; it has been told already. */
+  /** The number of sessions that could not be copied. Each of them has been reported. */
   refused = 0;
-  /** The keys of sessions that are transferred, though they cannot be decoded. */
+  /** The keys of sessions that were copied although they cannot be decoded. */
   readonly broken: string[] = [];
-  /** Whether the user stopped it before the end. */
+  /** Whether Ctrl-C ended the transfer early. */
   interrupted = false;
 }
 
-/** The source that a database is, in batches that it reads at once. */
+/** Makes a database the source of a transfer, in batches of up to `size` sessions. */
 export function sourceOf(database: Database, size: number = database.limits.keys): Source {
   return {
     title: database.title,
@@ -75,7 +67,7 @@ export function sourceOf(database: Database, size: number = database.limits.keys
   };
 }
 
-/** Moves all sessions, or as many as there is time for before the user stops it. */
+/** Copies all sessions, or those that come before Ctrl-C. */
 export async function transfer(
   source: Source,
   target: Database,
@@ -87,12 +79,12 @@ export async function transfer(
   const convert = converter(source.codec, target.codec, outcome.tally);
   const refuse = (key: string, error: unknown) => {
     outcome.refused++;
-    progress.pause();
-    stderr.write(`Not transferred: session ${JSON.stringify(key)}: ${why(error)}\n`);
+    progress.clear();
+    stderr.write(`Not copied: session ${JSON.stringify(key)}: ${refusal(error)}\n`);
   };
 
-  /** The entries of a batch that are to be written. */
-  async function wanted({ entries, read }: Batch): Promise<Entry<unknown>[]> {
+  /** Selects the entries of a batch that must be written, and converts their values. */
+  async function select({ entries, read }: Batch): Promise<Entry<unknown>[]> {
     const now = Date.now();
     const alive = entries.filter(({ expires = Infinity }) => expires > now);
     let keys = [...new Set(alive.map(({ key }) => key))].filter((key) => {
@@ -110,15 +102,15 @@ export async function transfer(
       keys = keys.filter((key) => !present.has(key));
     }
     return (await read(keys)).flatMap((entry) => {
-      // Redis tells only now.
+      // Redis reports expiry times only together with values.
       if ((entry.expires ?? Infinity) <= now) {
         outcome.expired++;
         return [];
       }
       try {
         const value = convert(entry.value);
-        if (value === undefined || value === "") return []; // stored nothing
-        // Text is copied byte for byte, so nothing else looks at it.
+        if (value === undefined || value === "") return []; // a stored `undefined`
+        // Text is copied byte for byte, so nothing else would detect invalid text.
         if (typeof value === "string" && !decodes(target.codec, value)) {
           outcome.broken.push(entry.key);
         }
@@ -136,7 +128,7 @@ export async function transfer(
     for (const { value } of entries) outcome.bytes += sizeOf(target.codec, value);
   }
 
-  /** Writes a batch; where it fails, one by one, so that a bad entry fails alone. */
+  /** Writes a batch. If that fails, writes each entry alone, so that only invalid entries fail. */
   async function writeAll(entries: Entry<unknown>[]): Promise<void> {
     try {
       return await write(entries);
@@ -151,14 +143,14 @@ export async function transfer(
         failures.push([entry.key, error]);
       }
     }
-    // Where all fail it is not they that are bad.
+    // If every entry fails, the entries are not the cause.
     const [[, error] = []] = failures;
     if (failures.length === entries.length && !(error instanceof StoreError)) throw error;
     for (const [key, error] of failures) refuse(key, error);
   }
 
   const batches = source.batches()[Symbol.asyncIterator]();
-  /** The next batch, or nothing after the last one or when the user stops the command. */
+  /** The next batch; `undefined` after the last one. Throws after Ctrl-C. */
   const next = async (): Promise<Batch | undefined> => {
     const { done, value } = await unlessInterrupted(signal, () => batches.next());
     return done ? undefined : value;
@@ -167,14 +159,14 @@ export async function transfer(
   try {
     for (let batch = await next(); batch !== undefined; batch = await next()) {
       const { length } = batch.entries;
-      const entries = await wanted(batch);
+      const entries = await select(batch);
       await writing;
       if (signal.aborted) throw interruption();
       writing = (async () => {
-        for (const some of split(entries, target)) await writeAll(some);
+        for (const chunk of split(entries, target)) await writeAll(chunk);
         progress.add(length);
       })();
-      writing.catch(() => {}); // it is awaited when the next batch has been read
+      writing.catch(() => {}); // awaited after the next batch has been read
     }
   } catch (error) {
     if (!signal.aborted) {
@@ -189,24 +181,24 @@ export async function transfer(
   return outcome;
 }
 
-/** Batches that the database takes. */
+/** Splits entries into chunks within the limits of the database. */
 function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
-  let some: Entry<unknown>[] = [];
+  let chunk: Entry<unknown>[] = [];
   let size = 0;
   for (const entry of entries) {
     const more = codec.size(entry.value);
-    if (some.length > 0 && (some.length === limits.keys || size + more > limits.bytes)) {
-      yield some;
-      some = [];
+    if (chunk.length > 0 && (chunk.length === limits.keys || size + more > limits.bytes)) {
+      yield chunk;
+      chunk = [];
       size = 0;
     }
-    some.push(entry);
+    chunk.push(entry);
     size += more;
   }
-  if (some.length > 0) yield some;
+  if (chunk.length > 0) yield chunk;
 }
 
-/** Whether a stored value is a session. */
+/** Whether a stored value can be decoded. */
 export function decodes(codec: Codec<unknown>, value: unknown): boolean {
   try {
     codec.decode(value);
@@ -216,13 +208,13 @@ export function decodes(codec: Codec<unknown>, value: unknown): boolean {
   }
 }
 
-/** Says why an entry was refused; its key is said already. */
-function why(error: unknown): string {
+/** The reason why an entry was refused, without the key, which the message already has. */
+function refusal(error: unknown): string {
   return sentence(error).replace(/^Cannot write session ".*": (?=\S)/s, "");
 }
 
-/** Says what came of a transfer, and how the program ends. */
-export function conclude(
+/** Prints the result of a transfer, and returns the exit code. */
+export function report(
   outcome: Outcome,
   source: Source,
   target: Database,
@@ -231,30 +223,32 @@ export function conclude(
   { stdout }: Context,
 ): number {
   const { written, present, expired, refused, broken, tally, interrupted } = outcome;
-  const say = (line: string) => stdout.write(`${line}\n`);
+  const print = (line: string) => stdout.write(`${line}\n`);
   const seconds = `${((performance.now() - started) / 1000).toFixed(1)} s`;
   const what = `${count(written, "session")} (${bytes(outcome.bytes)})`;
   const way = `from ${source.title} to ${target.title}`;
-  say(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
+  print(dryRun ? `Would copy ${what} ${way}.` : `Copied ${what} ${way} in ${seconds}.`);
   if (present > 0) {
-    const kept = overwrite ? "" : "; --overwrite replaces them";
-    say(`${count(present, "session was", "sessions were")} there already and stayed${kept}.`);
+    const skipped = `${dryRun ? "Would skip" : "Skipped"} ${count(present, "session")}`;
+    print(`${skipped} that TO already has; --overwrite replaces such sessions.`);
   }
-  if (expired > 0) say(`${count(expired, "session")} had expired and stayed behind.`);
-  for (const line of tally.sentences()) say(line);
+  if (expired > 0) print(`Left out ${count(expired, "expired session")}.`);
+  for (const line of tally.sentences()) print(line);
   if (broken.length > 0) {
     const them = count(broken.length, "session", "sessions");
     const stay = dryRun ? "would be copied" : broken.length === 1 ? "was copied" : "were copied";
-    say(`${them} cannot be decoded and ${stay} unchanged: ${some(broken)}.`);
+    print(`${them} cannot be decoded and ${stay} unchanged: ${quoted(broken)}.`);
   }
   if (interrupted) {
     throw new Failure(
-      "Interrupted; the same command goes on from there, unless it has --overwrite",
+      overwrite
+        ? "Interrupted; with --overwrite the same command starts again from the beginning"
+        : "Interrupted; run the same command again to continue",
       exit.interrupted,
     );
   }
   if (refused > 0) {
-    throw new Failure(`${count(refused, "session was", "sessions were")} not transferred`);
+    throw new Failure(`${count(refused, "session was", "sessions were")} not copied`);
   }
   return exit.ok;
 }

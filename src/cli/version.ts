@@ -1,6 +1,6 @@
 /**
- * The version of the package, which is that of `deno.json`: Node.js 20 cannot import JSON without a
- * warning. `tests/structure.test.ts` compares them.
+ * The version of the package. It repeats that of `deno.json`, because Node.js 20 prints a warning
+ * when it imports JSON. `tests/structure.test.ts` compares both.
  *
  * @module
  */

@@ -24,8 +24,7 @@ import { missing } from "./src/errors.ts";
 import { prepare, type Table } from "./src/kysely/dialect.ts";
 import * as kysely from "./src/kysely/driver.ts";
 import { transient } from "./src/kysely/errors.ts";
-import { rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable } from "./src/sql/schema.ts";
+import { defaults, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -83,19 +82,17 @@ export const KyselyStore: StoreFactory<KyselyStoreOptions> = storeFactory({
 });
 
 function backend(options: KyselyStoreOptions): Backend {
-  const { dialect, table: name = defaultTable, schema } = options;
+  const { dialect, table: name = defaults.table, schema } = options;
   let db = options.db && kysely.checkDatabase(options.db, schema);
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
-  const limits = { keys: 32, bytes: 1_000_000 };
   let table: Table;
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
     codec: json,
-    limits,
     async open({ report, expiring, plan }) {
       if (db === undefined) {
-        const { Kysely } = await driver();
+        const { Kysely } = await load();
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       const family = kysely.familyOf(db, schema);
@@ -103,7 +100,7 @@ function backend(options: KyselyStoreOptions): Backend {
         db,
         prepare(family, name, schema, { report, expiring, plan }),
       );
-      Object.assign(limits, table.limits);
+      return table.limits;
     },
     async read(keys) {
       const values = table.keys(keys);
@@ -136,7 +133,7 @@ function backend(options: KyselyStoreOptions): Backend {
 }
 
 /** Not imported at the top because CommonJS cannot require Kysely 0.29, which is an ES module. */
-async function driver(): Promise<typeof import("kysely")> {
+async function load(): Promise<typeof import("kysely")> {
   try { // bundlers accept a missing module if its import is in such a block
     return await import("kysely");
   } catch (error) {

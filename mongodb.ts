@@ -18,15 +18,17 @@
 import { MongoClient, type MongoClientOptions } from "mongodb";
 import type { Backend } from "./src/backend.ts";
 import { document } from "./src/codec/document.ts";
-import * as mongo from "./src/mongodb/client.ts";
-import * as commands from "./src/mongodb/commands.ts";
+import { refusedOptions } from "./src/errors.ts";
+import { checkClient, ExistingClient, ManagedClient } from "./src/mongodb/client.ts";
+import type { Client as AnyMongoClient } from "./src/mongodb/client.ts";
+import { Commands } from "./src/mongodb/commands.ts";
 import { transient } from "./src/mongodb/errors.ts";
-import { open } from "./src/mongodb/schema.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { timeoutOptions } from "./src/mongodb/options.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** @ignore */
-type Client = mongo.Client;
+type Client = AnyMongoClient;
 /** @ignore */
 type Config = MongoClientOptions;
 
@@ -35,19 +37,20 @@ export interface MongoOptions extends StoreOptions {
   /** The server: `mongodb://[user:password@]host[:port][/database]` or `mongodb+srv://…`. */
   url?: string | undefined;
   /**
-   * Options of the driver's `MongoClient`; they override what is in `url`. Unless given, here or in `url`, `socketTimeoutMS` is half
-   * of `timeout`; so are `serverSelectionTimeoutMS` and `connectTimeoutMS`, but at most 5 s.
+   * Options of the driver's `MongoClient`. They override `url`. Unless they are given here or in `url`,
+   * `socketTimeoutMS` is half of `timeout`, and `serverSelectionTimeoutMS` and `connectTimeoutMS` are
+   * half of it too, but at most 5 s.
    */
   config?: Config | undefined;
   /**
-   * A `MongoClient` of any copy of the driver; mongoose's is `mongoose.connection.getClient()`. It
-   * stays open when the store is closed.
+   * A `MongoClient` of any installed version of the driver. mongoose's client is
+   * `mongoose.connection.getClient()`. It stays open when the store is closed.
    */
   client?: Client | undefined;
-  /** The database's name; without one it is the one in the client's URL, or `test`. */
+  /** The database. Without it, the database in the client's URL is used, or `test`. */
   database?: string | undefined;
   /**
-   * The collection's name.
+   * The collection. It is created if it is missing.
    *
    * @default {"telegraf-sessions"}
    */
@@ -55,12 +58,12 @@ export interface MongoOptions extends StoreOptions {
 }
 
 /**
- * Makes a store in MongoDB: a document `{ key, session }` per session, with what BSON can hold. The
- * first operation opens it and gives the collection a unique index on `key`; where it may not, it
- * works on and tells `onError`.
+ * Makes a store in MongoDB. Each session is a document `{ key, session }`, with all types that BSON has.
+ * The first operation connects and creates a unique index on `key`. If the user may not create it, the
+ * store works without it and reports this to `onError`.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
- * @throws {RangeError} for a name that is empty or too long.
+ * @throws {TypeError} if an option is unknown or has the wrong type, or if `url` is invalid.
+ * @throws {RangeError} if a name is empty or too long.
  */
 export const Mongo: StoreFactory<MongoOptions> = storeFactory({
   name: "Mongo",
@@ -70,75 +73,40 @@ export const Mongo: StoreFactory<MongoOptions> = storeFactory({
     config: rules.config(misplaced.mongodb),
     client: rules.existing("a MongoClient", "db"),
     database: rules.identifier(63),
-    collection: rules.identifier(191), // 255 with the database's
+    collection: rules.identifier(191), // 255 together with the name of the database
   },
   existing: { client: ["url", "config"] },
   backend,
 });
 
 function backend(options: MongoOptions): Backend<unknown> {
-  const { client: existing, database, collection: name = "telegraf-sessions" } = options;
-  if (existing !== undefined) mongo.checkClient(existing);
-  const own = existing === undefined ? new mongo.Own(() => create(options)) : undefined;
-  const handle = existing ?? own!.client;
-  const { namespace } = mongo.collection(handle, database, name);
-  const run = mongo.runner(() => mongo.collection(existing ?? own!.client, database, name), own);
-  let pruned = false; // by the server
-  let old = false; // as an older version made it, maybe
-  const projection = { _id: 0, key: 1, session: 1, expires: 1 };
+  const { client: existing, database, collection = defaults.collection } = options;
+  if (existing !== undefined) checkClient(existing);
+  const source = existing === undefined
+    ? new ManagedClient(() => create(options))
+    : new ExistingClient(existing);
+  const commands = new Commands(source, database, collection);
   return {
-    handle,
-    scope: namespace,
+    handle: existing ?? {},
+    scope: commands.namespace,
     codec: document,
-    limits: { keys: 64, bytes: 1_000_000 },
     async open(opening) {
-      old = opening.plan !== undefined;
-      pruned = await run((collection) => open(existing ?? own!.client, collection, opening));
-      own?.watch(opening.report);
+      await commands.open(opening);
+      return { keys: 64, bytes: 1_000_000 };
     },
-    async read(keys, signal) {
-      const options = { projection, signal };
-      const found = await run(async (collection) =>
-        keys.length === 1
-          ? [await collection.findOne(commands.keyed(keys, old), options)]
-          : await collection.find(commands.keyed(keys, old), options).toArray()
-      );
-      // Without the index a key may have several documents: the first is the one that is written.
-      return found.reverse().flatMap((it) =>
-        it === null
-          ? []
-          : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
-      );
-    },
-    async write(entries, signal, fresh) {
-      const upserts = entries.map(commands.upsert);
-      if (fresh && await run((collection) => commands.insert(collection, entries, signal))) return;
-      const [{ filter, update }] = upserts as [commands.Upsert];
-      const operations = upserts.map((updateOne) => ({ updateOne }));
-      await run((collection) =>
-        upserts.length === 1
-          ? collection.updateOne(filter, update, { upsert: true, signal })
-          : collection.bulkWrite(operations, { ordered: false, signal })
-      );
-    },
-    async renew(keys, expires, signal) {
-      const update = { $set: { expires: new Date(expires) } };
-      await run((collection) => collection.updateMany({ key: { $in: keys } }, update, { signal }));
-    },
-    async remove(keys, signal) {
-      await run((collection) => collection.deleteMany(commands.keyed(keys, old), { signal }));
-    },
-    page: (start, size, signal) =>
-      run((collection) => commands.page(collection, start, size, signal, old)),
-    prune: (now, signal) =>
-      pruned ? 0 : run((collection) => commands.prune(collection, now, signal)),
-    close: () => own?.client.close(),
+    read: (keys, signal) => commands.read(keys, signal),
+    write: (entries, signal, fresh) => commands.write(entries, signal, fresh),
+    renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
+    remove: (keys, signal) => commands.remove(keys, signal),
+    page: (start, size, signal) => commands.page(start, size, signal),
+    prune: (now, signal) => commands.prune(now, signal),
+    close: () => source.close(),
     transient,
   };
 }
 
-/** A client of ours, not connected. */
-function create({ url, config, database, timeout = 10_000 }: MongoOptions): MongoClient {
+/** Creates the store's own client. Connects to nothing yet. */
+function create({ url, config, database, timeout = defaults.timeout }: MongoOptions): MongoClient {
   if (url === undefined) throw new TypeError('Mongo: option "url" or "client" is missing');
   if (database !== undefined && config !== undefined && "dbName" in config) {
     throw new TypeError(
@@ -146,8 +114,8 @@ function create({ url, config, database, timeout = 10_000 }: MongoOptions): Mong
     );
   }
   try {
-    return new MongoClient(url, { ...mongo.bounds(url, timeout), ...config });
+    return new MongoClient(url, { ...timeoutOptions(url, timeout), ...config });
   } catch (error) {
-    throw mongo.refused(error, url);
+    throw refusedOptions("Mongo", "mongodb", error, url);
   }
 }

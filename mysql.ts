@@ -18,17 +18,16 @@
 import { createPool } from "mysql2";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
+import { refusedOptions } from "./src/errors.ts";
 import { checkPool, endPool, type MySQLPool, poolAdapter } from "./src/mysql/driver.ts";
 import { type Encoder, encoder } from "./src/mysql/encoder.ts";
 import { type Pool, read, rows } from "./src/mysql/driver.ts";
 import { prepare } from "./src/mysql/dialect.ts";
 import { transient } from "./src/mysql/errors.ts";
 import { addressOptions } from "./src/address.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { mysqlSettings } from "./src/mysql/options.ts";
-import { refused } from "./src/sql/options.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { poolOptions } from "./src/mysql/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
-import { defaultTable } from "./src/sql/schema.ts";
 import { executeScript } from "./src/sql/script.ts";
 import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -98,28 +97,26 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
 });
 
 function backend(options: MySQLOptions): Backend {
-  const { table = defaultTable, schema } = options;
+  const { table = defaults.table, schema } = options;
   const pool = options.pool === undefined ? create(options) : checkPool(options.pool);
   const connections = poolAdapter(pool);
-  const limits = { keys: 128, bytes: 1_000_000 };
   let statements: Statements;
   let encode: Encoder;
-  let unwatch: (() => void) | undefined;
+  let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[], work = rows) =>
     withConnection(connections, signal, (connection) => work(connection, text, values));
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     codec: json,
-    limits,
     open: ({ signal, ...opening }) =>
       withConnection(connections, signal, async (connection) => {
-        unwatch = reportErrors(pool, opening.report);
-        const steps = prepare(table, schema, opening);
-        const prepared = await executeScript(steps, rows.bind(null, connection));
+        stopReporting = reportErrors(pool, opening.report);
+        const script = prepare(table, schema, opening);
+        const prepared = await executeScript(script, rows.bind(null, connection));
         statements = prepared.statements;
         encode = encoder(statements, prepared.settings);
-        Object.assign(limits, encode.limits);
+        return encode.limits;
       }),
     async read(keys, signal) {
       const values = encode.keys(keys);
@@ -146,9 +143,9 @@ function backend(options: MySQLOptions): Backend {
       withConnection(
         connections,
         signal,
-        (it) => executeScript(statements.prune(now), rows.bind(null, it)),
+        (connection) => executeScript(statements.prune(now), rows.bind(null, connection)),
       ),
-    close: () => options.pool === undefined ? endPool(pool) : unwatch?.(),
+    close: () => options.pool === undefined ? endPool(pool) : stopReporting?.(),
     transient,
   };
 }
@@ -156,8 +153,8 @@ function backend(options: MySQLOptions): Backend {
 /** The store's own pool. Connects to nothing yet. */
 function create(options: MySQLOptions): Pool {
   try {
-    return createPool(mysqlSettings(options)) as unknown as Pool;
+    return createPool(poolOptions(options)) as unknown as Pool;
   } catch (error) {
-    throw refused(error, "MySQL", "mysql2");
+    throw refusedOptions("MySQL", "mysql2", error);
   }
 }

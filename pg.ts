@@ -16,18 +16,17 @@
  */
 
 import pg from "pg";
-import type { Backend } from "./src/backend.ts";
+import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
+import { refusedOptions } from "./src/errors.ts";
 import { addressOptions } from "./src/address.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { checkPool, type PgPool, type Pool, poolAdapter } from "./src/pg/driver.ts";
 import { prepare } from "./src/pg/dialect.ts";
 import { rows } from "./src/pg/driver.ts";
 import { transient } from "./src/pg/errors.ts";
-import { pgSettings } from "./src/pg/options.ts";
-import { refused } from "./src/sql/options.ts";
+import { poolOptions } from "./src/pg/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
-import { defaultTable } from "./src/sql/schema.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
 import {
   padToPowerOfTwo,
@@ -110,22 +109,24 @@ function backend(options: PostgresOptions): Backend {
   const { pool: existing, prepare: prepared = true } = options;
   const pool = existing === undefined ? create(options) : checkPool(existing);
   const clients = poolAdapter(pool);
-  const { table = defaultTable, schema } = options;
-  let statements: Statements, unwatch: (() => void) | undefined;
+  const { table = defaults.table, schema } = options;
+  let statements: Statements;
+  let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     withConnection(clients, signal, (client) => rows(client, text, values, prepared));
-  const script = <T>(signal: AbortSignal, steps: Script<T>) =>
-    withConnection(clients, signal, (client) => executeScript(steps, rows.bind(null, client)));
+  const runScript = <T>(signal: AbortSignal, script: Script<T>) =>
+    withConnection(clients, signal, (client) => executeScript(script, rows.bind(null, client)));
   const keyValues = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     shared: { prepare: prepared },
     codec: json,
-    limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, ...opening }) {
-      unwatch = reportErrors(pool, opening.report);
-      statements = await script(signal, prepare(table, schema, { transient, ...opening }));
+      stopReporting = reportErrors(pool, opening.report);
+      const steps = prepare(table, schema, { transient, ...opening });
+      statements = await runScript(signal, steps);
+      return defaultLimits;
     },
     async read(keys, signal) {
       return toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
@@ -145,8 +146,8 @@ function backend(options: PostgresOptions): Backend {
     async page(start = "", size, signal) {
       return toPage(await run(signal, statements.page(size), [start]), size);
     },
-    prune: (now, signal) => script(signal, statements.prune(now)),
-    close: () => existing === undefined ? pool.end() : unwatch?.(),
+    prune: (now, signal) => runScript(signal, statements.prune(now)),
+    close: () => existing === undefined ? pool.end() : stopReporting?.(),
     transient,
   };
 }
@@ -154,8 +155,8 @@ function backend(options: PostgresOptions): Backend {
 /** The store's own pool. Connects to nothing yet. */
 function create(options: PostgresOptions): Pool {
   try {
-    return new pg.Pool(pgSettings(pg.Client, options));
+    return new pg.Pool(poolOptions(pg.Client, options));
   } catch (error) {
-    throw refused(error, "Postgres", "pg");
+    throw refusedOptions("Postgres", "pg", error);
   }
 }

@@ -17,20 +17,21 @@
  */
 
 import type { RedisClientOptions } from "redis";
-import type { Backend } from "./src/backend.ts";
-import { json } from "./src/codec/json.ts";
-import { missing, reason } from "./src/errors.ts";
-import type { IORedis } from "./src/redis/ioredis.ts";
 import { urlOf } from "./src/address.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import * as redis from "./src/redis/client.ts";
-import * as commands from "./src/redis/commands.ts";
+import { type Backend, defaultLimits } from "./src/backend.ts";
+import { json } from "./src/codec/json.ts";
+import { missing, refusedOptions } from "./src/errors.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { type CreateClient, ExistingClient, ManagedClient } from "./src/redis/client.ts";
+import type { Client as NodeRedis, ManagedNodeRedis } from "./src/redis/client.ts";
+import { Commands } from "./src/redis/commands.ts";
 import { transient } from "./src/redis/errors.ts";
-import { checked, checkUrl, kinds, settings } from "./src/redis/options.ts";
+import type { IORedis } from "./src/redis/ioredis.ts";
+import { checkClient, checkUrl, clientOptions, supportedClients } from "./src/redis/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** @ignore */
-type Client = redis.Client | IORedis;
+type Client = NodeRedis | IORedis;
 /** @ignore */
 type Config = Omit<RedisClientOptions, "RESP"> & { RESP?: 2 | 3 | undefined };
 
@@ -43,18 +44,18 @@ export interface RedisOptions extends StoreOptions {
    */
   url?: string | undefined;
   /**
-   * Options of node-redis' `createClient`, which override what is in `url`; unless given here,
-   * `pingInterval` is 3 s, `socket.socketTimeout` 5 s, and `RESP` 2. Where `socket.reconnectStrategy`
-   * ends a client, the next operation begins another one.
+   * Options of node-redis' `createClient`. They override `url`. The store sets `pingInterval` to 3 s,
+   * `socket.socketTimeout` to 5 s and `RESP` to 2, unless they are given here. If
+   * `socket.reconnectStrategy` ends a client, the next operation creates another one.
    */
   config?: Config | undefined;
   /**
-   * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It need
-   * not be connected, and stays open.
+   * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It may be
+   * connected or not. It stays open when the store is closed.
    */
   client?: Client | undefined;
   /**
-   * What the store's keys in Redis begin with; may be empty.
+   * The prefix of the store's keys in Redis. May be empty.
    *
    * @default {"telegraf:"}
    */
@@ -62,10 +63,10 @@ export interface RedisOptions extends StoreOptions {
 }
 
 /**
- * Makes a store in Redis: JSON text under `<prefix><key>`. The first operation opens it; a lost
- * connection is made again.
+ * Makes a store in Redis. Sessions are JSON text under `<prefix><key>`. The first operation connects, and
+ * a lost connection is made again.
  *
- * @throws {TypeError} for an unknown option, one of the wrong type, or a `url` that is none.
+ * @throws {TypeError} if an option is unknown or has the wrong type, or if `url` is invalid.
  */
 export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
   name: "Redis",
@@ -73,7 +74,7 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
     ...storeRules,
     url: rules.secret,
     config: rules.config(misplaced.redis),
-    client: rules.existing(kinds, "connect"),
+    client: rules.existing(supportedClients, "connect"),
     prefix: rules.text,
   },
   existing: { client: ["url", "config"] },
@@ -81,74 +82,49 @@ export const Redis: StoreFactory<RedisOptions | void> = storeFactory({
 });
 
 function backend(options: RedisOptions): Backend {
-  const { config, client: given, prefix = "telegraf:" } = options;
-  let own: redis.Own | undefined, unwatch: (() => void) | undefined;
-  const existing = given && checked(given);
-  const wasOpen = existing?.isOpen;
+  const { config, prefix = defaults.prefix } = options;
+  const existing = options.client && checkClient(options.client);
   const url = urlOf("Redis", options, "url");
   if (url !== undefined) checkUrl(url);
-  const client = () => existing === undefined ? redis.alive(own!) : redis.ready(existing);
-  const apart = existing?.masters !== undefined; // the keys of a cluster are on many servers
-  const named = (key: string) => prefix + key;
-  let expires = false;
+  const source = existing === undefined
+    ? new ManagedClient(() => load(url, config))
+    : new ExistingClient(existing);
+  const commands = new Commands(source, prefix);
   return {
     handle: existing ?? {},
     scope: prefix,
     codec: json,
-    limits: { keys: 128, bytes: 1_000_000 },
     async open({ signal, report, expiring }) {
-      expires = expiring;
-      if (existing === undefined) {
-        const module = await driver();
-        own = await redis.connect((opened) => create(module, opened, url, config), signal);
-      } else if (!wasOpen) await redis.join(existing);
-      unwatch = redis.watch(client(), report);
+      commands.expiring = expiring;
+      await source.open(signal, report);
+      return defaultLimits;
     },
-    read(keys, signal) {
-      redis.guard(own, signal);
-      return commands.read(client, keys, named, { apart, expires });
-    },
-    async write(entries, signal) {
-      redis.guard(own, signal);
-      commands.replied(await commands.write(client(), entries, named, apart));
-    },
-    renew(keys, expires, signal) {
-      redis.guard(own, signal);
-      return commands.renew(client(), keys.map(named), expires);
-    },
-    async remove(keys, signal) {
-      redis.guard(own, signal);
-      const names = keys.map(named);
-      await commands.all((apart ? names : [names]).map((name) => client().del(name)));
-    },
-    page(start, size, signal) {
-      redis.guard(own, signal);
-      return commands.page(client(), prefix, start, size);
-    },
-    close: () => existing === undefined ? redis.discard(own?.client) : unwatch?.(),
+    read: (keys, signal) => commands.read(keys, signal),
+    write: (entries, signal) => commands.write(entries, signal),
+    renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
+    remove: (keys, signal) => commands.remove(keys, signal),
+    page: (start, size, signal) => commands.page(start, size, signal),
+    close: () => source.close(),
     transient,
   };
 }
 
-/** Not imported at the top because it is not needed with a client of ioredis. */
-async function driver(): Promise<typeof import("redis")> {
-  try { // for bundlers as well: they leave what is missing in such a block to run time
-    return await import("redis");
+/** Loads node-redis. Not imported at the top because it is not needed with a client of ioredis. */
+async function load(url?: string, config?: Config): Promise<CreateClient> {
+  let driver: typeof import("redis");
+  try { // bundlers accept a missing module if its import is in such a block
+    driver = await import("redis");
   } catch (error) {
     throw missing(error, "redis", "or pass a client of ioredis as { client }");
   }
+  return (mayReconnect) => create(driver, clientOptions(mayReconnect, url, config));
 }
 
-/** A client of ours, not connected; until it was `opened`, it does not connect again by itself. */
-function create(
-  { createClient }: typeof import("redis"),
-  opened: () => boolean,
-  url?: string,
-  config?: Config,
-): redis.OwnClient {
+/** Creates the store's own client. Connects to nothing yet. */
+function create({ createClient }: typeof import("redis"), options: object): ManagedNodeRedis {
   try {
-    return createClient(settings(opened, url, config) as RedisClientOptions);
+    return createClient(options as RedisClientOptions);
   } catch (error) {
-    throw new TypeError(`Redis: node-redis refuses these options: ${reason(error)}`);
+    throw refusedOptions("Redis", "node-redis", error);
   }
 }

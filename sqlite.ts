@@ -16,11 +16,11 @@
  * @module
  */
 
-import type { Backend } from "./src/backend.ts";
+import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
-import { misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { defaultTable, prepareTable } from "./src/sql/schema.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { prepareTable } from "./src/sql/schema.ts";
 import { type Statements, toEntry, toPage } from "./src/sql/statements.ts";
 import { dialect } from "./src/sqlite/dialect.ts";
 import * as driver from "./src/sqlite/driver.ts";
@@ -89,7 +89,7 @@ export const SQLite: StoreFactory<SQLiteOptions> = storeFactory({
 });
 
 function backend(options: SQLiteOptions): Backend {
-  const { filename, config, table = defaultTable } = options;
+  const { filename, config, table = defaults.table } = options;
   const existing = options.database === undefined
     ? undefined
     : driver.checkDatabase(options.database);
@@ -104,7 +104,6 @@ function backend(options: SQLiteOptions): Backend {
     scope: table,
     codec: json,
     embedded: true,
-    limits: { keys: 128, bytes: 1_000_000 },
     async open({ report, expiring, plan }) {
       database ??= existing ?? await driver.open(filename!, config ?? {}, load, report);
       if (existing === undefined && !config?.readonly && plan === undefined) {
@@ -116,6 +115,7 @@ function backend(options: SQLiteOptions): Backend {
       // An old table that cannot be upgraded may lack the unique key that this statement needs.
       if (statements.shape.unique) insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
+      return defaultLimits;
     },
     read: (keys) =>
       keys.flatMap((key) => {

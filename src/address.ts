@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { StoreOptions } from "./options.ts";
+import { defaults, type StoreOptions } from "./options.ts";
 import { described } from "./validation.ts";
 
 /** The options of a driver that are not `undefined`, without the option `except`. */
@@ -16,6 +16,11 @@ export function given(config: object = {}, except?: string): object {
 
 /** Options of SQL stores that name the server, the database and the user. */
 export const addressOptions = ["host", "port", "database", "user", "password"] as const;
+
+/** The server and user, if they are not given by a URL. */
+export function address({ host, port, database, user, password }: ConnectionOptions): object {
+  return { host, port: port === undefined ? undefined : Number(port), database, user, password };
+}
 
 /** The options of factories that say how to connect. */
 export interface ConnectionOptions extends StoreOptions {
@@ -71,6 +76,6 @@ export function checkParameters(
  * How long the store's own pool waits for a connection, in ms: half of the operation's timeout, which
  * leaves time for a second attempt.
  */
-export function connectTimeout({ timeout = 10_000 }: { timeout?: number }): number {
+export function connectTimeout({ timeout = defaults.timeout }: { timeout?: number }): number {
   return Math.min(5_000, Math.ceil(timeout / 2));
 }

@@ -1,6 +1,6 @@
 /**
  * The contract between the store and a database. Every method works on arrays, so that batches need
- * no second path. Types only.
+ * no second path.
  *
  * @module
  */
@@ -54,6 +54,9 @@ export interface Limits {
   readonly bytes: number;
 }
 
+/** Limits that suit most databases: the cost per session is nearly constant from 64 keys on. */
+export const defaultLimits: Limits = { keys: 128, bytes: 1_000_000 };
+
 /** Some of the stored entries, without their values, in an order that the backend chooses. */
 export interface Page {
   readonly entries: Pick<Entry<never>, "key" | "expires">[];
@@ -102,15 +105,15 @@ export interface Backend<Encoded = string> {
   readonly codec: Codec<Encoded>;
   /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded?: boolean;
-  /** Limits of one batch. `open` may change them after it has asked the server. */
-  readonly limits: Limits;
 
   /**
    * Connects and prepares the schema: creates it, or upgrades the schema of `@telegraf/session`
    * 2.0.0-beta. Called again after a failure, and when a later store is the first one with a `ttl`.
    * Many processes may call it at the same time.
+   *
+   * @returns the limits of batches, which may depend on the server.
    */
-  open(opening: Opening): MaybePromise<void>;
+  open(opening: Opening): MaybePromise<Limits>;
   /**
    * The stored entries that exist, in any order, with their `expires` if `open` got `expiring`.
    *

@@ -110,6 +110,23 @@ export function missing(error: unknown, driver: string, others: string): unknown
   return Object.assign(new Error(why, { cause: error }), { code: "ERR_MODULE_NOT_FOUND" });
 }
 
+/**
+ * The error to throw after a driver has refused its options. Has no cause, and its message does not contain
+ * the URL, because both may have a password.
+ */
+export function refusedOptions(
+  factory: string,
+  driver: string,
+  error: unknown,
+  url = "",
+): TypeError {
+  const message = isError(error) ? error.message : String(error);
+  // An error of this package about an option.
+  if (message.startsWith(`${factory}: `)) return error as TypeError;
+  const why = reason(new Error(url === "" ? message : message.replaceAll(url, "url")));
+  return new TypeError(`${factory}: ${driver} refuses these options: ${why}`);
+}
+
 /** The message of an error, in one line without credentials. */
 export function reason(error: unknown): string {
   if (!isError(error)) return redact(String(error));

@@ -13,8 +13,7 @@ export function memoryBackend(sessions: Map<string, Entry<string>> = new Map()):
     handle: {},
     scope: "",
     codec: json,
-    limits: { keys: Infinity, bytes: Infinity },
-    open() {},
+    open: () => ({ keys: Infinity, bytes: Infinity }),
     read: (keys) => keys.flatMap((key) => sessions.get(key) ?? []),
     write(entries) {
       for (const entry of entries) sessions.set(entry.key, entry);

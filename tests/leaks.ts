@@ -100,7 +100,7 @@ function listeners(client: object): number {
 /** What the stores of a place have in common: it is known by the client and the scope. */
 function connection(shared: Shared, place: string): SharedBackend<unknown> {
   const backend = { handle: shared.handle, scope: shared.scope(place) };
-  return SharedBackend.of(backend as Backend<unknown>, 1);
+  return SharedBackend.of(backend as Backend<unknown>)!;
 }
 
 /** 50 stores on one client leave nothing on it, and nothing of them stays in memory. */

@@ -8,7 +8,8 @@ import * as mongodb7 from "mongodb";
 import { MongoClient } from "mongodb";
 import { Mongo, type MongoOptions } from "../mongodb.ts";
 import { document } from "../src/codec/document.ts";
-import { bounds, refused } from "../src/mongodb/client.ts";
+import { refusedOptions } from "../src/errors.ts";
+import { timeoutOptions } from "../src/mongodb/options.ts";
 import { transient } from "../src/mongodb/errors.ts";
 import { entry, run } from "./child.ts";
 import { Cleanup } from "./cleanup.ts";
@@ -412,7 +413,7 @@ describe("MongoDB options", () => {
       assert.throws(bad({ url, ...options }), { name: "RangeError", message: /must be a name/ });
     }
     for (const options of [{ database: "a.b" }, { config: { nmae: 1 } }]) {
-      assert.throws(bad({ url, ...options }), { name: "TypeError", message: /^Mongo: the driver/ });
+      assert.throws(bad({ url, ...options }), { name: "TypeError", message: /^Mongo: mongodb refuses/ });
     }
   });
 
@@ -462,7 +463,10 @@ describe("MongoDB options", () => {
       const make = () => new versions["mongodb 5"].MongoClient(url);
       assert.throws(make, (error: Error) => {
         assert.match(error.message, /s3cret/);
-        assert.doesNotMatch(inspect(refused(error, url), { depth: 9 }), /s3cret/);
+        assert.doesNotMatch(
+          inspect(refusedOptions("Mongo", "mongodb", error, url), { depth: 9 }),
+          /s3cret/,
+        );
         return true;
       });
     }
@@ -474,12 +478,12 @@ describe("MongoDB options", () => {
       connectTimeoutMS: connect,
       socketTimeoutMS: socket,
     });
-    assert.deepEqual(bounds("mongodb://h", 10_000), all(5000, 5000, 5000));
-    assert.deepEqual(bounds("mongodb://h", 60_000), all(5000, 5000, 30_000));
-    assert.deepEqual(bounds("mongodb://h", 1), all(1, 1, 1));
+    assert.deepEqual(timeoutOptions("mongodb://h", 10_000), all(5000, 5000, 5000));
+    assert.deepEqual(timeoutOptions("mongodb://h", 60_000), all(5000, 5000, 30_000));
+    assert.deepEqual(timeoutOptions("mongodb://h", 1), all(1, 1, 1));
     const given =
       "mongodb://h/?w=1&serverselectiontimeoutMS=9&socketTimeoutMS=9&connectTimeoutMS=9";
-    assert.deepEqual(bounds(given, 10_000), {});
+    assert.deepEqual(timeoutOptions(given, 10_000), {});
   });
 });
 

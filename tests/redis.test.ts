@@ -7,7 +7,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
 import * as redis6 from "redis";
 import { Redis, type RedisOptions } from "../redis.ts";
-import { all } from "../src/redis/commands.ts";
+import { settleAll } from "../src/redis/commands.ts";
 import { transient } from "../src/redis/errors.ts";
 import { entry, run } from "./child.ts";
 import { Cleanup } from "./cleanup.ts";
@@ -655,7 +655,7 @@ describe("Redis trouble", () => {
   it("Redis lets nothing overtake commands of a batch that failed", async () => {
     let done = false;
     const slow = wait(50).then(() => done = true);
-    await assert.rejects(all([slow, Promise.reject(new Error("no"))]), /no/);
+    await assert.rejects(settleAll([slow, Promise.reject(new Error("no"))]), /no/);
     assert.ok(done);
   });
 

@@ -10,9 +10,9 @@ import { Mongo } from "../mongodb.ts";
 import { MySQL } from "../mysql.ts";
 import { Postgres } from "../pg.ts";
 import { Redis } from "../redis.ts";
-import { settings as redisSettings } from "../src/redis/options.ts";
-import { mysqlSettings } from "../src/mysql/options.ts";
-import { pgSettings } from "../src/pg/options.ts";
+import { clientOptions as redisSettings } from "../src/redis/options.ts";
+import { poolOptions as mysqlSettings } from "../src/mysql/options.ts";
+import { poolOptions as pgSettings } from "../src/pg/options.ts";
 import { SQLite } from "../sqlite.ts";
 import { withTLS } from "./certificate.ts";
 import { urlWith } from "./faults.ts";
@@ -171,7 +171,7 @@ describe("connection settings", () => {
     }
     assert.throws(
       () => factories.Mongo!({ url: "mongodb://localhost", config: { username: "x" } }),
-      /^TypeError: Mongo: the driver refuses these options: option username is not supported/,
+      /^TypeError: Mongo: mongodb refuses these options: option username is not supported/,
     );
   });
 
@@ -362,7 +362,7 @@ describe("connection settings", () => {
     await store.set("k", 1);
     assert.equal(await store.get("k"), 1);
     await store.clear();
-    const message = /^Mongo: the driver refuses .* All values of tls\/ssl must be the same/;
+    const message = /^Mongo: mongodb refuses .* All values of tls\/ssl must be the same/;
     assert.throws(() => Mongo({ url: at, config: { tls: false } }), { name: "TypeError", message });
   });
 });

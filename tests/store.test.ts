@@ -5,10 +5,11 @@ import { performance } from "node:perf_hooks";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
-import type { Backend, Entry } from "../src/backend.ts";
+import type { Backend, Entry, Limits } from "../src/backend.ts";
 import { memoryBackend } from "../src/memory.ts";
 import { reason, redact } from "../src/errors.ts";
 import type { StoreOptions } from "../src/options.ts";
+import { systemClock } from "../src/store/clock.ts";
 import { type Content, Queue } from "../src/store/queue.ts";
 import type { Waiter } from "../src/store/lane.ts";
 import { createStore, type Store } from "../src/store/store.ts";
@@ -37,7 +38,7 @@ class Script {
   readonly signals: AbortSignal[] = [];
   readonly backend: Backend;
 
-  constructor(limits: Partial<Backend["limits"]> = {}) {
+  constructor(limits: Partial<Limits> = {}) {
     const memory = memoryBackend(this.sessions);
     const step = async (name: string, keys: string[], signal?: AbortSignal) => {
       const call = [name, ...keys].join(" ");
@@ -50,10 +51,10 @@ class Script {
     const keysOf = (entries: Entry<string>[]) => entries.map((entry) => entry.key);
     this.backend = {
       ...memory,
-      limits: { keys: 128, bytes: 1e6, ...limits },
-      open: ({ signal, report, expiring }) => {
+      open: async ({ signal, report, expiring }) => {
         this.report = report;
-        return step("open", expiring ? ["expiring"] : [], signal);
+        await step("open", expiring ? ["expiring"] : [], signal);
+        return { keys: 128, bytes: 1e6, ...limits };
       },
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
       write: (entries, signal) =>
@@ -196,6 +197,7 @@ describe("batches", () => {
   it("are bounded in keys and bytes, and a large value travels alone", async () => {
     const script = new Script({ keys: 3, bytes: 100 });
     await using store = script.store();
+    await store.ready();
     await Promise.all(["a", "b", "c", "d"].map((key) => store.get(key)));
     await Promise.all([
       store.set("a", "x".repeat(40)),
@@ -306,9 +308,11 @@ describe("the order of one key", () => {
   it("costs no memory for idle keys", async () => {
     const { backend } = new Script();
     const size = backend.codec.size;
-    const queue = new Queue<string>({ ...backend, opened: true, embedded: false, size });
+    const limits = { keys: 128, bytes: 1e6 };
+    const executor = { ...backend, limits, opened: true, embedded: false, size };
+    const queue = new Queue<string>(executor, systemClock);
     const keys = Array.from({ length: 500 }, (_, i) => `k${i}`);
-    const deadline = Date.now() + 60_000;
+    const deadline = systemClock.now() + 60_000;
     const all = <T>(ask: (key: string, waiter: Waiter<T>) => void) =>
       Promise.all(
         keys.map((key) =>

@@ -10,6 +10,7 @@ import { SharedBackend } from "../store/shared.ts";
 import { withTimeout } from "../store/deadline.ts";
 import { StoreError } from "../errors.ts";
 import { timedOut } from "../store/deadline.ts";
+import { systemClock } from "../store/clock.ts";
 import { backendOf } from "../store/factory.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";
@@ -46,7 +47,7 @@ export class Database implements AsyncDisposable {
   ) {
     this.title = title;
     this.#backend = backend;
-    this.#connection = SharedBackend.of(backend, operationTimeout);
+    this.#connection = SharedBackend.of(backend)!;
     this.#signal = signal;
     this.plan = plan;
   }
@@ -76,10 +77,12 @@ export class Database implements AsyncDisposable {
         ...parameters,
         timeout: operationTimeout,
       });
-      const connection = SharedBackend.of(backend, operationTimeout);
-      if (!prepare) connection.requireExpiry();
-      if (!prepare) connection.plan = (given) => plan = given;
-      connection.reporters.add((error) => warn(`${title}: ${sentence(error)}`));
+      const connection = SharedBackend.join(backend, {
+        timeout: operationTimeout,
+        expiring: !prepare,
+        report: (error) => warn(`${title}: ${sentence(error)}`),
+        ...(!prepare && { plan: (given) => plan = given }),
+      }, systemClock);
       const open = (signal: AbortSignal) => connection.run(() => {}, signal);
       await interruptible(timeout, connection, open, signal);
     } catch (error) {
@@ -104,7 +107,7 @@ export class Database implements AsyncDisposable {
   }
 
   get limits(): Limits {
-    return this.#backend.limits;
+    return this.#connection.limits;
   }
 
   /** Whether the table or collection does not exist. */
@@ -211,7 +214,7 @@ async function interruptible<T>(
   interrupt?: AbortSignal,
 ): Promise<T> {
   try {
-    return await withTimeout(timeout, (signal) => {
+    return await withTimeout(timeout, systemClock, (signal) => {
       if (interrupt === undefined) return work(signal);
       const either = AbortSignal.any([signal, interrupt]);
       return unlessInterrupted(interrupt, () => work(either));

@@ -1,15 +1,16 @@
 /**
- * What is the same for the clients of the mongodb driver, of whichever version: their types, the
- * upgrade of a collection, and what errors mean.
+ * The interfaces of the mongodb driver 5 to 7, and the client of a store: one that was passed in, or the
+ * store's own.
  *
  * @module
  */
 
 import type { EventEmitter } from "node:events";
-import { redact } from "../errors.ts";
+import type { MaybePromise } from "../backend.ts";
+import { refusedOptions } from "../errors.ts";
 import { described } from "../validation.ts";
 
-/** What is used of a `MongoClient` of mongodb 5 to 7. */
+/** The part of a `MongoClient` that is used. */
 export interface Client {
   connect(): Promise<unknown>;
   db(name?: string): Database;
@@ -20,7 +21,7 @@ interface Database {
   collection(name: string, options?: any): any;
 }
 
-/** What the collection holds; upstream's documents have no `expires`. */
+/** A document of the collection. Documents of 2.0.0-beta have no `expires`. */
 export interface Document {
   _id: unknown;
   key: string;
@@ -30,7 +31,7 @@ export interface Document {
 
 type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };
 
-/** What is used of a collection. */
+/** The part of a collection that is used. */
 export interface Collection {
   readonly namespace: string;
   readonly writeConcern?: { readonly w?: unknown };
@@ -47,128 +48,120 @@ export interface Collection {
 }
 
 /**
- * Checks a client by its shape, for copies of the driver differ.
+ * Checks a client by duck typing because a user may have another installed version of the driver.
  *
- * @throws {TypeError} for what is none.
+ * @throws {TypeError} if the client is not supported.
  */
 export function checkClient(client: Client): void {
   if (typeof client.db !== "function" || typeof client.connect !== "function") {
-    const kinds = "a MongoClient of mongodb (mongoose's is mongoose.connection.getClient())";
-    throw new TypeError(`Mongo: option "client" must be ${kinds}, but is ${described(client)}`);
+    const supported = "a MongoClient of mongodb (mongoose's is mongoose.connection.getClient())";
+    throw new TypeError(
+      `Mongo: option "client" must be ${supported}, but is ${described(client)}`,
+    );
   }
 }
 
-/** In place of settings of the client with which a read would return something else than was stored. */
-const asStored = {
-  readPreference: "primary", // a secondary may not have the last write yet,
-  readConcern: { level: "local" }, // and neither has a majority
+/** Overrides settings of the client that would change what a read returns. */
+const collectionOptions = {
+  readPreference: "primary", // a secondary may not have the last write yet
+  readConcern: { level: "local" }, // the majority may not have it yet either
   promoteValues: true,
   raw: false,
 };
 
 /**
- * The collection.
+ * Opens a collection.
  *
- * @throws {TypeError} for a name that the driver refuses.
+ * @throws {TypeError} if the driver refuses the name.
  */
-export function collection(client: Client, database: string | undefined, name: string): Collection {
+export function collectionOf(
+  client: Client,
+  database: string | undefined,
+  name: string,
+): Collection {
   try {
     const db = client.db(database);
-    const found: Collection = db.collection(name, asStored);
-    if (found.writeConcern?.w !== 0) return found;
-    return db.collection(name, { ...asStored, writeConcern: { w: 1 } }); // or nobody hears of errors
+    const collection: Collection = db.collection(name, collectionOptions);
+    if (collection.writeConcern?.w !== 0) return collection;
+    // With `w: 0` the server would not report errors.
+    return db.collection(name, { ...collectionOptions, writeConcern: { w: 1 } });
   } catch (error) {
-    throw refused(error);
+    throw refusedOptions("Mongo", "mongodb", error);
   }
 }
 
-/** An error of the driver about options, without the URL that it may hold. */
-export function refused(error: unknown, url = ""): TypeError {
-  const { message } = error as Error;
-  const why = redact(url === "" ? message : message.replaceAll(url, "url"));
-  return new TypeError(`Mongo: the driver refuses these options: ${why}`);
+/** How a store gets at its client. */
+export interface ClientSource {
+  readonly client: Client;
+  /** Starts to report lost servers. */
+  watch(report: (error: unknown) => void): void;
+  /** Replaces a client, if possible, that has found no server. */
+  replace(client: Client): void;
+  close(): MaybePromise<void>;
 }
 
-/**
- * How long a client of ours waits for a server, a connection and an answer: half of what an
- * operation has, to leave time for another try. What the URL says goes first.
- */
-export function bounds(url: string, timeout: number): Record<string, number> {
-  const half = Math.ceil(timeout / 2);
-  const short = Math.min(5_000, half);
-  const all = {
-    serverSelectionTimeoutMS: short,
-    connectTimeoutMS: short,
-    socketTimeoutMS: half,
-  };
-  const given = url.toLowerCase();
-  return Object.fromEntries(
-    Object.entries(all).filter(([name]) => !given.includes(`${name.toLowerCase()}=`)),
-  );
+/** A client that was passed in. It stays open, and the application listens to its events. */
+export class ExistingClient implements ClientSource {
+  readonly client: Client;
+
+  constructor(client: Client) {
+    this.client = client;
+  }
+
+  watch(): void {}
+  replace(): void {}
+  close(): void {}
 }
 
-/** A server as a client saw it. */
+/** The part of the store's own `MongoClient` that is used. */
+interface ManagedMongoClient extends Client, EventEmitter {
+  close(): Promise<void>;
+}
+
+/** The store's own client, and its replacements. */
+export class ManagedClient implements ClientSource {
+  readonly #create: () => ManagedMongoClient;
+  #report: ((error: unknown) => void) | undefined;
+  client: ManagedMongoClient;
+
+  constructor(create: () => ManagedMongoClient) {
+    this.#create = create;
+    this.client = create();
+  }
+
+  watch(report: (error: unknown) => void): void {
+    if (this.#report === undefined) addListeners(this.client, report);
+    this.#report = report;
+  }
+
+  /**
+   * After a write to a connection that the server was just closing, the driver's monitor waits for an
+   * answer for ever. When a server stops, this may happen to all connections. Only a new client finds
+   * the server again.
+   */
+  replace(client: ManagedMongoClient): void {
+    if (this.client !== client) return;
+    this.client = this.#create();
+    if (this.#report !== undefined) addListeners(this.client, this.#report);
+    client.removeAllListeners("serverDescriptionChanged");
+    client.close().catch(() => {});
+  }
+
+  close(): Promise<void> {
+    return this.client.close();
+  }
+}
+
+/** A server as the client sees it. */
 interface ServerDescription {
   readonly type: string;
   readonly error: Error | null;
 }
 
-/** What is used of a client of ours. */
-interface OwnClient extends Client, EventEmitter {
-  close(): Promise<void>;
-}
-
-/** The client of ours, which is replaced when it finds no server. */
-export class Own {
-  readonly #create: () => OwnClient;
-  #report: ((error: unknown) => void) | undefined;
-  client: OwnClient;
-
-  constructor(create: () => OwnClient) {
-    this.#create = create;
-    this.client = create();
-  }
-
-  /** Reports when it loses a server. */
-  watch(report: (error: unknown) => void): void {
-    if (this.#report === undefined) listen(this.client, report);
-    this.#report = report;
-  }
-
-  /**
-   * The driver's monitor waits for ever for an answer where it wrote to a connection that was just
-   * about to close, as all of them are when a server ends; then only another client finds it.
-   */
-  replace(client: OwnClient): void {
-    if (this.client !== client) return;
-    this.client = this.#create();
-    if (this.#report !== undefined) listen(this.client, this.#report);
-    client.removeAllListeners("serverDescriptionChanged");
-    client.close().catch(() => {});
-  }
-}
-
-function listen(client: EventEmitter, report: (error: unknown) => void): void {
+function addListeners(client: EventEmitter, report: (error: unknown) => void): void {
   client.on("error", report);
   client.on("serverDescriptionChanged", (change: Record<string, ServerDescription>) => {
     const { previousDescription: before, newDescription: after } = change;
     if (after!.error && before!.type !== "Unknown") report(after!.error);
   });
-}
-
-/** Lets work be done with the collection, by another client of ours where one has found no server. */
-export function runner(
-  collection: () => Collection,
-  own: Own | undefined,
-): <T>(work: (collection: Collection) => Promise<T>) => Promise<T> {
-  return async (work) => {
-    const client = own?.client;
-    try {
-      return await work(collection());
-    } catch (error) {
-      const lost = (error as Error).name === "MongoServerSelectionError";
-      if (lost && client !== undefined) own!.replace(client);
-      throw error;
-    }
-  };
 }

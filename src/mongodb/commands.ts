@@ -4,77 +4,159 @@
  * @module
  */
 
-import type { Entry, Page } from "../backend.ts";
+import type { Entry, Opening, Page } from "../backend.ts";
 import { document } from "../codec/document.ts";
 import { TooLargeError } from "../errors.ts";
-import type { Collection } from "./client.ts";
+import { type ClientSource, type Collection, collectionOf } from "./client.ts";
 import { isDuplicate } from "./errors.ts";
+import { prepare } from "./schema.ts";
 
-/** The most bytes that a document may have. */
-const largest = 16 * 2 ** 20;
+const projection = { _id: 0, key: 1, session: 1, expires: 1 };
 
-/** So many keys after the given one, in order; of an old collection those first that are numbers. */
-export async function page(
-  collection: Collection,
-  start: string | undefined,
-  size: number,
-  signal: AbortSignal,
-  old: boolean,
-): Promise<Page> {
-  // No key has a NUL.
-  const last = old && start === undefined
-    ? -Infinity
-    : start?.startsWith("\0") && Number(start.slice(1));
-  const numbers = typeof last === "number";
-  const found = await collection.find({ key: { $gt: numbers ? last : start ?? "" } }, {
-    projection: { _id: 0, key: 1, expires: 1 },
-    sort: { key: 1 },
-    limit: size,
-    signal,
-  }).toArray();
-  const entries = found.map(({ key, expires }) => ({
-    key: String(key),
-    expires: expires?.getTime(),
-  }));
-  const mark = numbers ? "\0" : "";
-  if (entries.length === size) return { entries, next: mark + entries.at(-1)!.key };
-  return { entries, next: numbers ? "" : undefined };
-}
+/** Reads and writes the sessions of a collection. */
+export class Commands {
+  /** The name of the collection with that of its database. */
+  readonly namespace: string;
+  readonly #source: ClientSource;
+  readonly #database: string | undefined;
+  readonly #name: string;
+  /** Whether the server deletes expired sessions. */
+  #serverPrunes = false;
+  /** Whether the collection may still have the form of 2.0.0-beta, in which keys can be numbers. */
+  #old = false;
 
-/** Finds documents by key; in an old collection a key may be a number. */
-export function keyed(keys: string[], old: boolean): object {
-  const numbers = old ? keys.map(Number).filter((number, i) => String(number) === keys[i]) : [];
-  if (keys.length === 1 && numbers.length === 0) return { key: keys[0] };
-  return { key: { $in: [...keys, ...numbers] } };
-}
+  /** @throws {TypeError} if the driver refuses a name. */
+  constructor(source: ClientSource, database: string | undefined, name: string) {
+    this.#source = source;
+    this.#database = database;
+    this.#name = name;
+    this.namespace = collectionOf(source.client, database, name).namespace;
+  }
 
-/** Deletes some documents that have expired, and returns how many. */
-export async function prune(
-  collection: Collection,
-  now: number,
-  signal: AbortSignal,
-): Promise<number> {
-  const expired = { expires: { $lte: new Date(now) } };
-  const options = { projection: { _id: 1 }, limit: 500, signal };
-  const found = await collection.find(expired, options).toArray();
-  if (found.length === 0) return 0;
-  const ids = found.map(({ _id }) => _id);
-  return (await collection.deleteMany({ _id: { $in: ids }, ...expired }, { signal })).deletedCount;
+  async open(opening: Opening): Promise<void> {
+    this.#old = opening.plan !== undefined;
+    this.#serverPrunes = await this.#run((collection) =>
+      prepare(this.#source.client, collection, opening)
+    );
+    this.#source.watch(opening.report);
+  }
+
+  async read(keys: string[], signal: AbortSignal): Promise<Entry<unknown>[]> {
+    const filter = this.#byKey(keys);
+    const options = { projection, signal };
+    const found = await this.#run(async (collection) =>
+      keys.length === 1
+        ? [await collection.findOne(filter, options)]
+        : await collection.find(filter, options).toArray()
+    );
+    // Without the unique index a key may have several documents. The first one counts, and the last
+    // entry of a key does, so the order is reversed.
+    return found.reverse().flatMap((it) =>
+      it === null ? [] : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
+    );
+  }
+
+  /** @throws {TooLargeError} if a session is too large for a document. */
+  async write(entries: Entry<unknown>[], signal: AbortSignal, fresh?: boolean): Promise<void> {
+    const upserts = entries.map(upsert);
+    if (fresh && await this.#run((collection) => insert(collection, entries, signal))) return;
+    const [{ filter, update }] = upserts as [Upsert];
+    const operations = upserts.map((updateOne) => ({ updateOne }));
+    await this.#run((collection) =>
+      upserts.length === 1
+        ? collection.updateOne(filter, update, { upsert: true, signal })
+        : collection.bulkWrite(operations, { ordered: false, signal })
+    );
+  }
+
+  async renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
+    const update = { $set: { expires: new Date(expires) } };
+    await this.#run((collection) =>
+      collection.updateMany({ key: { $in: keys } }, update, { signal })
+    );
+  }
+
+  async remove(keys: string[], signal: AbortSignal): Promise<void> {
+    const filter = this.#byKey(keys);
+    await this.#run((collection) => collection.deleteMany(filter, { signal }));
+  }
+
+  /**
+   * Up to `size` keys, ascending. In a collection of 2.0.0-beta numeric keys come first; their cursors
+   * begin with NUL, which no key contains.
+   */
+  async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
+    const lastNumber = this.#old && start === undefined
+      ? -Infinity
+      : start?.startsWith("\0") && Number(start.slice(1));
+    const numeric = typeof lastNumber === "number";
+    const filter = { key: { $gt: numeric ? lastNumber : start ?? "" } };
+    const found = await this.#run((collection) =>
+      collection.find(filter, {
+        projection: { _id: 0, key: 1, expires: 1 },
+        sort: { key: 1 },
+        limit: size,
+        signal,
+      }).toArray()
+    );
+    const entries = found.map(({ key, expires }) => ({
+      key: String(key),
+      expires: expires?.getTime(),
+    }));
+    const mark = numeric ? "\0" : "";
+    if (entries.length === size) return { entries, next: mark + entries.at(-1)!.key };
+    return { entries, next: numeric ? "" : undefined };
+  }
+
+  /** Deletes some expired documents, and returns how many. */
+  async prune(now: number, signal: AbortSignal): Promise<number> {
+    if (this.#serverPrunes) return 0;
+    const expired = { expires: { $lte: new Date(now) } };
+    return await this.#run(async (collection) => {
+      const options = { projection: { _id: 1 }, limit: 500, signal };
+      const found = await collection.find(expired, options).toArray();
+      if (found.length === 0) return 0;
+      const filter = { _id: { $in: found.map(({ _id }) => _id) }, ...expired };
+      return (await collection.deleteMany(filter, { signal })).deletedCount;
+    });
+  }
+
+  /** Runs work on the collection. Replaces the client if it finds no server. */
+  async #run<T>(work: (collection: Collection) => Promise<T>): Promise<T> {
+    const { client } = this.#source;
+    try {
+      return await work(collectionOf(client, this.#database, this.#name));
+    } catch (error) {
+      if ((error as Error).name === "MongoServerSelectionError") this.#source.replace(client);
+      throw error;
+    }
+  }
+
+  /** The filter for keys. In a collection of 2.0.0-beta a key may be a number. */
+  #byKey(keys: string[]): object {
+    const numbers = this.#old
+      ? keys.map(Number).filter((number, i) => String(number) === keys[i])
+      : [];
+    if (keys.length === 1 && numbers.length === 0) return { key: keys[0] };
+    return { key: { $in: [...keys, ...numbers] } };
+  }
 }
 
 /** An upsert, as `bulkWrite` takes it. */
-export interface Upsert {
+interface Upsert {
   readonly filter: object;
   readonly update: object;
   readonly upsert: true;
 }
 
-/** An upsert of the entry. */
-export function upsert(entry: Entry<unknown>): Upsert {
+/** The maximum size of a document, in bytes. */
+const maxDocumentSize = 16 * 2 ** 20;
+
+function upsert(entry: Entry<unknown>): Upsert {
   const { key, value: session, expires } = entry;
   const size = document.size({ key, session }) + 35; // `_id` and `expires`
-  if (size > largest) {
-    const why = `session is ${size} bytes in BSON; MongoDB's limit is ${largest}`;
+  if (size > maxDocumentSize) {
+    const why = `session is ${size} bytes in BSON; MongoDB's limit is ${maxDocumentSize}`;
     throw new TooLargeError(why, { operation: "write", key });
   }
   const update = expires === undefined
@@ -83,8 +165,8 @@ export function upsert(entry: Entry<unknown>): Upsert {
   return { filter: { key }, update, upsert: true };
 }
 
-/** Inserts entries, in one command; returns whether none was there. */
-export async function insert(
+/** Inserts entries with one command. Returns false if one of the keys exists. */
+async function insert(
   collection: Collection,
   entries: Entry<unknown>[],
   signal: AbortSignal,
@@ -99,6 +181,7 @@ export async function insert(
     return true;
   } catch (error) {
     if (!isDuplicate(error)) throw error;
-    return false; // somebody else was first, or we were, and lost the answer
+    // Another process was first, or our own earlier attempt whose answer was lost.
+    return false;
   }
 }

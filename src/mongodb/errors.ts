@@ -10,7 +10,7 @@ import { disconnected } from "../network.ts";
 interface DriverError extends Error {
   readonly code?: unknown;
   readonly errorLabels?: readonly string[];
-  /** What a bulk write wraps, or what the server answered. */
+  /** The error in a bulk write, or the answer of the server. */
   readonly errorResponse?: { readonly name?: string };
 }
 
@@ -19,47 +19,48 @@ export function isDuplicate(error: unknown): boolean {
   return code === 11000 || /E11000|duplicate key|UNIQUE constraint/i.test(message); // FerretDB
 }
 
-/** Whether the server will not do it, for whatever reason, but talks to us. */
+/** Whether the server has answered with a permanent error. */
 export function isRefusal(error: unknown): boolean {
   const { name, code, message } = error as DriverError;
   if (name !== "MongoServerError" || code === 18 || /bad auth/i.test(message)) return false;
   return isDuplicate(error) || !transient(error);
 }
 
-const passingNames = new Set([
+/** Names of transient errors. */
+const transientNames = new Set([
   "MongoNetworkError",
   "MongoNetworkTimeoutError",
   "MongoPoolClearedError",
   "PoolClearedOnNetworkError",
   "MongoWaitQueueTimeoutError",
   "MongoServerSelectionError",
-  // What else was asked of a client that could not connect; a closed client says something else.
+  // Other operations on a client that could not connect. (A closed client has another error.)
   "MongoTopologyClosedError",
   "MongoPoolClosedError",
   "MongoClientClosedError",
 ]);
 
-/** What passes, by the server's number; `docs/errors.md` has the reasons, and what does not pass. */
-const passingCodes = new Set([
+/** The server's codes of transient errors. `docs/errors.md` gives the reason for each. */
+const transientCodes = new Set([
   ...[6, 7, 89, 202, 9001], // network
   ...[91, 189, 10058, 10107, 11600, 11602, 13435, 13436], // shutting down, no longer primary
-  ...[63, 70, 133, 150, 13388], // the state of a cluster that the server does not know yet
+  ...[63, 70, 133, 150, 13388], // the server does not know the current state of the cluster yet
   ...[24, 43, 46, 50, 64, 112, 117, 134, 262, 11000, 11601], // locks, conflicts, limits of time
   ...[145, 149, 216, 237, 303, 355, 398, 46841, 56846, 91331, 10045600], // failover, maintenance
   ...[175, 239, 246, 249, 250, 272, 314, 319, 342, 363, 371, 406, 412, 453], // data is moved or busy
   ...[261, 264, 365, 391, 402, 407, 433, 449, 450, 462, 16500], // log in again, limits of load
 ]);
 
-/** What the driver or the server says of errors that pass. */
-const passingLabels = ["RetryableWriteError", "RetryableError", "TransientTransactionError"];
+/** Labels of transient errors, from the driver or the server. */
+const transientLabels = ["RetryableWriteError", "RetryableError", "TransientTransactionError"];
 
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { name, code, message, errorResponse, errorLabels } = error as DriverError;
-  // The driver has tried for a while when it says that, and this does not pass.
+  // Permanent, although the driver has retried it.
   if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;
-  return passingNames.has(name) || passingNames.has(errorResponse?.name ?? "") ||
-    passingCodes.has(Number(code)) || disconnected(error) ||
-    passingLabels.some((label) => errorLabels?.includes(label));
+  return transientNames.has(name) || transientNames.has(errorResponse?.name ?? "") ||
+    transientCodes.has(Number(code)) || disconnected(error) ||
+    transientLabels.some((label) => errorLabels?.includes(label));
 }

@@ -1,5 +1,5 @@
 /**
- * Indexes of the collection, and the upgrade of an old one.
+ * The indexes of the collection, and the upgrade of a collection of 2.0.0-beta.
  *
  * @module
  */
@@ -10,45 +10,48 @@ import type { Client, Collection } from "./client.ts";
 import { isDuplicate, isRefusal } from "./errors.ts";
 
 /**
- * Connects the client, if nobody has, and prepares the collection. Returns whether the server deletes
- * what has expired.
+ * Prepares the collection. Connects the client if necessary.
+ *
+ * @returns whether the server deletes expired documents by itself.
  */
-export async function open(
+export async function prepare(
   client: Client,
   collection: Collection,
   { report, expiring, plan }: Pick<Opening, "report" | "expiring" | "plan">,
 ): Promise<boolean> {
-  const begin = plan === undefined
-    ? () => prepare(collection, report)
+  const prepareKeys = plan === undefined
+    ? () => requireUniqueIndex(collection, report)
     : async () => plan(await inspect(collection));
   try {
-    await begin();
+    await prepareKeys();
   } catch (error) {
     if ((error as Error).name !== "MongoTopologyClosedError") throw error;
-    // The driver connects by itself, but after a failure never again.
+    // The driver connects by itself only once, and not again after a failure.
     await client.connect();
-    await begin();
+    await prepareKeys();
   }
-  return plan === undefined && expiring && await expireByIndex(collection);
+  return plan === undefined && expiring && await createExpiryIndex(collection);
 }
 
-/** Looks what the collection is like. */
 async function inspect(collection: Collection): Promise<Plan> {
   const unique = await isUnique(collection);
   const exists = unique ||
     await collection.findOne({}, { projection: { _id: 1 } }) !== null;
   const changes = unique ? [] : ['create a unique index on "key"'];
-  if (exists && !unique && await collection.findOne(numbered, {}) !== null) {
+  if (exists && !unique && await collection.findOne(numericKeys, {}) !== null) {
     changes.unshift("convert keys that are numbers to text");
   }
   return { exists, unique, changes };
 }
 
-/** Finds keys that are numbers: upstream stored them so when a bot gave them so. */
-const numbered = { key: { $type: "number" } };
+/** The filter for keys that are numbers. 2.0.0-beta stored them if the bot used numbers as keys. */
+const numericKeys = { key: { $type: "number" } };
 
-/** Lets the server delete what has expired, if it can: what only speaks MongoDB's protocol may not. */
-async function expireByIndex(collection: Collection): Promise<boolean> {
+/**
+ * Lets the server delete expired documents. Returns false if it refuses the index: servers that only speak
+ * MongoDB's protocol may not have such indexes.
+ */
+async function createExpiryIndex(collection: Collection): Promise<boolean> {
   try {
     await collection.createIndex({ expires: 1 }, { expireAfterSeconds: 0, name: "expires" });
     return true;
@@ -59,19 +62,22 @@ async function expireByIndex(collection: Collection): Promise<boolean> {
 }
 
 /**
- * Gives the collection a unique index on `key`, which upstream's have not. Where that cannot be, the
- * store works all the same, only slower, and says why.
+ * Creates the unique index on `key`, which collections of 2.0.0-beta lack. If the server refuses it, the
+ * store works without it, but slower, and reports the reason.
  */
-async function prepare(collection: Collection, report: (error: unknown) => void): Promise<void> {
+async function requireUniqueIndex(
+  collection: Collection,
+  report: (error: unknown) => void,
+): Promise<void> {
   try {
     if (await isUnique(collection)) return;
-    await makeKeysText(collection);
+    await convertKeysToText(collection);
     for (let attempt = 1;; attempt++) {
       try {
         await collection.createIndex({ key: 1 }, { unique: true, name: "key_unique" });
         return;
       } catch (error) {
-        // Others may write while duplicates are removed.
+        // Other processes may insert duplicates while they are being removed.
         if (!isDuplicate(error) || attempt === 5) throw error;
         await removeDuplicates(collection);
       }
@@ -92,22 +98,21 @@ async function isUnique(collection: Collection): Promise<boolean> {
       unique && Object.keys(key).join() === "key" && !collation && !partialFilterExpression
     );
   } catch (error) {
-    // There is no collection, or this may not be asked.
+    // The collection does not exist, or the user may not list its indexes.
     if (isRefusal(error)) return false;
     throw error;
   }
 }
 
-/** Keys are text now. */
-async function makeKeysText(collection: Collection): Promise<void> {
-  for await (const { _id, key } of collection.find(numbered, { projection: { key: 1 } })) {
+async function convertKeysToText(collection: Collection): Promise<void> {
+  for await (const { _id, key } of collection.find(numericKeys, { projection: { key: 1 } })) {
     await collection.updateOne({ _id }, { $set: { key: String(key) } });
   }
 }
 
 /**
- * Of several documents with one key, the first in the order of the collection stays: upstream, which
- * could insert more in a race, read and updated that one alone, so that the others are old.
+ * Keeps the first document of each key in natural order. 2.0.0-beta could insert several in a race, but
+ * then read and updated only the first one, so the others are outdated.
  */
 async function removeDuplicates(collection: Collection): Promise<void> {
   const repeated = collection.aggregate([

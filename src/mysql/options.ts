@@ -5,20 +5,20 @@
  */
 
 import {
+  address,
   checkParameters,
   type ConnectionOptions,
   connectTimeout,
   given,
   urlOf,
 } from "../address.ts";
-import { address } from "../sql/options.ts";
 
 /** Options of the store's own pool of mysql2. */
-export function mysqlSettings(options: ConnectionOptions): object {
+export function poolOptions(options: ConnectionOptions): object {
   const url = urlOf("MySQL", options, "uri");
   return {
     connectTimeout: connectTimeout(options),
-    ...(url === undefined ? address(options) : mysqlAddress(url)),
+    ...(url === undefined ? address(options) : optionsOf(url)),
     ...given(options.config, "uri"),
   };
 }
@@ -27,7 +27,7 @@ export function mysqlSettings(options: ConnectionOptions): object {
  * The options in a URL, as mysql2 parses it. Given to mysql2, the URL would override options that are
  * `false` or "".
  */
-function mysqlAddress(url: string): object {
+function optionsOf(url: string): object {
   if (!/^(mysql|mariadb):/i.test(url)) throw new TypeError("Invalid URL");
   // mysql2 ignores these with a warning, and connects without TLS.
   checkParameters("MySQL", url, [

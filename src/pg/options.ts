@@ -6,23 +6,23 @@
  */
 
 import {
+  address,
   checkParameters,
   type ConnectionOptions,
   connectTimeout,
   given,
   urlOf,
 } from "../address.ts";
-import { address } from "../sql/options.ts";
 
 /** The part of `pg.Client` that is used. */
 type PgClient = new (options: object) => { connectionParameters: object };
 
 /** Options of the store's own `pg.Pool`. */
-export function pgSettings(Client: object, options: ConnectionOptions): object {
+export function poolOptions(Client: object, options: ConnectionOptions): object {
   const url = urlOf("Postgres", options, "connectionString");
   return {
     connectionTimeoutMillis: connectTimeout(options),
-    ...(url === undefined ? address(options) : pgAddress(Client as PgClient, url)),
+    ...(url === undefined ? address(options) : optionsOf(Client as PgClient, url)),
     ...given(options.config, "connectionString"),
   };
 }
@@ -31,7 +31,7 @@ export function pgSettings(Client: object, options: ConnectionOptions): object {
  * The options in a URL, as pg parses it. Given to pg, the URL would override other options, even with
  * values that it does not contain.
  */
-function pgAddress(Client: PgClient, url: string): object {
+function optionsOf(Client: PgClient, url: string): object {
   if (!/^(postgres(ql)?|socket):/i.test(url)) throw new TypeError("Invalid URL");
   checkParameters("Postgres", url, [[/^(ssl[-_]mode|use_?ssl|tls)/i, "sslmode"]]);
   const { connectionParameters: read } = new Client({ connectionString: url });

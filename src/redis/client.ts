@@ -1,21 +1,23 @@
 /**
- * What is the same for the clients of node-redis, of whichever version and kind; `ioredis.ts` gives
- * those of ioredis their shape.
+ * The client of a store: one that was passed in, or the store's own. Covers all kinds of clients of
+ * node-redis 4 to 6; `ioredis.ts` adapts those of ioredis.
  *
  * @module
  */
 
 import { setAbortHandler } from "../abort.ts";
+import type { MaybePromise } from "../backend.ts";
+import { isError } from "../errors.ts";
 
-/** What is used of a client, pool, cluster or sentinel of node-redis 4 to 6. */
+/** The part of a client, pool, cluster or sentinel of node-redis 4 to 6 that is used. */
 export interface Client {
-  /** From the call of `connect` on, until it is closed or has given up. */
+  /** True from the call of `connect` until the client is closed or has stopped reconnecting. */
   readonly isOpen: boolean;
-  /** Whether it is connected; not every kind says so. */
+  /** Whether it is connected. Some kinds of clients do not have this property. */
   readonly isReady?: boolean;
-  /** What ioredis puts before keys, but not before the pattern of a `scan`. */
+  /** The prefix that ioredis adds to keys, but not to the pattern of `scan`. */
   readonly keyPrefix?: string;
-  /** The nodes of a cluster, as far as it knows them. */
+  /** The known master nodes of a cluster. */
   readonly masters?: readonly unknown[];
   connect(): Promise<unknown>;
   on(event: "error", listener: (error: unknown) => void): unknown;
@@ -26,161 +28,217 @@ export interface Client {
   del(keys: string | string[]): Promise<unknown>;
   pTTL(key: string): Promise<unknown>;
   pExpireAt(key: string, time: number): Promise<unknown>;
-  /** Not in a cluster. The cursor is text; node-redis 4 says that it is a number, but takes both. */
+  /** Missing in a cluster. The cursor is text, which node-redis 4 accepts too. */
   scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
-  /** In a cluster, of one of its `masters`. */
+  /** Only in a cluster: the client of one of its `masters`. */
   nodeClient?(node: never): unknown;
 }
 
-/** A client that the store made. */
-export interface OwnClient extends Client {
-  /** Not in node-redis 4. */
+/** A client that the store creates. */
+export interface ManagedNodeRedis extends Client {
+  /** Missing in node-redis 4. */
   destroy?(): void;
   disconnect?(): Promise<unknown> | void;
 }
 
-/** What is known of a client, for all stores that use it. */
-interface State {
-  /** The last error since the client was found ready. */
-  error?: unknown;
-  /** Whether a `connect` of ours is under way. */
-  connecting?: boolean;
-  /** Where errors are reported. */
-  readonly reports: Set<(error: unknown) => void>;
+/** Reports an error in the background. */
+type Report = (error: unknown) => void;
+
+/** How a store gets at its client. */
+export interface ClientSource {
+  /** Whether the keys are on several servers, so that each key needs its own command. */
+  readonly isCluster: boolean;
+  /** Connects if necessary, and starts to report errors. */
+  open(signal: AbortSignal, report: Report): Promise<void>;
+  /**
+   * The client, if it can send a command now. An offline client would keep the command, and might send
+   * it when no caller waits for it any more.
+   *
+   * @throws {Error} the reason if the client is not ready.
+   */
+  ready(): Client;
+  /** Replaces the client, if possible, when the signal of the commands that follow aborts. */
+  replaceOnAbort(signal: AbortSignal): void;
+  close(): MaybePromise<void>;
 }
 
-const states = new WeakMap<Client, State>();
+/** A client as the stores see it: its flags, and the errors that they have seen. */
+class Monitor {
+  static readonly #all = new WeakMap<Client, Monitor>();
 
-/** Listens to the client, once for all stores: without a listener an error ends the process. */
-export function stateOf(client: Client): State {
-  const known = states.get(client);
-  if (known !== undefined) return known;
-  const state: State = { reports: new Set() };
-  states.set(client, state);
-  client.on("error", (error) => {
-    // Those that follow, until the client is ready again, only say that it is not.
-    if (state.error === undefined) state.reports.forEach((report) => report(error));
-    state.error = error;
-  });
-  return state;
+  /** The monitor of a client, one for all stores. Without its listener an error ends the process. */
+  static of(client: Client): Monitor {
+    let monitor = Monitor.#all.get(client);
+    if (monitor === undefined) Monitor.#all.set(client, monitor = new Monitor(client));
+    return monitor;
+  }
+
+  readonly #client: Client;
+  readonly reporters = new Set<Report>();
+  /** The last error since the client was ready. */
+  lastError: unknown;
+  /** Whether a `connect` that a store has called is in progress. */
+  #connecting = false;
+
+  private constructor(client: Client) {
+    this.#client = client;
+    client.on("error", (error) => {
+      // Later errors, until the client is ready again, only repeat that it is not.
+      if (this.lastError === undefined) this.reporters.forEach((report) => report(error));
+      this.lastError = error;
+    });
+  }
+
+  get status(): "connecting" | "closed" | "offline" | "ready" {
+    const { isOpen, isReady, masters } = this.#client;
+    if (this.#connecting) return "connecting";
+    if (!isOpen) return "closed";
+    return isReady === false || masters?.length === 0 ? "offline" : "ready";
+  }
+
+  /** Starts to connect. `ready` tells the result. */
+  connect(): void {
+    this.#connecting = true;
+    this.#client.connect()
+      .catch((error) => this.lastError ??= error)
+      .finally(() => this.#connecting = false);
+  }
+
+  ready(): Client {
+    const { status } = this;
+    if (status === "closed") {
+      throw new Error("the Redis client is closed", { cause: this.lastError });
+    }
+    if (status !== "ready") throw this.lastError ?? offline();
+    this.lastError = undefined;
+    return this.#client;
+  }
 }
 
-/** Reports what happens to the client, until the returned function is called. */
-export function watch(client: Client, report: (error: unknown) => void): () => void {
-  const { reports } = stateOf(client);
-  reports.add(report);
-  return () => reports.delete(report);
+function offline(cause?: unknown): Error {
+  return new Error("The client is offline", cause === undefined ? undefined : { cause });
 }
 
-/** Makes a client of ours; while it is not `opened`, it must give up what goes wrong. */
-type Create = (opened: () => boolean) => OwnClient;
+/** A client that was passed in. It stays open. */
+export class ExistingClient implements ClientSource {
+  readonly isCluster: boolean;
+  readonly #client: Client;
+  readonly #monitor: Monitor;
+  readonly #wasOpen: boolean;
+  #report: Report | undefined;
 
-/** The client of ours, and how to make another one in its place. */
-export interface Own {
-  client: OwnClient;
-  readonly create: Create;
+  constructor(client: Client) {
+    this.#client = client;
+    this.#monitor = Monitor.of(client);
+    this.#wasOpen = client.isOpen;
+    this.isCluster = client.masters !== undefined;
+  }
+
+  async open(_signal: AbortSignal, report: Report): Promise<void> {
+    if (!this.#wasOpen) {
+      await undefined; // the application may call `connect` in the same tick
+      if (this.#monitor.status === "closed") this.#monitor.connect();
+    }
+    this.#monitor.ready();
+    this.#report = report;
+    this.#monitor.reporters.add(report);
+  }
+
+  ready(): Client {
+    return this.#monitor.ready();
+  }
+
+  replaceOnAbort(): void {} // it belongs to the application
+
+  close(): void {
+    if (this.#report !== undefined) this.#monitor.reporters.delete(this.#report);
+  }
 }
 
-/** Connects a client of ours. What goes wrong until then is for the caller to see. */
-export async function connect(create: Create, signal: AbortSignal): Promise<Own> {
-  let opened = false;
-  const client = create(() => opened);
-  stateOf(client);
-  signal.addEventListener("abort", () => discard(client));
-  try {
-    await client.connect();
-    opened = true;
-    ready(client); // one that was given up meanwhile may have connected all the same
-  } catch (error) {
+/** Creates a client. Until `mayReconnect` returns true, the client must not reconnect by itself. */
+export type CreateClient = (mayReconnect: () => boolean) => ManagedNodeRedis;
+
+/** The store's own client, and its replacements. */
+export class ManagedClient implements ClientSource {
+  readonly isCluster = false;
+  readonly #load: () => Promise<CreateClient>;
+  #create: CreateClient | undefined;
+  #client: ManagedNodeRedis | undefined;
+
+  /** @param load imports the driver. */
+  constructor(load: () => Promise<CreateClient>) {
+    this.#load = load;
+  }
+
+  async open(signal: AbortSignal, report: Report): Promise<void> {
+    if (this.#client !== undefined) return;
+    this.#create ??= await this.#load();
+    let opened = false;
+    const client = this.#create(() => opened);
+    const monitor = Monitor.of(client);
+    signal.addEventListener("abort", () => discard(client));
+    try {
+      await client.connect();
+      opened = true;
+      monitor.ready(); // after an abort it may have connected nevertheless
+    } catch (error) {
+      discard(client);
+      throw error;
+    }
+    monitor.reporters.add(report);
+    this.#use(client);
+  }
+
+  /** Replaces a client that its `reconnectStrategy` has ended. */
+  ready(): Client {
+    const monitor = Monitor.of(this.#client!);
+    if (monitor.status !== "closed") return monitor.ready();
+    const { lastError } = monitor;
+    this.#replace(this.#client!);
+    // Refusals by the server, for example of a wrong password, are permanent.
+    const message = isError(lastError) ? lastError.message : "";
+    throw /^(WRONGPASS|NOAUTH|NOPERM|ERR)\b/.test(message) ? lastError : offline(lastError);
+  }
+
+  /**
+   * TCP needs up to 15 minutes to notice that a connection is dead, and while commands are sent, no
+   * timeout of the socket passes. So a client that has not answered in time is replaced.
+   */
+  replaceOnAbort(signal: AbortSignal): void {
+    const client = this.#client!;
+    setAbortHandler(signal, () => this.#replace(client));
+  }
+
+  close(): Promise<void> {
+    return discard(this.#client);
+  }
+
+  #use(client: ManagedNodeRedis): void {
+    this.#client = client;
+    // After an invalid reply node-redis matches each later reply to the wrong command.
+    client.on("error", (error) => {
+      if (/RESP type/.test((error as Error).message)) this.#replace(client);
+    });
+  }
+
+  /** Replaces the client, unless that has been done already. */
+  #replace(client: ManagedNodeRedis): void {
+    if (this.#client !== client) return;
+    const next = this.#create!(() => true);
+    const monitor = Monitor.of(next);
+    Monitor.of(client).reporters.forEach((report) => monitor.reporters.add(report));
+    this.#use(next);
+    monitor.connect();
     discard(client);
-    throw error;
   }
-  const own = { client, create };
-  distrust(own);
-  return own;
 }
 
-/**
- * For commands that are sent now: a client of ours that has not answered them when nobody waits any
- * more is replaced. TCP takes a quarter of an hour to find out that a connection is dead, and as long
- * as something is sent, no timeout of the socket passes.
- */
-export function guard(own: Own | undefined, signal: AbortSignal): void {
-  if (own === undefined) return;
-  const { client } = own;
-  setAbortHandler(signal, () => own.client === client && replace(own));
-}
-
-/** The store's own client, or a new one in place of one that its `reconnectStrategy` has ended. */
-export function alive(own: Own): Client {
-  const { client } = own;
-  const { error, connecting } = stateOf(client);
-  if (client.isOpen || connecting) return ready(client);
-  replace(own);
-  // What the server refuses, a wrong password for example, does not pass.
-  if (/^(WRONGPASS|NOAUTH|NOPERM|ERR)\b/.test((error as Error | undefined)?.message ?? "")) {
-    throw error;
-  }
-  throw new Error("The client is offline", { cause: error });
-}
-
-function replace(own: Own | undefined): void {
-  if (own === undefined) return;
-  const { client } = own;
-  own.client = own.create(() => true);
-  stateOf(client).reports.forEach((report) => watch(own.client, report));
-  distrust(own);
-  begin(own.client);
-  discard(client);
-}
-
-/** After a reply that is none, node-redis takes each further one for that of the command before. */
-function distrust(own: Own): void {
-  const { client } = own;
-  client.on("error", (error) => {
-    if (/RESP type/.test((error as Error).message) && own.client === client) replace(own);
-  });
-}
-
-/** Closes a client of ours at once, whatever state it is in. */
-export async function discard(client: OwnClient | undefined): Promise<void> {
+/** Closes a client immediately, in whatever state it is. */
+async function discard(client: ManagedNodeRedis | undefined): Promise<void> {
   try {
     if (client?.destroy) client.destroy();
     else await client?.disconnect?.();
   } catch {
-    // Where nothing is open, node-redis 4 rejects and 5 throws.
+    // If nothing is open, node-redis 4 rejects and 5 throws.
   }
-}
-
-/** Begins to connect a client that nobody has connected; `ready` tells how that goes. */
-export async function join(client: Client): Promise<void> {
-  const state = stateOf(client);
-  await undefined; // its owner may do it in this very tick
-  if (!client.isOpen && !state.connecting) begin(client);
-}
-
-export function begin(client: Client): void {
-  const state = stateOf(client);
-  state.connecting = true;
-  client.connect()
-    .catch((error) => state.error ??= error)
-    .finally(() => state.connecting = false);
-}
-
-/**
- * The client, if it can send a command now. One that is offline would keep the command, and might
- * send it when nobody waits for it any more.
- *
- * @throws the error that keeps it from being ready.
- */
-export function ready(client: Client): Client {
-  const state = stateOf(client);
-  if (!client.isOpen && !state.connecting) {
-    throw new Error("the Redis client is closed", { cause: state.error });
-  }
-  if (state.connecting || client.isReady === false || client.masters?.length === 0) {
-    throw state.error ?? new Error("The client is offline");
-  }
-  state.error = undefined;
-  return client;
 }

@@ -6,106 +6,134 @@
 
 import type { Entry, Page } from "../backend.ts";
 import { isError } from "../errors.ts";
-import type { Client } from "./client.ts";
+import type { Client, ClientSource } from "./client.ts";
+
+/** Reads and writes the sessions under a prefix. */
+export class Commands {
+  readonly #source: ClientSource;
+  readonly #prefix: string;
+  /** Whether to read when sessions expire. */
+  expiring = false;
+
+  constructor(source: ClientSource, prefix: string) {
+    this.#source = source;
+    this.#prefix = prefix;
+  }
+
+  async read(keys: string[], signal: AbortSignal): Promise<Entry<string>[]> {
+    this.#source.replaceOnAbort(signal);
+    const names = keys.map((key) => this.#name(key));
+    const values = names.length === 1
+      ? [refuseQueued(await this.#source.ready().get(names[0]!))]
+      : await this.#values(names);
+    const expiries = this.expiring ? await this.#expiries(names) : [];
+    const entries: Entry<string>[] = [];
+    for (let i = 0; i < keys.length; i++) {
+      const value = values[i];
+      if (value === null || value === undefined) continue;
+      // The proxy Envoy reads the values from several servers, and one of them may have failed.
+      if (isError(value)) throw value;
+      entries.push({ key: keys[i]!, value: String(value), expires: expiries[i] });
+    }
+    return entries;
+  }
+
+  async write(entries: Entry<string>[], signal: AbortSignal): Promise<void> {
+    this.#source.replaceOnAbort(signal);
+    const client = this.#source.ready();
+    const set = ({ key, value, expires }: Entry<string>) =>
+      expires === undefined
+        ? client.set(this.#name(key), value)
+        : client.set(this.#name(key), value, { PX: Math.max(1, expires - Date.now()) });
+    if (entries.length === 1) {
+      refuseQueued(await set(entries[0]!));
+    } else if (
+      this.#source.isCluster || entries.some(({ expires }) => expires !== undefined)
+    ) {
+      await settleAll(entries.map(set));
+    } else {
+      const pairs = entries.flatMap(({ key, value }) => [this.#name(key), value]);
+      refuseQueued(await client.mSet(pairs));
+    }
+  }
+
+  async renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
+    this.#source.replaceOnAbort(signal);
+    const client = this.#source.ready();
+    await settleAll(keys.map((key) => client.pExpireAt(this.#name(key), expires)));
+  }
+
+  async remove(keys: string[], signal: AbortSignal): Promise<void> {
+    this.#source.replaceOnAbort(signal);
+    const client = this.#source.ready();
+    const names = keys.map((key) => this.#name(key));
+    await settleAll((this.#source.isCluster ? names : [names]).map((name) => client.del(name)));
+  }
+
+  /** A page of keys. The cursor is the number of a node, and the cursor of its `SCAN`. */
+  async page(start = "0 0", size: number, signal: AbortSignal): Promise<Page> {
+    this.#source.replaceOnAbort(signal);
+    const client = this.#source.ready();
+    const [number, cursor] = start.split(" ") as [string, string];
+    const node = Number(number);
+    const { masters, keyPrefix = "" } = client;
+    const prefix = keyPrefix + this.#prefix;
+    const server = masters === undefined
+      ? client
+      : await client.nodeClient!(masters[node] as never);
+    const pattern = `${prefix.replace(/[*?[\]\\]/g, "\\$&")}*`;
+    const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
+    const found = reply as { cursor: unknown; keys: unknown[] };
+    const next = String(found.cursor) !== "0"
+      ? `${node} ${found.cursor}`
+      : node + 1 < (masters?.length ?? 1)
+      ? `${node + 1} 0`
+      : undefined;
+    const keys = found.keys.map((key) => String(key).slice(prefix.length));
+    return { entries: keys.filter((key) => key !== "").map((key) => ({ key })), next };
+  }
+
+  /** The name of a key in Redis. */
+  #name(key: string): string {
+    return this.#prefix + key;
+  }
+
+  async #values(names: string[]): Promise<unknown[]> {
+    const client = this.#source.ready();
+    if (this.#source.isCluster) return settleAll(names.map((name) => client.get(name)));
+    return refuseQueued(await client.mGet(names)) as unknown[];
+  }
+
+  /** When names expire, in ms since the epoch; `undefined` for never. */
+  async #expiries(names: string[]): Promise<(number | undefined)[]> {
+    const client = this.#source.ready();
+    const remaining = await settleAll(names.map((name) => client.pTTL(name)));
+    const now = Date.now();
+    return remaining.map((ms) => Number(ms) < 0 ? undefined : now + Number(ms));
+  }
+}
 
 /**
- * The results, or the first error when none is under way any more: what is sent after an error must
- * not be overtaken by what was sent before.
+ * The results. After an error waits until no command is in progress any more, and then throws it: a retry
+ * must not be overtaken by a command that was sent before.
  */
-export async function all(commands: Promise<unknown>[]): Promise<unknown[]> {
-  if (commands.length === 1) return [replied(await commands[0])];
+export async function settleAll(commands: Promise<unknown>[]): Promise<unknown[]> {
+  if (commands.length === 1) return [refuseQueued(await commands[0])];
   const results = await Promise.allSettled(commands);
   return results.map((result) => {
     if (result.status === "rejected") throw result.reason;
-    return replied(result.value);
+    return refuseQueued(result.value);
   });
 }
 
 /**
- * The reply of a command.
+ * Returns the reply of a command.
  *
- * @throws where it is none: while the application has a `MULTI` open on the client, the server only
- * puts commands into a queue, which the application may discard. No session is stored as this text.
+ * @throws {Error} if the reply is "QUEUED": while the application has a `MULTI` open on the client, the
+ * server only queues commands, and the application may discard them. No session is stored as this text.
  */
-export function replied<T>(reply: T): T {
-  // An array, which is not that text, would be joined for nothing.
+function refuseQueued<T>(reply: T): T {
+  // An array is not converted to text because that would join its values.
   if (Array.isArray(reply) || String(reply) !== "QUEUED") return reply;
   throw new Error("The application has a transaction open on the client");
-}
-
-/** The entries that there are; asks for the client before each command. */
-export async function read(
-  client: () => Client,
-  keys: string[],
-  named: (key: string) => string,
-  { apart, expires }: { apart: boolean; expires: boolean },
-): Promise<Entry<string>[]> {
-  const names = keys.map(named);
-  const values = names.length === 1
-    ? [replied(await client().get(names[0]!))]
-    : apart
-    ? await all(names.map((name) => client().get(name)))
-    : replied(await client().mGet(names)) as unknown[];
-  const ends = expires ? await lives(client(), names) : [];
-  const entries: Entry<string>[] = [];
-  for (let i = 0; i < keys.length; i++) {
-    const value = values[i];
-    if (value === null || value === undefined) continue;
-    // Envoy asks several servers for the values, and one of them may have failed.
-    if (isError(value)) throw value;
-    entries.push({ key: keys[i]!, value: String(value), expires: ends[i] });
-  }
-  return entries;
-}
-
-/** Stores entries under the names of their keys; `apart` in a cluster, where their keys are on many servers. */
-export function write(
-  client: Client,
-  entries: Entry<string>[],
-  named: (key: string) => string,
-  apart: boolean,
-): Promise<unknown> {
-  const set = ({ key, value, expires }: Entry<string>) =>
-    expires === undefined
-      ? client.set(named(key), value)
-      : client.set(named(key), value, { PX: Math.max(1, expires - Date.now()) });
-  if (entries.length === 1) return set(entries[0]!);
-  if (apart || entries.some(({ expires }) => expires !== undefined)) return all(entries.map(set));
-  return client.mSet(entries.flatMap(({ key, value }) => [named(key), value]));
-}
-
-/** When the values of keys expire, in ms since the epoch; `undefined` for never. */
-export async function lives(client: Client, keys: string[]): Promise<(number | undefined)[]> {
-  const lives = await all(keys.map((key) => client.pTTL(key)));
-  const now = Date.now();
-  return lives.map((life) => Number(life) < 0 ? undefined : now + Number(life));
-}
-
-/** Lets keys expire at a time. */
-export async function renew(client: Client, keys: string[], expires: number): Promise<void> {
-  await all(keys.map((key) => client.pExpireAt(key, expires)));
-}
-
-/** Some of the keys with the prefix, and where the next page begins: at a cursor of a node. */
-export async function page(
-  client: Client,
-  prefix: string,
-  start = "0 0",
-  size: number,
-): Promise<Page> {
-  const [at, cursor] = start.split(" ") as [string, string];
-  const node = Number(at);
-  const { masters, keyPrefix = "" } = client;
-  const begin = keyPrefix + prefix;
-  const server = masters === undefined ? client : await client.nodeClient!(masters[node] as never);
-  const pattern = `${begin.replace(/[*?[\]\\]/g, "\\$&")}*`;
-  const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
-  const found = reply as { cursor: unknown; keys: unknown[] };
-  const next = String(found.cursor) !== "0"
-    ? `${node} ${found.cursor}`
-    : node + 1 < (masters?.length ?? 1)
-    ? `${node + 1} 0`
-    : undefined;
-  const keys = found.keys.map((key) => String(key).slice(begin.length)).filter((key) => key !== "");
-  return { entries: keys.map((key) => ({ key })), next };
 }

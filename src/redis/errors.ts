@@ -7,8 +7,10 @@
 import { isError } from "../errors.ts";
 import { disconnected } from "../network.ts";
 
-/** What passes: of node-redis, of ioredis, of servers and proxies; `docs/errors.md` has the reasons. */
-const passes = new RegExp(
+/**
+ * Transient errors of node-redis, ioredis, servers and proxies. `docs/errors.md` gives the reason for each.
+ */
+const transientMessages = new RegExp(
   "^(The client is offline|The application has a|Socket closed|Disconnects client|All the root nodes|" +
     "(Socket|Connection|Command) timeout|Timeout waiting|" +
     "(Ready check failed: )?Connection is closed|Command (timed out|aborted)|" +
@@ -24,6 +26,6 @@ const passes = new RegExp(
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { message, constructor } = error as { message: string; constructor?: { name: string } };
-  return disconnected(error) || passes.test(message) ||
-    constructor?.name === "TimeoutError"; // a command that was not sent in time
+  return disconnected(error) || transientMessages.test(message) ||
+    constructor?.name === "TimeoutError"; // of a command that could not be sent in time
 }

@@ -1,12 +1,12 @@
 /**
- * Clients of ioredis, single, behind Sentinels or of a cluster, in the shape of those of node-redis.
+ * Gives clients of ioredis (single, behind Sentinels, or of a cluster) the interface of node-redis.
  *
  * @module
  */
 
 import type { Client } from "./client.ts";
 
-/** A client of ioredis, as far as it tells that it is one. */
+/** The properties by which a client of ioredis is recognized. */
 export interface IORedis {
   readonly status: string;
   connect: (...args: never[]) => unknown;
@@ -16,7 +16,7 @@ export interface IORedis {
   pexpireat: (...args: never[]) => unknown;
 }
 
-/** What is used of it. */
+/** The part of a client of ioredis that is used. */
 interface Commands {
   readonly status: string;
   readonly isCluster?: boolean;
@@ -31,11 +31,11 @@ interface Commands {
   pttl(key: string): Promise<unknown>;
   pexpireat(key: string, time: number): Promise<unknown>;
   scan(cursor: string, ...options: (string | number)[]): Promise<[cursor: string, keys: unknown[]]>;
-  /** In a cluster. */
+  /** Only in a cluster. */
   nodes?(role: "master"): Commands[];
 }
 
-/** Whether it is a client of ioredis: by its shape, for copies of the driver differ. */
+/** Whether it is a client of ioredis, of any installed version. */
 export function isIORedis(client: object): client is IORedis {
   const methods = ["connect", "on", "get", "mget", "set", "mset", "del", "pttl", "pexpireat"];
   const { status } = client as { status?: unknown };
@@ -45,7 +45,7 @@ export function isIORedis(client: object): client is IORedis {
 
 const adapters = new WeakMap<object, Client>();
 
-/** The client in the shape of node-redis; the same one each time. */
+/** The adapter of a client, the same one each time. */
 export function adapt(client: IORedis): Client {
   let adapter = adapters.get(client);
   if (adapter === undefined) {
@@ -89,8 +89,8 @@ function makeAdapter(client: Commands): Client {
 }
 
 /**
- * Refuses a write of a key while an earlier one is under way: a cluster client tries that one again
- * after a while, and then it would undo the later one. (On a single connection nothing overtakes.)
+ * Refuses a write of a key while an earlier one is in progress. A cluster client may retry the earlier one
+ * later, which would undo the newer one. (On a single connection no command overtakes another.)
  * Guarded by "Redis lets a cluster of ioredis send no old write after a new one".
  */
 function sequence() {
@@ -114,7 +114,7 @@ async function answer<T>(reply: Promise<T>): Promise<T> {
   }
 }
 
-/** The error without the command's arguments, which may be a password or a session. */
+/** Removes the arguments of the command, which may be a password or a session. */
 function withoutCommand<E extends { command?: unknown }>(error: E): E {
   delete error.command;
   return error;

@@ -6,36 +6,39 @@
 
 import { checkParameters, given } from "../address.ts";
 import { described } from "../validation.ts";
-import { type Client, stateOf } from "./client.ts";
+import type { Client } from "./client.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
 
-/** What the option `client` takes. */
-export const kinds = "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
+/** The clients that the option `client` takes. */
+export const supportedClients =
+  "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
   "or a client or cluster of ioredis";
 
 /**
- * Takes a client by its shape, for copies of drivers differ, and listens to its errors.
+ * Checks a client by duck typing because a user may have another installed version of the driver.
  *
- * @throws {TypeError} for what is none.
+ * @returns the client, with the interface of node-redis.
+ * @throws {TypeError} if the client is not supported.
  */
-export function checked(given: Client | IORedis): Client {
+export function checkClient(given: Client | IORedis): Client {
   const client = isIORedis(given) ? adapt(given) : given;
   const methods = ["connect", "on", "get", "mGet", "set", "mSet", "del"] as const;
-  // In legacy mode node-redis 4 calls back and returns nothing.
+  // In its legacy mode node-redis 4 calls callbacks and returns nothing.
   const { legacyMode } = (client as { options?: { legacyMode?: unknown } }).options ?? {};
   const fits = typeof client.isOpen === "boolean" && !legacyMode &&
     methods.every((name) => typeof client[name] === "function");
   if (!fits) {
-    throw new TypeError(`Redis: option "client" must be ${kinds}, but is ${described(given)}`);
+    throw new TypeError(
+      `Redis: option "client" must be ${supportedClients}, but is ${described(given)}`,
+    );
   }
-  stateOf(client);
   return client;
 }
 
 /**
- * Checks a connection string before the driver is there to do it.
+ * Checks a connection string before the driver is loaded.
  *
- * @throws {TypeError} without the string, for it may have a password.
+ * @throws {TypeError} if it is invalid. The message does not contain it, because it may have a password.
  */
 export function checkUrl(url: string): void {
   if (!isUrl(url)) {
@@ -62,20 +65,20 @@ function isUrl(url: string): boolean {
   }
 }
 
-/** How long to wait before connecting again, in ms: at most 20, doubled each time up to 500. */
+/** The delay before reconnecting, in ms: at most 20, doubled after each attempt up to 500. */
 export function delay(attempts: number): number {
   return Math.min(500, 20 * 2 ** attempts) * (0.5 + Math.random() / 2);
 }
 
-/** What is looked at in options of node-redis. */
+/** The options of node-redis that are read. */
 interface RedisConfig {
   readonly socket?: { readonly host?: unknown; readonly reconnectStrategy?: unknown } | undefined;
   readonly commandOptions?: object | undefined;
 }
 
-/** Options of node-redis for the store's own client; the URL has been checked. */
-export function settings(
-  opened: () => boolean,
+/** Options of node-redis for the store's own client. The URL must have been checked. */
+export function clientOptions(
+  mayReconnect: () => boolean,
   url: string | undefined,
   config: RedisConfig = {},
 ): object {
@@ -83,23 +86,25 @@ export function settings(
   const { socket, ...user } = url === undefined ? {} : address(url);
   if (config.socket?.host !== undefined) delete socket?.path;
   return {
-    pingInterval: 3_000, // with socketTimeout: a connection that went silent is discarded
-    RESP: 2, // not every server knows HELLO, which 3 begins with
-    maintNotifications: "disabled", // with them the driver looks up an IPv6 address as a name
+    pingInterval: 3_000, // with socketTimeout, so that a silent connection is discarded
+    RESP: 2, // version 3 needs the command HELLO, which not every server knows
+    maintNotifications: "disabled", // with them the driver resolves an IPv6 address as a host name
     ...user,
     ...given(config, "url"),
-    commandOptions: { timeout: undefined, ...config.commandOptions }, // a timer per command
+    commandOptions: { timeout: undefined, ...config.commandOptions }, // because a timeout needs a timer per command
     socket: {
       socketTimeout: 5_000,
       ...socket,
       ...given(config.socket),
       reconnectStrategy: (attempts: number, cause: Error) =>
-        opened() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
+        mayReconnect() && (typeof strategy === "function" ? strategy(attempts, cause) : strategy),
     },
   };
 }
 
-/** What is in a URL, as node-redis reads it, which lets it win over other options. */
+/**
+ * The options in a URL, as node-redis parses it. Given to node-redis, the URL would override other options.
+ */
 function address(url: string) {
   const unix = url.startsWith("unix:");
   const readable = unix ? url.replace(/^unix:\/\/([^/]*@)?/, "redis://$1unix") : url;

@@ -10,9 +10,6 @@ import type { Dialect, Shape } from "./dialect.ts";
 import type { Script } from "./script.ts";
 import { type Statements, statements } from "./statements.ts";
 
-/** The default table of 2.0.0-beta and of this version. */
-export const defaultTable = "telegraf-sessions";
-
 /**
  * Creates the table, or upgrades a table of an older version. If the table is current, this only reads
  * the catalog, so that a user without the right to create or alter tables can use it.

@@ -6,9 +6,15 @@
 
 import { Buffer } from "node:buffer";
 
-/** Whether there is content and it has not expired. */
-export function isAlive(content: { readonly expires?: number } | undefined): boolean {
-  return content !== undefined && (content.expires ?? Infinity) > Date.now();
+/** Anything that may expire. */
+export interface Expiring {
+  /** In ms since the epoch; never if absent. */
+  readonly expires?: number;
+}
+
+/** Whether there is an entry and it has not expired. */
+export function isAlive(entry: Expiring | undefined, now: number = Date.now()): boolean {
+  return entry !== undefined && (entry.expires ?? Infinity) > now;
 }
 
 /**

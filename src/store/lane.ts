@@ -14,8 +14,7 @@ const { nextTick } = process;
 /** A caller that waits for an operation. One of the two functions is called, once. */
 export interface Waiter<T> {
   /**
-   * In ms of `performance.now()` because the system clock may be set while the caller waits. At the
-   * deadline `reject` is called with `timedOut`.
+   * In ms of the clock's `now()`. At the deadline `reject` is called with `timedOut`.
    */
   readonly deadline: number;
   resolve(result: T): void;

@@ -14,9 +14,8 @@
  * @module
  */
 
-import { performance } from "node:perf_hooks";
-import { clearTimeout, setTimeout } from "node:timers";
 import type { Entry, Limits, MaybePromise } from "../backend.ts";
+import type { Clock, Timer } from "./clock.ts";
 import { type Job, Lane, type Waiter } from "./lane.ts";
 
 /** The entry that is stored under a key, if any. */
@@ -49,14 +48,16 @@ export class Queue<Encoded> {
   readonly #writes: Lane<void, WriteJob<Encoded>, void>;
   /** Counts the writes per hash of their key, so that idle keys use no memory. */
   readonly #versions = new Uint32Array(4096);
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #clock: Clock;
+  #timer: Timer | undefined;
   /** No deadline is earlier than this. */
   #firstDeadline = Infinity;
   /** When the timer fires. */
   #timerAt = Infinity;
 
-  constructor(executor: Executor<Encoded>) {
+  constructor(executor: Executor<Encoded>, clock: Clock) {
     this.#executor = executor;
+    this.#clock = clock;
     this.#reads = new Lane({
       executor,
       get eager() {
@@ -141,7 +142,7 @@ export class Queue<Encoded> {
 
   /** Stops the timer. Called when nothing is pending and nothing will be. */
   stop(): void {
-    clearTimeout(this.#timer);
+    this.#clock.clearTimeout(this.#timer);
   }
 
   #countWrite(key: string): void {
@@ -188,15 +189,18 @@ export class Queue<Encoded> {
   #armTimer(deadline: number): void {
     if (deadline < this.#firstDeadline) this.#firstDeadline = deadline;
     if (this.#firstDeadline >= this.#timerAt) return;
-    clearTimeout(this.#timer);
-    const now = performance.now();
+    this.#clock.clearTimeout(this.#timer);
+    const now = this.#clock.now();
     this.#timerAt = Math.min(this.#firstDeadline, now + 100);
-    this.#timer = setTimeout(() => this.#rejectOverdue(), Math.max(1, this.#timerAt - now));
+    this.#timer = this.#clock.setTimeout(
+      () => this.#rejectOverdue(),
+      Math.max(1, this.#timerAt - now),
+    );
   }
 
   #rejectOverdue(): void {
     this.#timerAt = Infinity;
-    const now = performance.now();
+    const now = this.#clock.now();
     let next = this.size > 0 ? this.#firstDeadline : Infinity;
     if (next <= now) {
       next = Math.min(this.#reads.rejectOverdue(now), this.#writes.rejectOverdue(now));

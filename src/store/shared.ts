@@ -7,76 +7,106 @@
  * @module
  */
 
-import type { Backend, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
+import type {
+  Backend,
+  Codec,
+  Entry,
+  Limits,
+  MaybePromise,
+  Opening,
+  Page,
+  Plan,
+} from "../backend.ts";
+import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
 import { isPromise } from "./lane.ts";
 import { type Executor, Queue } from "./queue.ts";
+
+/** A store on a shared backend, or the command line. */
+export interface Member {
+  /** How long opening may take, in ms. The first member decides. */
+  readonly timeout: number;
+  /** Whether the member needs to know when entries expire. */
+  readonly expiring: boolean;
+  /** Gets errors that happen in the background. */
+  readonly report: (error: unknown) => void;
+  /** If given, opening is a dry run that passes the planned changes to this function. */
+  readonly plan?: (plan: Plan) => void;
+}
+
+/** The limits of batches that begin before `open` has returned the real limits: safe everywhere. */
+const initialLimits: Limits = { keys: 32, bytes: 250_000 };
 
 /** A backend, its queue, and all stores that use them. */
 export class SharedBackend<Encoded> implements Executor<Encoded> {
   // deno-lint-ignore no-explicit-any
   static readonly #all = new WeakMap<object, Map<string, SharedBackend<any>>>();
 
+  /** The shared backend for a handle and scope, if there is one. */
+  static of<Encoded>(
+    { handle, scope }: Pick<Backend<Encoded>, "handle" | "scope">,
+  ): SharedBackend<Encoded> | undefined {
+    return SharedBackend.#all.get(handle)?.get(scope);
+  }
+
   /**
-   * The shared backend of all stores on the same handle and scope. The backend of the first store
-   * does the work.
+   * Registers a store. The backend of the first store on a handle and scope does the work for all.
    *
    * @throws {TypeError} if the stores differ in an option that must be the same.
    */
-  static of<Encoded>(backend: Backend<Encoded>, timeout: number): SharedBackend<Encoded> {
-    let scopes = SharedBackend.#all.get(backend.handle);
-    if (scopes === undefined) SharedBackend.#all.set(backend.handle, scopes = new Map());
-    let shared = scopes.get(backend.scope);
+  static join<Encoded>(
+    backend: Backend<Encoded>,
+    member: Member,
+    clock: Clock,
+  ): SharedBackend<Encoded> {
+    const { handle, scope } = backend;
+    let shared = SharedBackend.of<Encoded>(backend);
     if (shared === undefined) {
-      scopes.set(backend.scope, shared = new SharedBackend(backend, timeout));
+      shared = new SharedBackend(backend, member, clock);
+      if (!SharedBackend.#all.has(handle)) SharedBackend.#all.set(handle, new Map());
+      SharedBackend.#all.get(handle)!.set(scope, shared);
     }
-    const { shared: agreed = {} } = shared.#backend;
-    for (const [option, value] of Object.entries(backend.shared ?? {})) {
-      if (agreed[option] === value) continue;
-      throw new TypeError(
-        `option "${option}" is ${value}, but another store on the same data has ${
-          agreed[option]
-        }; ` +
-          "use the same value for both",
-      );
-    }
+    shared.#checkOptions(backend.shared);
+    shared.#members.add(member);
+    shared.#requireExpiry(member.expiring);
     return shared;
   }
 
-  readonly queue: Queue<Encoded> = new Queue(this);
-  /** One function per store that reports events in the background. */
-  readonly reporters = new Set<(error: unknown) => void>();
+  readonly queue: Queue<Encoded>;
   readonly #backend: Backend<Encoded>;
+  readonly #clock: Clock;
   readonly #timeout: number;
-  readonly #report = (error: unknown) => this.reporters.forEach((reporter) => reporter(error));
-  opened = false;
-  /** Whether a store has a `ttl`. */
-  #expiring = false;
-  /** If set, opening is a dry run that passes the planned changes to this callback. */
-  plan: ((plan: Plan) => void) | undefined;
+  readonly #plan: Member["plan"];
+  readonly #members = new Set<Member>();
+  #state: "idle" | "opening" | "open" | "closing" | "closed" = "idle";
   /** The attempt to open that is in progress. */
-  opening: Promise<void> | undefined;
+  #opening: Promise<void> | undefined;
+  /** Whether the database is open and the last call succeeded: `run` takes the fast path. */
+  #healthy = false;
+  /** Whether the database is prepared, or has to be, for entries that expire. */
+  #expiring = false;
   /** The last error since a call succeeded. */
   lastError: unknown;
+  limits: Limits = initialLimits;
 
-  private constructor(backend: Backend<Encoded>, timeout: number) {
+  private constructor(backend: Backend<Encoded>, { timeout, plan }: Member, clock: Clock) {
     this.#backend = backend;
+    this.#clock = clock;
     this.#timeout = timeout;
+    this.#plan = plan;
+    this.queue = new Queue(this, clock);
   }
 
-  /** Prepares the database for entries that expire. Opens it again if it was prepared without. */
-  requireExpiry(): void {
-    if (this.#expiring) return;
-    this.#expiring = true;
-    this.opened = false;
-  }
-
-  get limits(): Limits {
-    return this.#backend.limits;
+  get opened(): boolean {
+    return this.#state === "open";
   }
 
   get embedded(): boolean {
     return this.#backend.embedded ?? false;
+  }
+
+  get codec(): Codec<Encoded> {
+    return this.#backend.codec;
   }
 
   size(value: Encoded): number {
@@ -104,7 +134,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   prune(signal: AbortSignal): MaybePromise<number> {
-    return this.run(() => this.#backend.prune?.(Date.now(), signal) ?? 0, signal);
+    return this.run(() => this.#backend.prune?.(this.#clock.date(), signal) ?? 0, signal);
   }
 
   async readWithoutRetry(keys: string[], signal: AbortSignal): Promise<void> {
@@ -113,19 +143,21 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   /** Unregisters a store. The last one removes the shared backend and closes the database. */
-  async leave(reporter: (error: unknown) => void): Promise<void> {
-    this.reporters.delete(reporter);
-    if (this.reporters.size > 0) return;
+  async leave(member: Member): Promise<void> {
+    this.#members.delete(member);
+    if (this.#members.size > 0) return;
+    this.#state = "closing";
     this.queue.stop();
     const { handle, scope } = this.#backend;
     SharedBackend.#all.get(handle)!.delete(scope);
-    await this.opening?.catch(() => {});
+    await this.#opening?.catch(() => {});
     await this.#backend.close();
+    this.#state = "closed";
   }
 
   /** Opens the database if necessary and does the work. Retries while errors are transient. */
   run<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
-    if (!this.opened || this.lastError !== undefined) return this.#runWithRetries(work, signal);
+    if (!this.#healthy) return this.#runWithRetries(work, signal);
     // The fast path adds nothing to the work because every operation would pay for it.
     const failed = async (error: unknown) => {
       await this.#backOffOrThrow(error, 0, signal);
@@ -149,6 +181,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
         while (!this.opened) await this.#open();
         const result = await work();
         this.lastError = undefined;
+        this.#healthy = this.opened;
         return result;
       } catch (error) {
         await this.#backOffOrThrow(error, failures, signal);
@@ -160,19 +193,57 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   async #backOffOrThrow(error: unknown, failures: number, signal: AbortSignal): Promise<void> {
     // An error after the abort is a consequence of the abort, so it is not recorded. `timedOut` comes
     // from an attempt to open that took too long, which may be repeated.
-    if (error !== timedOut && !signal.aborted) this.lastError = error;
+    if (error !== timedOut && !signal.aborted) {
+      this.lastError = error;
+      this.#healthy = false;
+    }
     if (error !== timedOut && !this.#backend.transient(error)) throw error;
-    await backOff(failures, signal);
+    await backOff(failures, this.#clock, signal);
     if (signal.aborted) throw error;
   }
 
   /** One attempt serves all callers. A failure is forgotten, so the next operation tries again. */
   #open(): Promise<void> {
-    return this.opening ??= withTimeout(this.#timeout, async (signal) => {
-      const { plan } = this;
-      const expiring = this.#expiring;
-      await this.#backend.open({ signal, report: this.#report, expiring, plan });
-      if (!signal.aborted && expiring === this.#expiring) this.opened = true;
-    }).finally(() => this.opening = undefined);
+    return this.#opening ??= this.#tryToOpen().finally(() => this.#opening = undefined);
+  }
+
+  async #tryToOpen(): Promise<void> {
+    const expiring = this.#expiring;
+    const opening = { expiring, report: this.#report, plan: this.#plan };
+    this.#state = "opening";
+    try {
+      await withTimeout(this.#timeout, this.#clock, async (signal) => {
+        const limits = await this.#backend.open({ ...opening, signal });
+        if (signal.aborted || this.#state !== "opening") return;
+        this.limits = limits;
+        // Not open yet if the first store with a `ttl` has joined meanwhile.
+        if (expiring === this.#expiring) this.#state = "open";
+      });
+    } finally {
+      if (this.#state === "opening") this.#state = "idle";
+    }
+  }
+
+  readonly #report: Opening["report"] = (error) => {
+    for (const { report } of this.#members) report(error);
+  };
+
+  #checkOptions(options: Backend["shared"] = {}): void {
+    const { shared = {} } = this.#backend;
+    for (const [option, value] of Object.entries(options)) {
+      if (shared[option] === value) continue;
+      throw new TypeError(
+        `option "${option}" is ${value}, but another store on the same data has ` +
+          `${shared[option]}; use the same value for both`,
+      );
+    }
+  }
+
+  /** Prepares the database for entries that expire. Opens it again if it was prepared without. */
+  #requireExpiry(expiring: boolean): void {
+    if (!expiring || this.#expiring) return;
+    this.#expiring = true;
+    this.#healthy = false;
+    if (this.#state === "open") this.#state = "idle";
   }
 }

@@ -1,14 +1,13 @@
 /**
  * The store that Telegraf sees, the same for all databases: it checks keys, encodes and decodes
- * sessions, handles expiry, wraps errors and closes. Opening and retries are in `connection.ts`, the
- * order of operations is in `queue.ts`.
+ * sessions, handles expiry, wraps errors and closes. Opening and retries are in `shared.ts`, the order
+ * of operations is in `queue.ts`.
  *
  * @module
  */
 
-import { performance } from "node:perf_hooks";
-import { clearTimeout, setImmediate, setTimeout } from "node:timers";
-import type { Backend, MaybePromise } from "../backend.ts";
+import { setImmediate } from "node:timers";
+import type { Backend, Codec, MaybePromise } from "../backend.ts";
 import { Losses } from "../codec/losses.ts";
 import {
   ClosedError,
@@ -19,13 +18,14 @@ import {
   StoreError,
   TimeoutError,
 } from "../errors.ts";
-import type { StoreOptions } from "../options.ts";
+import { defaults, type StoreOptions } from "../options.ts";
+import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
-import { checkKey, isAlive } from "./entry.ts";
+import { checkKey, type Expiring, isAlive } from "./entry.ts";
 import type { Waiter } from "./lane.ts";
 import { originOf, setOrigin } from "./origin.ts";
 import type { Content } from "./queue.ts";
-import { SharedBackend } from "./shared.ts";
+import { type Member, SharedBackend } from "./shared.ts";
 
 /**
  * A store for Telegraf's `session({ store })`. Telegraf calls `get`, `set` and `delete`.
@@ -87,13 +87,16 @@ export type Health =
 export function createStore<Session, Encoded>(
   backend: Backend<Encoded>,
   options: StoreOptions = {},
+  clock: Clock = systemClock,
 ): Store<Session> {
-  return new BackendStore(backend, options);
+  return new BackendStore(backend, options, clock);
 }
 
 class BackendStore<Session, Encoded> implements Store<Session> {
-  readonly #backend: Backend<Encoded>;
+  readonly #codec: Codec<Encoded>;
   readonly #shared: SharedBackend<Encoded>;
+  readonly #member: Member;
+  readonly #clock: Clock;
   readonly #timeout: number;
   readonly #ttl: number | undefined;
   readonly #pruneInterval: number;
@@ -106,21 +109,25 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #active = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
-  #pruneTimer: ReturnType<typeof setTimeout> | undefined;
+  #pruneTimer: Timer | undefined;
 
-  constructor(backend: Backend<Encoded>, options: StoreOptions) {
-    this.#backend = backend;
-    this.#timeout = options.timeout ?? 10_000;
+  constructor(backend: Backend<Encoded>, options: StoreOptions, clock: Clock) {
+    this.#codec = backend.codec;
+    this.#clock = clock;
+    this.#timeout = options.timeout ?? defaults.timeout;
     this.#ttl = options.ttl;
-    this.#pruneInterval = options.pruneInterval ?? 3_600_000;
+    this.#pruneInterval = options.pruneInterval ?? defaults.pruneInterval;
     this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
     const { storedAs } = backend.codec;
     if (options.onError && storedAs) this.#losses = new Losses(storedAs, this.#report);
-    this.#shared = SharedBackend.of(backend, this.#timeout);
-    this.#shared.reporters.add(this.#report);
-    if (this.#ttl !== undefined) this.#shared.requireExpiry();
+    this.#member = {
+      timeout: this.#timeout,
+      expiring: this.#ttl !== undefined,
+      report: this.#report,
+    };
+    this.#shared = SharedBackend.join(backend, this.#member, clock);
   }
 
   get(key: string): Promise<Session | undefined> {
@@ -132,7 +139,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       shared.queue.read(key, waiter);
     };
     const finish = (content: Content<Encoded>) => {
-      if (content === undefined || !isAlive(content)) return undefined;
+      if (content === undefined || !this.#isAlive(content)) return undefined;
       const session = this.#decode(content.key, content.value);
       setOrigin(session, { shared, content, version });
       return session;
@@ -153,7 +160,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   has(key: string): Promise<boolean> {
     const { queue } = this.#shared;
     const read = (key: string, waiter: Waiter<Content<Encoded>>) => queue.read(key, waiter);
-    return this.#keyed("read", key, read, isAlive);
+    return this.#keyed("read", key, read, this.#isAlive);
   }
 
   async *keys(): AsyncIterableIterator<string> {
@@ -193,8 +200,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   async health(): Promise<Health> {
-    const start = performance.now();
-    const latency = () => performance.now() - start;
+    const start = this.#clock.now();
+    const latency = () => this.#clock.now() - start;
     try {
       // Any key will do: a missing session is an answer too.
       await this.#storeWide("read", (signal) => this.#shared.readWithoutRetry(["health"], signal));
@@ -219,7 +226,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #decode(key: string, value: Encoded): Session | undefined {
     let session: unknown;
     try {
-      session = this.#backend.codec.decode(value);
+      session = this.#codec.decode(value);
     } catch (cause) {
       if (typeof this.#onCorrupt === "function") session = this.#onCorrupt(value, key);
       else if (this.#onCorrupt !== "discard") {
@@ -230,23 +237,24 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return (session ?? undefined) as Session | undefined;
   }
 
+  readonly #isAlive = (content: Expiring | undefined) => isAlive(content, this.#clock.date());
+
   /** Encodes first, so that later changes of the session are not stored. */
   #set(key: string, session: Session, waiter: Waiter<void>): void {
-    const { codec } = this.#backend;
     const { queue } = this.#shared;
     let value: Encoded;
     try {
-      value = codec.encode(session);
+      value = this.#codec.encode(session);
     } catch (cause) {
       const why = `the session cannot be encoded: ${reason(cause)}`;
       throw new EncodeError(why, { operation: "write", key, cause });
     }
     this.#losses?.inspect(session);
-    const expires = this.#ttl === undefined ? undefined : Date.now() + this.#ttl;
+    const expires = this.#ttl === undefined ? undefined : this.#clock.date() + this.#ttl;
     const origin = originOf<Encoded>(session, this.#shared);
     const content = origin?.content;
     const unchanged = content?.key === key && origin!.version === queue.version(key) &&
-      codec.equal(content.value, value);
+      this.#codec.equal(content.value, value);
     if (unchanged) {
       // A session that is only read costs at most one write per tenth of its ttl.
       const fresh = content.expires === undefined || expires === undefined
@@ -265,7 +273,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   /** The keys of all sessions that `include` accepts, page by page. */
-  async *#pages(include = isAlive): AsyncGenerator<string[]> {
+  async *#pages(include = this.#isAlive): AsyncGenerator<string[]> {
     let start: string | undefined;
     do {
       const readPage = (signal: AbortSignal) => this.#shared.page(start, signal);
@@ -308,7 +316,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       return promise;
     }
     const waiter: Waiter<Result> = {
-      deadline: performance.now() + this.#timeout,
+      deadline: this.#clock.now() + this.#timeout,
       resolve: (result) => {
         try {
           resolve(finish === undefined ? result as unknown as T : finish(result));
@@ -337,7 +345,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   ): Promise<T> {
     this.#begin(operation);
     try {
-      return await withTimeout(this.#timeout, work);
+      return await withTimeout(this.#timeout, this.#clock, work);
     } catch (error) {
       throw this.#fail(error, { operation });
     } finally {
@@ -356,7 +364,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   /** Prunes at random intervals, so that many processes do not prune at the same time. */
   #schedulePrune(): void {
     if (this.#ttl === undefined || this.#pruneInterval === 0) return;
-    this.#pruneTimer = setTimeout(async () => {
+    this.#pruneTimer = this.#clock.setTimeout(async () => {
       try {
         await this.prune();
       } catch (error) {
@@ -395,10 +403,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   async #close(): Promise<void> {
-    clearTimeout(this.#pruneTimer);
+    this.#clock.clearTimeout(this.#pruneTimer);
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     try {
-      await withTimeout(this.#timeout, () => this.#shared.leave(this.#report));
+      const leave = () => this.#shared.leave(this.#member);
+      await withTimeout(this.#timeout, this.#clock, leave);
     } catch (error) {
       throw this.#fail(error, { operation: "close" });
     }

@@ -413,7 +413,10 @@ describe("MongoDB options", () => {
       assert.throws(bad({ url, ...options }), { name: "RangeError", message: /must be a name/ });
     }
     for (const options of [{ database: "a.b" }, { config: { nmae: 1 } }]) {
-      assert.throws(bad({ url, ...options }), { name: "TypeError", message: /^Mongo: mongodb refuses/ });
+      assert.throws(bad({ url, ...options }), {
+        name: "TypeError",
+        message: /^Mongo: mongodb refuses/,
+      });
     }
   });
 

@@ -1,0 +1,8 @@
+/** The start of programs that tests run in their own process. */
+
+const at = (path: string) => JSON.stringify(new URL(path, import.meta.url));
+
+export const imports = `
+  import { memoryBackend } from ${at("../../src/memory.ts")};
+  import { createStore } from ${at("../../src/store/store.ts")};
+`;

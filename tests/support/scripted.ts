@@ -1,0 +1,75 @@
+/** A backend in memory that records its calls and fails or waits as a test says. */
+
+import type { Backend, Entry, Limits } from "../../src/backend.ts";
+import { memoryBackend } from "../../src/memory.ts";
+import type { StoreOptions } from "../../src/options.ts";
+import { createStore, type Store } from "../../src/store/store.ts";
+import { ManualClock } from "./clock.ts";
+
+/** An error that passes. */
+export class Transient extends Error {
+  override name = "Transient";
+}
+
+/** A promise that is never settled. */
+export const never = (): Promise<never> => new Promise<never>(() => {});
+
+/** A promise, and the function that resolves it. */
+export function gate(): { readonly opened: Promise<void>; open(): void } {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => open = resolve);
+  return { opened, open: () => open() };
+}
+
+export class Script {
+  readonly clock = new ManualClock();
+  readonly sessions = new Map<string, Entry<string>>();
+  /** Each call with its keys, in the order in which the calls began. */
+  readonly calls: string[] = [];
+  /** Thrown by the next calls, one each. A call succeeds if its place has `undefined`. */
+  failures: unknown[] = [];
+  /** Runs before each call takes effect. */
+  before: (call: string) => unknown = () => {};
+  report: ((error: unknown) => void) | undefined;
+  readonly signals: AbortSignal[] = [];
+  readonly backend: Backend;
+
+  constructor(limits: Partial<Limits> = {}) {
+    const memory = memoryBackend(this.sessions);
+    const step = async (name: string, keys: string[], signal?: AbortSignal) => {
+      const call = [name, ...keys].join(" ");
+      this.calls.push(call);
+      if (signal) this.signals.push(signal);
+      await this.before(call);
+      const failure = this.failures.shift();
+      if (failure !== undefined) throw failure;
+    };
+    const keysOf = (entries: Entry<string>[]) => entries.map((entry) => entry.key);
+    this.backend = {
+      ...memory,
+      open: async ({ signal, report, expiring }) => {
+        this.report = report;
+        await step("open", expiring ? ["expiring"] : [], signal);
+        return { keys: 128, bytes: 1e6, ...limits };
+      },
+      read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
+      write: (entries, signal) =>
+        step("write", keysOf(entries), signal).then(() => memory.write(entries, signal)),
+      renew: (keys, expires, signal) =>
+        step("renew", keys, signal).then(() => memory.renew(keys, expires, signal)),
+      prune: (now, signal) => step("prune", [], signal).then(() => memory.prune!(now, signal)),
+      page: (start, size, signal) =>
+        step("page", start ? [start] : [], signal).then(() => memory.page(start, size, signal)),
+      remove: (keys, signal) =>
+        step("remove", keys, signal).then(() => memory.remove(keys, signal)),
+      close: () => step("close", []),
+      transient: (error) => error instanceof Transient,
+    };
+  }
+
+  /** A store on the backend, or on one that differs from it in some properties. */
+  // deno-lint-ignore no-explicit-any
+  store(options?: StoreOptions, changes: Partial<Backend> = {}): Store<any> {
+    return createStore({ ...this.backend, ...changes }, options, this.clock);
+  }
+}

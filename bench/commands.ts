@@ -1,7 +1,7 @@
 /** How many commands a burst costs: that is the same on every MongoDB, whatever its speed. */
 
 import type { MongoClient } from "mongodb";
-import { requireVersion } from "../tests/packages.ts";
+import { requireVersion } from "../tests/support/packages.ts";
 import { ours, type Store, upstream } from "./contenders.ts";
 import { tableName } from "./throughput.ts";
 import { fill, workloads } from "./workloads.ts";

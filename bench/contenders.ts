@@ -3,7 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { requireVersion } from "../tests/packages.ts";
+import { requireVersion } from "../tests/support/packages.ts";
 import { peer } from "./peers.ts";
 
 export const backends = ["redis", "postgres", "mysql", "sqlite", "mongodb"] as const;

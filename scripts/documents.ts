@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { cert } from "../tests/certificate.ts";
+import { cert } from "../tests/support/certificate.ts";
 
 const root = new URL("../", import.meta.url);
 const names = ["", "docs/"].flatMap((folder) =>

@@ -8,7 +8,7 @@
 import process from "node:process";
 import ts from "typescript";
 
-const files = ["tests/exact.ts"];
+const files = ["tests/types/exact.ts"];
 const { options } = ts.convertCompilerOptionsFromJson({
   strict: true,
   exactOptionalPropertyTypes: true,

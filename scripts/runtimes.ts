@@ -8,7 +8,7 @@
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { arch, platform, tmpdir } from "node:os";
-import { basename, delimiter, dirname, join, relative, resolve } from "node:path";
+import { delimiter, dirname, join, relative, resolve } from "node:path";
 import process from "node:process";
 import ts from "typescript";
 import { installPackage } from "./servers.ts";
@@ -77,7 +77,7 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
         command: (report) => nodeTest(node, report),
         files: (files) =>
           files.filter(isAboutPackage)
-            .map((file) => join(tests, basename(file).replace(/\.ts$/, ".js"))),
+            .map((file) => join(tests, relative("tests", file).replace(/\.ts$/, ".js"))),
         remove: () => fs.rmSync(folder, { recursive: true }),
       };
     }
@@ -142,10 +142,10 @@ const folders = { esm: "esm", cjs: "script" };
 
 /** Whether a test file tests what the package has, and not how the project is made. */
 function isAboutPackage(file: string): boolean {
-  const text = fs.readFileSync(file, "utf8");
-  if (/from "\.\.\/(?!scripts\/)/.test(text)) return true;
-  const helpers = text.matchAll(/from "(\.\/.+)"/g);
-  return Array.from(helpers, ([, name]) => join(dirname(file), name!)).some(isAboutPackage);
+  const imports = fs.readFileSync(file, "utf8").matchAll(/from "(\.+\/.+)"/g);
+  return Array.from(imports, ([, name]) => join(dirname(file), name!)).some((path) =>
+    path.startsWith("tests/") ? isAboutPackage(path) : !path.startsWith("scripts/")
+  );
 }
 
 /**
@@ -158,15 +158,15 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
   }
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
   const built = fs.statSync("npm/package.json").mtimeMs;
-  const inner = fs.readdirSync("src", { recursive: true, encoding: "utf8" });
-  const files = [...list(".", ".ts"), ...inner.map((name) => join("src", name))];
+  const entries = fs.readdirSync(".").filter((file) => file.endsWith(".ts"));
+  const files = [...entries, ...filesOf("src")];
   const newer = files.find((file) => fs.statSync(file).mtimeMs > built);
   if (newer) throw new Error(`npm/ is older than ${newer}: build it again`);
 
   const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-package-"));
   try {
     fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
-    transpile(list("tests", ".ts"), join(folder, folders[kind]), kind);
+    transpile(filesOf("tests"), join(folder, folders[kind]), kind);
     // Some tests have servers of their own.
     transpile(["scripts/servers.ts"], join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
@@ -182,9 +182,10 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
   return { folder, maker: /^dnt@/.test(maker) ? maker : "the stand-in for dnt" };
 }
 
-function list(folder: string, end: string): string[] {
-  return fs.readdirSync(folder).filter((file) => file.endsWith(end))
-    .map((file) => join(folder, file));
+/** The TypeScript files of a folder and its subfolders. */
+function filesOf(folder: string): string[] {
+  return fs.readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".ts")).map((file) => join(folder, file));
 }
 
 /** Makes JavaScript of TypeScript files of a folder, in the same place in another one. */

@@ -8,9 +8,9 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { growth } from "../tests/heap.ts";
-import { clients, operate } from "../tests/leaks.ts";
-import { soak } from "../tests/soak.ts";
+import { growth } from "../tests/support/heap.ts";
+import { clients, operate } from "../tests/suites/leaks.ts";
+import { soak } from "../tests/suites/soak.ts";
 import { startServers } from "./servers.ts";
 
 const { values: { seconds, operations }, positionals } = parseArgs({

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { gate, never, Script } from "../support/scripted.ts";
-import { run } from "../child.ts";
+import { run } from "../support/process.ts";
 import { imports } from "../support/programs.ts";
 
 describe("close()", () => {

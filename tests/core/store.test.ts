@@ -5,7 +5,7 @@ import { describe, it } from "node:test";
 import { reason, redact } from "../../src/errors.ts";
 import { memoryBackend } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
-import { run } from "../child.ts";
+import { run } from "../support/process.ts";
 import { settle } from "../support/clock.ts";
 import { imports } from "../support/programs.ts";
 import { gate, Script } from "../support/scripted.ts";

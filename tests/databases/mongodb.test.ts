@@ -1,0 +1,630 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { describe, it } from "node:test";
+import process from "node:process";
+import { setTimeout as wait } from "node:timers/promises";
+import { inspect } from "node:util";
+import * as mongodb7 from "mongodb";
+import { MongoClient } from "mongodb";
+import { Mongo, type MongoOptions } from "../../mongodb.ts";
+import { document } from "../../src/codec/document.ts";
+import { refusedOptions } from "../../src/errors.ts";
+import { timeoutOptions } from "../../src/mongodb/options.ts";
+import { transient } from "../../src/mongodb/errors.ts";
+import { entry, run } from "../support/process.ts";
+import { Cleanup } from "../support/cleanup.ts";
+import { coldStart, processes } from "../support/coldStart.ts";
+import { conformance, type Harness } from "../suites/conformance.ts";
+import { requireVersion } from "../support/packages.ts";
+import { Proxy } from "../support/proxy.ts";
+import { place, serverUrl } from "../support/servers.ts";
+import { underTelegraf } from "../suites/telegraf.ts";
+
+const url = serverUrl("mongodb");
+const ferretdb = process.env.TEST_MONGODB_KIND === "ferretdb";
+
+/** Works past the store. */
+async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> {
+  const client = new MongoClient(url);
+  try {
+    return await work(client);
+  } finally {
+    await client.close();
+  }
+}
+
+const harness: Harness = {
+  name: "MongoDB",
+  dates: "date",
+  prunes: ferretdb,
+  scans: ferretdb,
+  // FerretDB reads the whole collection for each key.
+  store: (where, options) =>
+    Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
+  drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
+  refused: ferretdb
+    ? {
+      names: /^(dots|dollars) in field|^nested data/,
+      reason: "FerretDB refuses dots and dollars in names, and arrays in arrays",
+    }
+    : undefined,
+};
+
+conformance(harness);
+underTelegraf(harness);
+
+const mongoose = requireVersion("mongoose", "8");
+const versions = {
+  "mongodb 5": requireVersion("mongodb", "5"),
+  "mongodb 6": requireVersion("mongodb", "6"),
+  "mongodb 7": mongodb7,
+};
+const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
+
+/** A test with a client of its own and a collection that does not exist yet. */
+function test(
+  title: string,
+  body: (collection: mongodb7.Collection, client: MongoClient) => Promise<void>,
+): void {
+  it(`MongoDB ${title}`, () =>
+    direct(async (client) => {
+      const collection = client.db().collection(place());
+      try {
+        await body(collection, client);
+      } finally {
+        await collection.drop();
+      }
+    }));
+}
+
+/** The unique indexes of a collection but for `_id`. */
+async function uniqueIndexes(collection: mongodb7.Collection) {
+  return (await collection.indexes()).filter(({ unique }) => unique).map(({ key }) => key);
+}
+
+describe("MongoDB data", () => {
+  const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb");
+
+  test(
+    "reads and changes what @telegraf/session 2.0.0-beta.7 wrote",
+    async (collection, client) => {
+      const collectionName = collection.collectionName;
+      const old = upstream.Mongo({ client, collection: collectionName });
+      const session = { count: 1, at: new Date(1e12), list: [null, { a: false }] };
+      await old.set("a", session);
+      await old.set("b", session);
+      await using store = Mongo({ url, collection: collectionName });
+      assert.deepEqual(await Promise.all([store.get("a"), store.get("b")]), [session, session]);
+      await store.set("a", { count: 2 });
+      assert.deepEqual(await old.get("a"), { count: 2 });
+      await old.set("a", { count: 3 });
+      assert.deepEqual(await store.get("a"), { count: 3 });
+      await store.delete("b");
+      assert.equal(await old.get("b"), undefined);
+      assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+    },
+  );
+
+  /** Lets upstream race with itself until keys have several documents, then writes on. */
+  async function race(collection: mongodb7.Collection, client: MongoClient): Promise<unknown[]> {
+    const old = upstream.Mongo({ client, collection: collection.collectionName });
+    const keys = chats.slice(0, 20);
+    for (let i = 0; i < 20; i++) {
+      await Promise.all(keys.flatMap((key) => [old.set(key, { i: 1 }), old.set(key, { i: 2 })]));
+      if (await collection.countDocuments() > keys.length) break;
+      await collection.deleteMany({});
+    }
+    assert.ok(await collection.countDocuments() > keys.length, "no race to be had");
+    for (const [i, key] of keys.entries()) if (i % 2) await old.set(key, { i: 3 });
+    return Promise.all(keys.map((key) => old.get(key)));
+  }
+
+  test("keeps, of upstream's duplicates, what upstream reads", async (collection, client) => {
+    const sessions = await race(collection, client);
+    await using store = Mongo({ url, collection: collection.collectionName });
+    const keys = chats.slice(0, sessions.length);
+    assert.deepEqual(await Promise.all(keys.map((key) => store.get(key))), sessions);
+    assert.equal(await collection.countDocuments(), keys.length);
+    assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+    const old = upstream.Mongo({ client, collection: collection.collectionName });
+    assert.deepEqual(await Promise.all(keys.map((key) => old.get(key))), sessions);
+  });
+
+  test("opens 12 times at once, with duplicates to remove", async (collection, client) => {
+    const sessions = await race(collection, client);
+    const seen: unknown[] = [];
+    const options = { url, collection: collection.collectionName, timeout: 60_000 };
+    await using cleanup = new Cleanup();
+    const stores = cleanup.stores(
+      ...chats.slice(0, 12).map(() => Mongo({ ...options, onError: (error) => seen.push(error) })),
+    );
+    await Promise.all(stores.map((store) => store.ready()));
+    const keys = chats.slice(0, sessions.length);
+    for (const store of stores) {
+      assert.deepEqual(await Promise.all(keys.map((key) => store.get(key))), sessions);
+    }
+    assert.equal(await collection.countDocuments(), keys.length);
+    assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+    assert.deepEqual(seen, []);
+  });
+
+  it("MongoDB opens new collections from 12 processes at once", async () => {
+    const names = Array.from({ length: 15 }, () => place());
+    const errors = await coldStart({
+      module: entry("mongodb", import.meta.url),
+      factory: "Mongo",
+      options: { url, timeout: 60_000 },
+      place: "collection",
+    }, names);
+    assert.deepEqual(errors, []);
+    await direct(async (client) => {
+      for (const name of names) {
+        const collection = client.db().collection(name);
+        assert.deepEqual(await uniqueIndexes(collection), [{ key: 1 }]);
+        assert.equal(await collection.countDocuments(), processes + 1);
+        await collection.drop();
+      }
+    });
+  });
+
+  test("finds the sessions of keys that upstream stored as numbers", async (collection, client) => {
+    const old = upstream.Mongo({ client, collection: collection.collectionName });
+    await old.set(42, { a: 1 });
+    await old.set(-1001234567890, { a: 2 });
+    await using store = Mongo({ url, collection: collection.collectionName });
+    assert.deepEqual(await store.get("42"), { a: 1 });
+    assert.deepEqual(await store.get("-1001234567890"), { a: 2 });
+  });
+
+  test("lets documents alone that are no sessions", async (collection) => {
+    await collection.insertMany([{ a: 1 }, { a: 2 }, { key: { b: 1 } }, { key: { b: 1 } }]);
+    await using store = Mongo({ url, collection: collection.collectionName });
+    await store.set("k", { a: 3 });
+    await store.set("k", { a: 4 });
+    assert.deepEqual(await store.get("k"), { a: 4 });
+    assert.equal(await collection.countDocuments(), 5);
+  });
+
+  test("leaves a unique index alone that is there", async (collection, client) => {
+    await collection.createIndex({ key: 1 }, { unique: true, name: "mine" });
+    const seen: unknown[] = [];
+    await using store = Mongo({
+      client,
+      collection: collection.collectionName,
+      onError: (error) => seen.push(error),
+    });
+    await store.set("k", { a: 1 });
+    assert.deepEqual((await collection.indexes()).map(({ name }) => name).sort(), ["_id_", "mine"]);
+    assert.deepEqual(seen, []);
+  });
+
+  for (const forbidden of [["createIndex"], ["createIndex", "listIndexes"]]) {
+    test(`works without the right to ${forbidden.join(" and ")}`, async (collection, client) => {
+      // FerretDB knows no rights: a driver that tells what MongoDB says.
+      const refuse = () => {
+        throw new mongodb7.MongoServerError({ message: "not authorized on test", code: 13 });
+      };
+      const limited = {
+        connect: () => client.connect(),
+        db: (name?: string) => ({
+          collection: (...args: Parameters<mongodb7.Db["collection"]>) =>
+            Object.assign(
+              client.db(name).collection(...args),
+              Object.fromEntries(forbidden.map((method) => [method, refuse])),
+            ),
+        }),
+      };
+      const sessions = await race(collection, client);
+      const seen: Error[] = [];
+      await using store = Mongo({
+        client: limited,
+        collection: collection.collectionName,
+        onError: (error) => void seen.push(error as Error),
+      });
+      const keys = chats.slice(0, sessions.length);
+      assert.deepEqual(await Promise.all(keys.map((key) => store.get(key))), sessions);
+      assert.deepEqual(await store.get(keys[1]!), sessions[1]);
+      await store.set(keys[1]!, { i: 4 });
+      await store.set("new", { i: 5 });
+      assert.deepEqual(await store.get(keys[1]!), { i: 4 });
+      assert.deepEqual(await store.get("new"), { i: 5 });
+      assert.equal(seen.length, 1);
+      assert.match(seen[0]!.message, /no unique index on "key".*: not authorized/);
+      await store.delete(keys[1]!);
+      assert.equal(await store.get(keys[1]!), undefined);
+    });
+  }
+
+  test("does not see what has expired, and set() makes it last", async (collection) => {
+    const expires = new Date(Date.now() + 60_000);
+    await collection.insertMany([
+      { key: "past", session: { a: 1 }, expires: new Date(Date.now() - 1) },
+      { key: "future", session: { a: 2 }, expires },
+    ]);
+    await using store = Mongo({ url, collection: collection.collectionName });
+    assert.equal(await store.get("past"), undefined);
+    assert.deepEqual(await store.get("future"), { a: 2 });
+    await store.set("past", { a: 3 });
+    assert.deepEqual(await store.get("past"), { a: 3 });
+    assert.equal((await collection.findOne({ key: "past" }))?.expires, undefined);
+  });
+
+  it("MongoDB uses the database and the collection that it is told", async () => {
+    await direct(async (client) => {
+      const database = place();
+      try {
+        await using store = Mongo({ url, database });
+        await store.set("k", { a: 1 });
+        const collection = client.db(database).collection("telegraf-sessions");
+        const { _id, ...rest } = (await collection.findOne())!;
+        assert.deepEqual(rest, { key: "k", session: { a: 1 } });
+      } finally {
+        await client.db(database).dropDatabase();
+      }
+    });
+  });
+
+  test("refuses a session of 17 MB and keeps the old one", async (collection) => {
+    await using store = Mongo({ url, collection: collection.collectionName, timeout: 60_000 });
+    await store.set("k", { a: 1 });
+    const error = { name: "TooLargeError", key: "k", message: /bytes/ };
+    await assert.rejects(store.set("k", { text: "x".repeat(17e6) }), error);
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    const [, large] = await Promise.allSettled([
+      store.set("a", { a: 2 }),
+      store.set("k", { text: "x".repeat(17e6) }),
+      store.set("b", { a: 3 }),
+    ]);
+    assert.equal(large.status, "rejected");
+    assert.deepEqual(await Promise.all([store.get("a"), store.get("b")]), [{ a: 2 }, { a: 3 }]);
+  });
+
+  test("takes the largest session that MongoDB takes", async (collection) => {
+    await using store = Mongo({ url, collection: collection.collectionName, timeout: 60_000 });
+    const most = 16 * 2 ** 20 - document.size({ key: "k", session: "" }) - 35;
+    const session = "x".repeat(most);
+    await store.set("k", session);
+    const stored = await collection.findOne({ key: "k" });
+    assert.ok(stored!.session === session);
+    const { BSON } = mongodb7;
+    assert.ok(BSON.calculateObjectSize(stored!) <= 16 * 2 ** 20);
+    await assert.rejects(store.set("k", session + "x"), { name: "TooLargeError" });
+  });
+});
+
+describe("MongoDB clients", () => {
+  for (const [version, driver] of Object.entries(versions)) {
+    for (const connected of [true, false]) {
+      it(`MongoDB takes a client of ${version}, ${connected ? "" : "not yet "}connected`, async () => {
+        await using cleanup = new Cleanup();
+        const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
+        if (connected) await client.connect();
+        await exercise(client, driver);
+      });
+    }
+
+    it(`MongoDB says so when a client of ${version} was closed`, async () => {
+      await using cleanup = new Cleanup();
+      const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
+      const collection = place();
+      const used = Mongo({ client, collection });
+      assert.equal(await used.get("k"), undefined);
+      await client.db().collection(collection).drop();
+      const unused = Mongo({ client, collection: place() });
+      await client.close();
+      const start = Date.now();
+      await Promise.all(
+        [used.get("k"), used.set("k", 1), used.delete("k"), unused.get("k")].map((operation) =>
+          assert.rejects(operation, { name: "StoreError", message: /must be connected|closed/ })
+        ),
+      );
+      assert.ok(Date.now() - start < 8_000); // not at its deadline
+    });
+  }
+
+  it("MongoDB takes mongoose's client", async () => {
+    await using cleanup = new Cleanup();
+    const connection = await mongoose.createConnection(url).asPromise();
+    cleanup.of(connection, () => connection.close());
+    await exercise(connection.getClient(), mongoose.mongo);
+  });
+
+  /** Works with a client and the types of its own copy of the driver; it stays open. */
+  // deno-lint-ignore no-explicit-any
+  async function exercise(client: any, driver: any): Promise<void> {
+    const collection = place();
+    try {
+      const store = Mongo({ client, collection });
+      const session = {
+        id: new driver.ObjectId(),
+        at: new Date(1e12),
+        bytes: Buffer.from([0, 1, 255]),
+        large: driver.Long.fromString("9007199254740993"),
+      };
+      await store.set("k", session);
+      await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
+      await store.close();
+      const other = Mongo({ client, collection });
+      const { id, at, bytes, large } = await other.get("k");
+      assert.ok(id instanceof driver.ObjectId && id.equals(session.id));
+      assert.deepEqual(at, session.at);
+      assert.equal(bytes.toString("hex"), "0001ff");
+      assert.equal(String(large), "9007199254740993");
+      await other.set("k", { id, bytes });
+      assert.ok((await other.get("k")).id.equals(session.id));
+      const read = await Promise.all(chats.map((chat) => other.get(chat)));
+      assert.deepEqual(read, chats.map((_, i) => ({ i })));
+      await other.close();
+      assert.equal(await client.db().collection(collection).countDocuments(), 101);
+    } finally {
+      await client.db().collection(collection).drop();
+    }
+  }
+
+  it("MongoDB keeps the order of two stores on one client", async () => {
+    await direct(async (client) => {
+      const collection = place();
+      await using a = Mongo({ client, collection });
+      await using b = Mongo({ client, collection, database: client.db().databaseName });
+      const write = a.set("k", 1);
+      assert.equal(await b.get("k"), 1);
+      await Promise.all([write, b.set("k", 2), a.set("k", 3)]);
+      assert.equal((await client.db().collection(collection).findOne({ key: "k" }))?.session, 3);
+      await client.db().collection(collection).drop();
+    });
+  });
+
+  it("MongoDB sends a handful of commands for 100 sessions at once", async () => {
+    await using cleanup = new Cleanup();
+    const client = new MongoClient(url, { monitorCommands: true });
+    cleanup.of(client, () => client.close());
+    const commands: Record<string, number> = {};
+    const collection = place();
+    const store = Mongo({ client, collection });
+    await store.ready();
+    client.on("commandStarted", ({ commandName }) => {
+      commands[commandName] = (commands[commandName] ?? 0) + 1;
+    });
+    await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
+    await Promise.all(chats.map((chat) => store.get(chat)));
+    await Promise.all(chats.map((chat) => store.delete(chat)));
+    assert.deepEqual(commands, { update: 2, find: 2, delete: 2 }); // at most 64 in one
+    const again = Mongo({ url, collection });
+    await again.ready();
+    await again.close();
+    await client.db().collection(collection).drop();
+  });
+});
+
+describe("MongoDB options", () => {
+  const bad = (options: unknown) => () => Mongo(options as MongoOptions);
+
+  it("MongoDB refuses what is no option", () => {
+    assert.throws(bad(null), { name: "TypeError", message: /^Mongo: options must be/ });
+    assert.throws(bad({}), { name: "TypeError", message: /"url" or "client" is missing/ });
+    assert.throws(bad({ url, table: "" }), { name: "TypeError", message: /option "table"/ });
+    const wrong = [{ url: 1 }, { client: 1 }, { config: 1 }, { database: 1 }, { collection: 1 }];
+    for (const options of wrong) {
+      const [name] = Object.keys(options);
+      const message = RegExp(`option "${name}" must`);
+      assert.throws(bad({ url, ...options }), { name: "TypeError", message });
+    }
+    for (const options of [{ database: "" }, { collection: "" }, { database: "d".repeat(64) }]) {
+      assert.throws(bad({ url, ...options }), { name: "RangeError", message: /must be a name/ });
+    }
+    for (const options of [{ database: "a.b" }, { config: { nmae: 1 } }]) {
+      assert.throws(bad({ url, ...options }), {
+        name: "TypeError",
+        message: /^Mongo: mongodb refuses/,
+      });
+    }
+  });
+
+  it("MongoDB refuses url or config together with client", () => {
+    const client = new MongoClient(url);
+    for (const other of [{ url }, { config: {} }]) {
+      assert.throws(bad({ client, ...other }), {
+        name: "TypeError",
+        message: /no effect together/,
+      });
+    }
+  });
+
+  it("MongoDB refuses what is no MongoClient", () => {
+    const connection = mongoose.createConnection();
+    const others = [{}, [], connection, new MongoClient(url).db(), { connect() {} }, { db() {} }];
+    for (const client of others) {
+      const message = /^Mongo: option "client" must be a MongoClient/;
+      assert.throws(bad({ client }), { name: "TypeError", message });
+    }
+  });
+
+  it("MongoDB refuses a bad url without telling it", () => {
+    const urls = [
+      "",
+      "user:s3cret@localhost",
+      "mongodb://user:s3cret@",
+      "mongodb://us\"er:s3cret@x'y@",
+      "mongodb://us:er:s3cret@host",
+      "mongodb://user:s3%cret@host",
+      "http://user:s3cret@host",
+      "mongodb://user:s3cret@host/?nonsense=1",
+      "mongodb+srv://user:s3cret@host:1",
+    ];
+    for (const url of urls) {
+      assert.throws(bad({ url }), (error: Error) => {
+        assert.equal(error.name, "TypeError");
+        assert.match(error.message, /^Mongo: /);
+        assert.doesNotMatch(inspect(error, { depth: 9, showHidden: true }), /s3%?cret/);
+        return true;
+      });
+    }
+  });
+
+  it("MongoDB takes the url out of what older drivers say", () => {
+    for (const url of ["mongodb://user:s3cret@", "mongodb://us\"er:s3cret@x'y@"]) {
+      const make = () => new versions["mongodb 5"].MongoClient(url);
+      assert.throws(make, (error: Error) => {
+        assert.match(error.message, /s3cret/);
+        assert.doesNotMatch(
+          inspect(refusedOptions("Mongo", "mongodb", error, url), { depth: 9 }),
+          /s3cret/,
+        );
+        return true;
+      });
+    }
+  });
+
+  it("MongoDB leaves time for another try, unless the url says how long to wait", () => {
+    const all = (selection: number, connect: number, socket: number) => ({
+      serverSelectionTimeoutMS: selection,
+      connectTimeoutMS: connect,
+      socketTimeoutMS: socket,
+    });
+    assert.deepEqual(timeoutOptions("mongodb://h", 10_000), all(5000, 5000, 5000));
+    assert.deepEqual(timeoutOptions("mongodb://h", 60_000), all(5000, 5000, 30_000));
+    assert.deepEqual(timeoutOptions("mongodb://h", 1), all(1, 1, 1));
+    const given =
+      "mongodb://h/?w=1&serverselectiontimeoutMS=9&socketTimeoutMS=9&connectTimeoutMS=9";
+    assert.deepEqual(timeoutOptions(given, 10_000), {});
+  });
+});
+
+describe("MongoDB trouble", () => {
+  it("MongoDB rejects in time when no server is there, and the process lives", async () => {
+    const { code, output, duration } = await run(`
+      import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};
+      const store = Mongo({ url: "mongodb://127.0.0.1:1/test", timeout: 4000 });
+      const all = [store.get("k"), store.set("k", 1), store.delete("k"), store.ready()];
+      for (const { reason: { name, message, cause } } of await Promise.allSettled(all)) {
+        console.log(name, /after 4000 ms; last error: .*ECONNREFUSED/.test(message), cause.name);
+      }
+    `);
+    assert.equal(output, "TimeoutError true MongoServerSelectionError\n".repeat(4));
+    assert.equal(code, 0);
+    assert.ok(duration < 20_000);
+  });
+
+  it("MongoDB lets the process end once the store is closed", async () => {
+    const collection = place();
+    const { code, output, duration } = await run(`
+      import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};
+      const store = Mongo({ url: ${JSON.stringify(url)}, collection: "${collection}" });
+      console.log(await store.get("k"));
+      await store.close();
+    `);
+    assert.equal(output, "undefined\n");
+    assert.equal(code, 0);
+    assert.ok(duration < 20_000);
+    await harness.drop(collection);
+  });
+
+  it("MongoDB says at once that it does not let the user in", async () => {
+    const at = url.replace("://", "://user:wr0ng@");
+    const start = Date.now();
+    const seen: unknown[] = [];
+    await using store = Mongo({
+      url: at,
+      onInitError: (error) => seen.push(error),
+      onError: (error) => seen.push(error),
+    });
+    const error = await store.get("k").catch((error) => error);
+    assert.equal(error.name, "StoreError");
+    assert.equal(error.cause.code, 18);
+    assert.deepEqual(seen, [error]);
+    assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
+    await assert.rejects(store.set("k", 1), { name: "StoreError" });
+    assert.ok(Date.now() - start < 8_000); // not at its deadline
+  });
+
+  it("MongoDB goes on when the connection is cut, in the middle of commands too", async () => {
+    await using proxy = await Proxy.to(url);
+    const seen: unknown[] = [];
+    const where = place();
+    await using store = Mongo({
+      url: url.replace(new URL(url).host, proxy.host),
+      collection: where,
+      onError: (error) => seen.push(error),
+    });
+    await store.set("k", { a: 0 });
+    for (let i = 1; i <= 5; i++) {
+      const writes = chats.slice(0, 10).map((chat) => store.set(chat, { i }));
+      if (i % 2) await wait(1);
+      proxy.cut();
+      await Promise.all(writes);
+      assert.deepEqual(await store.get("k"), { a: 0 });
+      assert.deepEqual(await store.get("chat:9"), { i });
+    }
+    assert.ok(seen.length >= 1 && seen.length <= 10, `${seen.length} errors reported`);
+    await harness.drop(where);
+  });
+
+  for (const [name, driver] of [["a url", undefined], ...Object.entries(versions)] as const) {
+    it(`MongoDB opens, with ${name}, once the server is there`, async () => {
+      await using proxy = await Proxy.to(url);
+      await proxy.down();
+      await using cleanup = new Cleanup();
+      const at = url.replace(new URL(url).host, proxy.host);
+      const client = driver && cleanup.of(
+        new driver.MongoClient(at, { serverSelectionTimeoutMS: 300 }),
+        (client) => client.close(),
+      );
+      const where = place();
+      await using store = Mongo({
+        ...(client ? { client } : { url: at }),
+        collection: where,
+        timeout: 2000,
+      });
+      await assert.rejects(store.get("k"), { name: "TimeoutError", message: /ECONNREFUSED/ });
+      await proxy.up();
+      assert.equal(await store.get("k"), undefined);
+      await harness.drop(where);
+    });
+  }
+
+  it("MongoDB waits for a server that is away", async () => {
+    await using proxy = await Proxy.to(url);
+    const where = place();
+    await using store = Mongo({
+      url: url.replace(new URL(url).host, proxy.host),
+      collection: where,
+    });
+    await store.set("k", { a: 1 });
+    await proxy.down();
+    const read = store.get("k");
+    const write = store.set("l", { a: 2 });
+    await wait(1000);
+    await proxy.up();
+    assert.deepEqual(await read, { a: 1 });
+    await write;
+    await harness.drop(where);
+  });
+
+  it("MongoDB gives up a connection on which nothing comes back", async () => {
+    await using proxy = await Proxy.to(url);
+    const where = place();
+    await using store = Mongo({
+      url: url.replace(new URL(url).host, proxy.host),
+      collection: where,
+    });
+    await store.set("k", { a: 1 });
+    proxy.silence();
+    assert.deepEqual(await store.get("k"), { a: 1 }); // within the default timeout
+    await harness.drop(where);
+  });
+
+  it("MongoDB knows which errors pass", () => {
+    const server = (code: number) => new mongodb7.MongoServerError({ message: "no", code });
+    for (const code of [11600, 11602, 10107, 13435, 189, 91, 112, 262, 11000, 6, 7, 89]) {
+      assert.ok(transient(server(code)), `${code}`);
+    }
+    for (const code of [18, 13, 8000, 2, 9, 10334, 121]) {
+      assert.ok(!transient(server(code)), `${code}`);
+    }
+    const lost = new mongodb7.MongoNetworkError("connection 1 closed");
+    assert.ok(transient(lost));
+    assert.ok(transient(new mongodb7.MongoBulkWriteError(lost as never, {} as never)));
+    assert.ok(!transient(new mongodb7.MongoNetworkError("self-signed certificate")));
+    assert.ok(!transient(new mongodb7.MongoParseError("no")));
+  });
+});

@@ -1,0 +1,764 @@
+/** What is special to MySQL and MariaDB. */
+
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { after, describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { createPool as createCallbackPool, createPoolCluster, type PoolOptions } from "mysql2";
+import { createPool, type RowDataPacket } from "mysql2/promise";
+import { MySQL, type MySQLOptions } from "../../mysql.ts";
+import { dialect } from "../../src/mysql/dialect.ts";
+import { entry, run } from "../support/process.ts";
+import { coldStart, processes } from "../support/coldStart.ts";
+import { conformance } from "../suites/conformance.ts";
+import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
+import { requireVersion } from "../support/packages.ts";
+import { Proxy } from "../support/proxy.ts";
+import { place, serverUrl } from "../support/servers.ts";
+
+const url = serverUrl("mysql");
+const admin = createPool({ uri: url, connectionLimit: 3, rowsAsArray: true });
+const used: string[] = [];
+const databases: string[] = [];
+const users: string[] = [];
+
+after(async () => {
+  for (const table of used) await drop(table);
+  for (const database of databases) await admin.query(`DROP DATABASE ${quoted(database)}`);
+  for (const user of users) await admin.query(`DROP USER ${user}`);
+  await admin.end();
+});
+
+/** A table of its own, dropped at the end. */
+function table(name = place()): string {
+  used.push(name);
+  return name;
+}
+
+function quoted(...names: string[]): string {
+  return names.map((name) => `\`${name.replaceAll("`", "``")}\``).join(".");
+}
+
+async function drop(name: string): Promise<void> {
+  await admin.query(`DROP TABLE IF EXISTS ${quoted(name)}`);
+}
+
+// deno-lint-ignore no-explicit-any
+async function rows(sql: string, ...values: unknown[]): Promise<any[][]> {
+  const [rows] = await admin.query(sql, values);
+  // deno-lint-ignore no-explicit-any
+  return rows as any[][];
+}
+
+/** The table's columns with their types, and how many unique indexes it has. */
+async function shape(...name: string[]): Promise<{ columns: unknown; unique: number }> {
+  const columns = await rows(`SHOW FULL COLUMNS FROM ${quoted(...name)}`);
+  const indexes = await rows(`SHOW INDEX FROM ${quoted(...name)}`);
+  return {
+    columns: Object.fromEntries(columns.map(([column, type, collation]) => [
+      column,
+      [type.replace(/^bigint.*/, "bigint"), collation?.split("_")[0]].filter(Boolean).join(" "),
+    ])),
+    unique: indexes.length,
+  };
+}
+
+const ours = {
+  columns: { key: "varbinary(512)", session: "longtext utf8mb4", expires: "bigint" },
+  unique: 1,
+};
+
+/** Upstream's store on a pool. */
+function upstream(pool: unknown, table: string) {
+  return requireVersion("@telegraf/session", "2.0.0-beta.7", "/mysql").MySQL({ pool, table });
+}
+
+/** A table as upstream's versions up to beta.4 made it, with what later ones then stored. */
+async function keyless(name: string[], charset = "utf8mb4"): Promise<void> {
+  const table = quoted(...name);
+  await rows(`CREATE TABLE ${table} (\`key\` varchar(32), session text) CHARACTER SET ${charset}`);
+  await rows(
+    `INSERT INTO ${table} VALUES
+    ('1:1', '1'), ('1:2', '1'), ('1:1', '2'), (NULL, '1'), ('K', '1'), ('k', '1'), ('k ', '1'),
+    ('1:1', '3'), (NULL, '2'), ('K', '2'), ('é', '1'), ('e', '1')`,
+  );
+}
+
+const remaining = [
+  [null, "1"],
+  [null, "2"],
+  ["1:1", "3"],
+  ["1:2", "1"],
+  ["K", "2"],
+  ["e", "1"],
+  ["k", "1"],
+  ["k ", "1"],
+  ["é", "1"],
+];
+
+/** A database of its own, in which nobody has rights that were not granted. */
+async function createDatabase(charset = "utf8mb4"): Promise<{ name: string; url: string }> {
+  const name = place();
+  await admin.query(`CREATE DATABASE ${quoted(name)} CHARACTER SET ${charset}`);
+  databases.push(name);
+  const own = new URL(url);
+  own.pathname = name;
+  return { name, url: own.href };
+}
+
+/** A user who may do only what the grants say; the URL. */
+async function createUser(url: string, ...grants: string[]): Promise<string> {
+  const name = `test_${randomBytes(6).toString("hex")}`;
+  await admin.query(`CREATE USER ${name} IDENTIFIED BY 'secret'`);
+  users.push(name);
+  for (const grant of grants) await admin.query(`${grant} TO ${name}`);
+  const own = new URL(url);
+  own.username = name;
+  own.password = "secret";
+  return own.href;
+}
+
+conformance({
+  name: "MySQL",
+  store: (table, options) => MySQL({ url, table, ...options }),
+  drop,
+  dates: "text",
+  prunes: true,
+  async corrupt(table, key) {
+    await admin.query(`INSERT INTO ${quoted(table)} (\`key\`, session) VALUES (?, '{"a"')`, [key]);
+  },
+});
+
+describe("MySQL tables", () => {
+  for (const charset of ["utf8mb4", "latin1"]) {
+    it(`MySQL reads what upstream wrote in ${charset}, and upgrades its table beside it`, async () => {
+      const errors: unknown[] = [];
+      const database = await createDatabase(charset);
+      const pool = createCallbackPool(database.url);
+      const old = upstream(pool, "telegraf-sessions");
+      const sessions: Record<string, unknown> = {
+        "1:1": { count: 1 },
+        "-1001234567890:1234567890": { text: charset === "latin1" ? "é" : "é 🔑" },
+        [(charset === "latin1" ? "é" : "🔑").repeat(32)]: { long: "key" },
+        "large": { text: "e".repeat(65_000) },
+        // One key in many collations, but not in the one of latin1.
+        ...(charset === "latin1" && { "a": 1, "ä": 2 }),
+      };
+      for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
+      const name = [database.name, "telegraf-sessions"];
+      await rows(`INSERT INTO ${quoted(...name)} VALUES ('null', NULL), ('empty', '')`);
+
+      await using store = MySQL({ url: database.url, onError: (error) => errors.push(error) });
+      for (const [key, session] of Object.entries(sessions)) {
+        assert.deepEqual(await store.get(key), session);
+      }
+      assert.equal(await store.get("null"), undefined);
+      assert.equal(await store.get("empty"), undefined);
+      assert.deepEqual(await shape(...name), ours);
+
+      const distinct = ["case", "Case", "case ", "cäse", "🔑".repeat(128)];
+      for (const key of distinct) await store.set(key, { key, text: "🔑".repeat(20_000) });
+      for (const key of distinct) assert.equal((await store.get(key)).key, key);
+      await old.set("1:1", { count: 2 });
+      assert.deepEqual(await store.get("1:1"), { count: 2 });
+      await store.set("1:1", { count: 3 });
+      assert.deepEqual(await old.get("1:1"), { count: 3 });
+      const count = await store.size();
+      await using expiring = MySQL({ url: database.url, ttl: 1 });
+      await expiring.set("1:1", { count: 4 });
+      await wait(5);
+      assert.equal(await store.get("1:1"), undefined);
+      assert.equal(await expiring.prune(), 1);
+      assert.equal(await store.size(), count - 1);
+      pool.end();
+      assert.deepEqual(errors, []);
+    });
+
+    it(`MySQL keeps the newest of duplicates in ${charset}, and loses nothing else`, async () => {
+      const errors: unknown[] = [];
+      const name = table();
+      await keyless([name], charset);
+      await using store = MySQL({ url, table: name, onError: (error) => errors.push(error) });
+      for (const [key, session] of remaining.slice(2)) {
+        assert.equal(await store.get(key!), Number(session));
+      }
+      await store.set("1:1", 4);
+      assert.equal(await store.get("1:1"), 4);
+      await store.set("1:1", 3);
+      const left = await rows(
+        `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${quoted(name)} ORDER BY \`key\`, 2`,
+      );
+      assert.deepEqual(left, remaining);
+      assert.deepEqual(await shape(name), ours);
+      assert.deepEqual(errors, []);
+    });
+  }
+
+  it("MySQL ends an upgrade that another process did not end", async () => {
+    const errors: unknown[] = [];
+    for (let done = 1;; done++) {
+      const name = table();
+      await keyless([name], "latin1");
+      const columns = new Map([["key", "varchar(32) latin1"], ["session", "text latin1"]]);
+      const old = { columns, unique: false, indexed: false };
+      const changes = dialect({ schema: undefined, table: name }, { charset: "utf8mb4" }).changes(
+        old,
+      );
+      if (done > changes.length) break;
+      for (const change of changes.slice(0, done)) await admin.query(change);
+      await using store = MySQL({ url, table: name, onError: (error) => errors.push(error) });
+      await store.ready();
+      const left = await rows(
+        `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${quoted(name)} ORDER BY \`key\`, 2`,
+      );
+      assert.deepEqual(left, remaining);
+      assert.deepEqual(await shape(name), ours);
+    }
+    assert.deepEqual(errors, []);
+  });
+
+  it("MySQL opens new and old tables from 12 processes at once", async () => {
+    const fresh = Array.from({ length: 15 }, () => table());
+    const old = Array.from({ length: 5 }, () => table());
+    for (const name of old) await keyless([name], "latin1");
+    const errors = await coldStart({
+      module: entry("mysql", import.meta.url),
+      factory: "MySQL",
+      options: { url },
+      place: "table",
+    }, [...fresh, ...old]);
+    assert.deepEqual(errors, []);
+    for (const name of [...fresh, ...old]) {
+      assert.deepEqual(await shape(name), ours);
+      const own = await rows(`SELECT 1 FROM ${quoted(name)} WHERE \`key\` LIKE 'process:%'`);
+      assert.equal(own.length, processes);
+    }
+  });
+
+  it("MySQL opens, upgrades and prunes from 12 processes where the server refuses locks", async () => {
+    await using proxy = await Proxy.to(url);
+    // The name of a function that the server does not know, as long as the real one.
+    proxy.change = (request) => {
+      const at = request.indexOf("GET_LOCK");
+      if (at >= 0) request.write("GXT_LOCK", at);
+    };
+    const through = urlWith(url, { host: proxy.host });
+    const all = Array.from({ length: 12 }, () => table());
+    for (const name of all.slice(6)) await keyless([name], "latin1");
+    const errors = await coldStart({
+      module: entry("mysql", import.meta.url),
+      factory: "MySQL",
+      options: { url: through, timeout: 60_000 },
+      place: "table",
+    }, all);
+    assert.deepEqual(errors, []);
+    for (const [i, name] of all.entries()) {
+      await using store = MySQL({ url: through, table: name, ttl: 60_000 }); // ends what is left
+      await store.ready();
+      const { columns, unique } = await shape(name);
+      assert.deepEqual({ columns, unique }, { ...ours, unique: 2 }); // the key, and what expires
+      const own = await rows(`SELECT 1 FROM ${quoted(name)} WHERE \`key\` LIKE 'process:%'`);
+      assert.equal(own.length, processes);
+      if (i < 6) continue;
+      const left = await rows(
+        `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${quoted(name)}
+        WHERE \`key\` IS NULL OR \`key\` NOT LIKE 'process:%' AND \`key\` <> 'shared' ORDER BY \`key\`, 2`,
+      );
+      assert.deepEqual(left, remaining);
+    }
+    await using store = MySQL({ url: through, table: all[0], ttl: 1 });
+    await store.set("k", 1);
+    await wait(5);
+    assert.equal(await store.prune(), 1);
+  });
+
+  const dml = "GRANT SELECT, INSERT, UPDATE, DELETE ON";
+
+  it("MySQL works for a user without the right to create, on a table that is there", async () => {
+    const errors: unknown[] = [];
+    const { name, url } = await createDatabase();
+    await using made = MySQL({ url });
+    await made.ready();
+    const restricted = await createUser(url, `${dml} ${quoted(name, "telegraf-sessions")}`);
+    await using store = MySQL({ url: restricted, onError: (error) => errors.push(error) });
+    await store.set("k", { a: 1 });
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    await store.delete("k");
+    assert.deepEqual(errors, []);
+  });
+
+  it("MySQL says that a user without the right to create cannot begin", async () => {
+    const { name, url } = await createDatabase();
+    const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
+    const errors: unknown[] = [];
+    await using store = MySQL({ url: restricted, onInitError: (error) => errors.push(error) });
+    const message = /table `[^`]+`\.`telegraf-sessions` cannot be created: CREATE command denied/;
+    await assert.rejects(store.get("k"), { name: "StoreError", message });
+    assert.equal(errors.length, 1);
+  });
+
+  for (const charset of ["utf8mb4", "latin1"]) {
+    it(`MySQL works within the limits of an old table in ${charset} that it may not alter`, async () => {
+      const { name, url } = await createDatabase(charset);
+      const pool = createCallbackPool(url);
+      await upstream(pool, "telegraf-sessions").set("k", { a: "é" });
+      pool.end();
+      const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
+      for (const charset of ["utf8mb4", "latin1"]) {
+        const errors: unknown[] = [];
+        await using store = MySQL({
+          url: restricted,
+          config: { charset },
+          onError: (error) => errors.push(error),
+        });
+        assert.deepEqual(await store.get("k"), { a: "é" });
+        await Promise.all(["a", "b", "k"].map((key) => store.set(key, { a: `é${key}` })));
+        const read = await Promise.all(["a", "b", "k"].map((key) => store.get(key)));
+        assert.deepEqual(read, [{ a: "éa" }, { a: "éb" }, { a: "ék" }]);
+        await store.set("k", { a: "é" });
+        await assert.rejects(store.set("k".repeat(33), 1), /too long/);
+        await assert.rejects(store.set("k", "x".repeat(70_000)), { name: "TooLargeError" });
+        assert.deepEqual(await store.get("k"), { a: "é" });
+        assert.equal(errors.length, 1);
+        assert.match(String(errors[0]), /of an older version and cannot be upgraded.*denied/);
+      }
+    });
+  }
+
+  it("MySQL changes nothing silently in an old table without strict mode", async () => {
+    const { name, url } = await createDatabase("latin1");
+    const old = createCallbackPool(url);
+    await upstream(old, "telegraf-sessions").set("k", { a: "é" });
+    const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
+    const pool = createCallbackPool(restricted);
+    pool.on("connection", (connection) => connection.query("SET sql_mode = ''"));
+    await using store = MySQL({ pool });
+    const session = { text: "é ß 鍵 🔑 ' \" \\" };
+    await store.set("k", session);
+    assert.deepEqual(await store.get("k"), session);
+    assert.deepEqual(await upstream(old, "telegraf-sessions").get("k"), session);
+    await store.set("é".repeat(32), session);
+    assert.deepEqual(await store.get("é".repeat(32)), session);
+    const refused = { name: "StoreError", message: /too long|character set lacks characters/ };
+    for (const key of ["é".repeat(33), "?".repeat(33), "鍵", "🔑"]) {
+      await assert.rejects(store.set(key, 1), refused);
+      await assert.rejects(Promise.all([store.set(key, 1), store.set("k", session)]), refused);
+    }
+    await assert.rejects(store.set("k", "鍵".repeat(11_000)), { name: "TooLargeError" });
+    const keys = [];
+    for await (const key of store.keys()) keys.push(key);
+    assert.deepEqual(keys.toSorted(), ["k", "é".repeat(32)]);
+    assert.deepEqual(await store.get("k"), session);
+    pool.end();
+    old.end();
+  });
+
+  it("MySQL does not open a table without a key that it may not alter", async () => {
+    const { name, url } = await createDatabase();
+    await keyless([name, "telegraf-sessions"]);
+    const restricted = await createUser(url, `${dml} ${quoted(name)}.*`);
+    await using store = MySQL({ url: restricted });
+    await assert.rejects(store.get("1:1"), /cannot be upgraded, but the store needs a unique key/);
+    const left = await rows(`SELECT 1 FROM ${quoted(name, "telegraf-sessions")}`);
+    assert.equal(left.length, 12);
+  });
+
+  it("MySQL does not lock others out while somebody reads the old table", async () => {
+    const name = table();
+    const pool = createCallbackPool(url);
+    const old = upstream(pool, name);
+    await old.set("k", 1);
+    const reader = await admin.getConnection();
+    await using store = MySQL({ url, table: name, timeout: 2_000 });
+    try {
+      await reader.query("BEGIN");
+      await reader.query(`SELECT 1 FROM ${quoted(name)}`);
+      const opening = store.get("k");
+      const waits: number[] = [];
+      let open = true;
+      const ended = opening.catch(() => {}).then(() => open = false);
+      while (open) {
+        const started = Date.now();
+        assert.equal(await old.get("k"), 1);
+        waits.push(Date.now() - started);
+        await wait(10);
+      }
+      await ended;
+      await assert.rejects(opening, { name: "TimeoutError", message: /Lock wait timeout/ });
+      assert.ok(Math.max(...waits) < 2_500, `waited ${Math.max(...waits)} ms`);
+    } finally {
+      await reader.query("ROLLBACK");
+      reader.release();
+      pool.end();
+    }
+    assert.equal(await store.get("k"), 1);
+    assert.deepEqual(await shape(name), ours);
+  });
+
+  it("MySQL opens the table of another database that upstream took a dot for", async () => {
+    const { name: database } = await createDatabase();
+    const pool = createCallbackPool(url);
+    const dotted = `${database}.sess`;
+    await rows(
+      `CREATE TABLE ${quoted(database, "sess")} (\`key\` varchar(32) PRIMARY KEY, session text)`,
+    );
+    await upstream(pool, dotted).set("k", { old: true });
+    await using store = MySQL({ pool, table: dotted });
+    assert.deepEqual(await store.get("k"), { old: true });
+    await store.set("k", { old: false });
+    assert.deepEqual(await upstream(pool, dotted).get("k"), { old: false });
+    assert.deepEqual(await shape(database, "sess"), ours);
+    await using same = MySQL({ pool, schema: database, table: "sess" });
+    assert.deepEqual(await same.get("k"), { old: false });
+    pool.end();
+  });
+
+  it("MySQL keeps a table with a dot in its name, and makes one where there is no other", async () => {
+    const { name: database } = await createDatabase();
+    for (const name of [table(`${database}.sess`), table(`${place()}.sess`)]) {
+      await using made = MySQL({ url, table: name });
+      await made.set("k", 1);
+      await rows(`CREATE TABLE IF NOT EXISTS ${quoted(database, "sess")} (x int)`);
+      await using store = MySQL({ url, table: name });
+      assert.equal(await store.get("k"), 1);
+      assert.deepEqual(await rows(`SELECT session FROM ${quoted(name)}`), [["1"]]);
+      await using named = MySQL({ url, table: name, schema: new URL(url).pathname.slice(1) });
+      assert.equal(await named.get("k"), 1);
+    }
+  });
+
+  it("MySQL works in a database that is not the connection's", async () => {
+    const { name: database } = await createDatabase();
+    const none = new URL(url);
+    none.pathname = "";
+    await using store = MySQL({ url: none.href, schema: database, ttl: 60_000 });
+    await store.set("k", 1);
+    assert.equal(await store.get("k"), 1);
+    assert.deepEqual(await rows(`SELECT session FROM ${quoted(database, "telegraf-sessions")}`), [[
+      "1",
+    ]]);
+    assert.equal(await store.prune(), 0);
+  });
+
+  it("MySQL takes any names, quoted", async () => {
+    for (const name of ["`; DROP TABLE x; --", "Ünï.côde \\ '?' \"", "é".repeat(64)]) {
+      await using store = MySQL({ url, table: table(name) });
+      await store.set("k", { name });
+      assert.deepEqual(await store.get("k"), { name });
+      assert.deepEqual(await shape(name), ours);
+    }
+  });
+});
+
+describe("MySQL pools", () => {
+  it("MySQL leaves pools of both kinds open", async () => {
+    const callbacks = createCallbackPool(url);
+    const promises = createPool(url);
+    const name = table();
+    for (const pool of [callbacks, promises]) {
+      const store = MySQL({ pool, table: name });
+      await store.set("k", 1);
+      assert.equal(await store.get("k"), 1);
+      await store.close();
+    }
+    for (const pool of [callbacks.promise(), promises]) {
+      const [[row]] = await pool.query<RowDataPacket[]>(`SELECT session FROM ${quoted(name)}`);
+      assert.equal(row!.session, "1");
+      await pool.end();
+    }
+  });
+
+  it("MySQL leaves no lock and no setting behind on a connection", async () => {
+    const pool = createPool({ uri: url, connectionLimit: 1 });
+    const name = table();
+    await using store = MySQL({ pool, table: name });
+    await store.ready();
+    const patience = "SELECT @@lock_wait_timeout = @@GLOBAL.lock_wait_timeout AS same";
+    const [[row]] = await pool.query<RowDataPacket[]>(patience);
+    assert.equal(row!.same, 1);
+    await drop(name);
+    await using other = MySQL({ url, table: name, timeout: 1_000 });
+    await other.set("k", 1);
+    await pool.end();
+  });
+
+  it("MySQL keeps one order for two stores on both forms of one pool", async () => {
+    const pool = createCallbackPool(url);
+    const name = table();
+    const stores = [MySQL({ pool, table: name }), MySQL({ pool: pool.promise(), table: name })];
+    const writes: Promise<void>[] = [];
+    for (let i = 0; i < 100; i++) {
+      writes.push(stores[i % 2]!.set("k", i));
+      assert.equal(await stores[(i + 1) % 2]!.get("k"), i);
+    }
+    await Promise.all(writes);
+    assert.deepEqual(await rows(`SELECT session FROM ${quoted(name)}`), [["99"]]);
+    for (const store of stores) await store.close();
+    pool.end();
+  });
+
+  it("MySQL keeps keys and sessions on pools with other settings, of other copies", async () => {
+    const { createPool: createOldPool } = requireVersion("mysql2", "3.9.0");
+    const settings: PoolOptions[] = [
+      { charset: "latin1" },
+      { charset: "latin1_swedish_ci", rowsAsArray: true },
+      { charset: "cp1251", nestTables: true },
+      { supportBigNumbers: true, bigNumberStrings: true, namedPlaceholders: true },
+      { typeCast: false, dateStrings: true },
+      { typeCast: (field, next) => field.type === "TINY" ? field.string() === "1" : next() },
+    ];
+    const text = `é ß ｷ 鍵 🔑 ÿ ' " \\ \u0080 \u2028`;
+    // Until 3.22 mysql2 sent bytes as text of the connection's character set.
+    const newer: PoolOptions[] = [...settings, { charset: "utf8" }, { charset: "sjis" }];
+    for (const [create, all] of [[createCallbackPool, newer], [createOldPool, settings]]) {
+      for (const setting of all) {
+        const pool = create({ uri: url, ...setting });
+        await using store = MySQL({ pool, table: table() });
+        for (const key of ["k", text, text.normalize("NFD")]) {
+          await store.set(key, { text, key });
+          assert.deepEqual(await store.get(key), { text, key });
+        }
+        const keys = [..."aàábßｱ鍵🔑"];
+        await Promise.all(keys.map((key) => store.set(key, { text, key })));
+        const read = await Promise.all(keys.map((key) => store.get(key)));
+        assert.deepEqual(read, keys.map((key) => ({ text, key })));
+        await Promise.all(keys.map((key) => store.delete(key)));
+        await using other = MySQL({ url, table: used.at(-1) });
+        assert.deepEqual(await other.get(text), { text, key: text });
+        assert.equal(await other.get("🔑"), undefined);
+        await new Promise((resolve) => pool.end(resolve));
+      }
+    }
+  });
+
+  it("MySQL lives on when the server ends a connection, and reports it", async () => {
+    const pool = createPool({ uri: url, connectionLimit: 1 });
+    const errors: unknown[] = [];
+    await using store = MySQL({ pool, table: table(), onError: (error) => errors.push(error) });
+    await store.set("k", 1);
+    for (let i = 1; i <= 3; i++) {
+      const [[row]] = await pool.query<RowDataPacket[]>("SELECT CONNECTION_ID() AS id");
+      await admin.query("KILL ?", [row!.id]);
+      for (let j = 0; j < 100 && errors.length < i; j++) await wait(20);
+      assert.equal(errors.length, i);
+      assert.equal(await store.get("k"), 1);
+    }
+    await pool.end();
+  });
+
+  it("MySQL has no deadlocks between stores that write the same keys", async () => {
+    const name = table();
+    const pools = Array.from({ length: 3 }, () => createPool(url));
+    const stores = pools.map((pool) => MySQL({ pool, table: name }));
+    let made = 0;
+    for (const pool of pools) pool.on("connection", () => made++); // anew after every error
+    const keys = Array.from({ length: 40 }, (_, i) => `${i}`);
+    await Promise.all(stores.map(async (store, i) => {
+      for (let round = 0; round < 40; round++) {
+        const shuffled = keys.toSorted(() => Math.random() - 0.5);
+        await Promise.all(shuffled.map((key, j) => {
+          return (round + i + j) % 3 === 0 ? store.delete(key) : store.set(key, { round, i });
+        }));
+      }
+    }));
+    assert.equal(made, pools.length);
+    for (const store of stores) await store.close();
+    for (const pool of pools) await pool.end();
+  });
+
+  it("MySQL gives up a connection that hangs", async () => {
+    await using proxy = await Proxy.to(url);
+    const through = urlWith(url, { host: proxy.host });
+    const pool = createPool({ uri: through, connectionLimit: 1 });
+    await using store = MySQL({ pool, table: table(), timeout: 500 });
+    await store.set("k", 1);
+    for (const operation of [() => store.get("k"), () => store.set("k", 2)]) {
+      proxy.silence();
+      await assert.rejects(operation(), { name: "TimeoutError" });
+      assert.equal(await store.get("k"), 1); // by another connection, of a pool of one
+    }
+    await pool.end();
+  });
+
+  it("MySQL goes on after connections were cut", () =>
+    goesOnAfterCuts(url, (url) => MySQL({ url, table: table() })));
+
+  it("MySQL opens once the server is there", () =>
+    opensOnceThere(url, (url) => MySQL({ url, table: table() })));
+
+  it("MySQL refuses what exceeds max_allowed_packet, and nothing else", async () => {
+    const [[packet]] = await rows("SELECT @@max_allowed_packet") as [[number]];
+    await using store = MySQL({ url, table: table() });
+    await store.set("k", "old");
+    const most = "x".repeat(packet - "k".length - 64 - 2); // quotes
+    const results = await Promise.allSettled([
+      store.set("before", 1),
+      store.set("k", `${most}x`),
+      store.set("z", 2),
+    ]);
+    assert.deepEqual(results.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+    const { reason } = results[1] as PromiseRejectedResult;
+    assert.equal(reason.name, "TooLargeError");
+    assert.equal(reason.key, "k");
+    assert.match(
+      reason.message,
+      /^Cannot write session "k": session is \d+ bytes; the server's limit is/,
+    );
+    const read = ["before", "k", "z"].map((key) => store.get(key));
+    assert.deepEqual(await Promise.all(read), [1, "old", 2]);
+    await store.set("k", most);
+    assert.equal((await store.get("k")).length, most.length);
+  });
+
+  it("MySQL sends batches that the server takes, whatever they hold", async () => {
+    const [[packet]] = await rows("SELECT @@GLOBAL.max_allowed_packet") as [[number]];
+    await admin.query("SET GLOBAL max_allowed_packet = 1048576");
+    try {
+      await using proxy = await Proxy.to(url);
+      const through = urlWith(url, { host: proxy.host });
+      await using store = MySQL({ url: through, table: table() });
+      // Three bytes in UTF-8 for one, and the most padding that there can be: 5 or 65 are doubled.
+      for (const [count, size] of [[1, 300_000], [5, 60_000], [65, 5_000], [300, 1_000]] as const) {
+        const sessions = Array.from({ length: count }, (_, i) => "鍵".repeat(size) + i);
+        await Promise.all(sessions.map((session, i) => store.set("k".repeat(500) + i, session)));
+        const read = sessions.map((_, i) => store.get("k".repeat(500) + i));
+        assert.deepEqual(await Promise.all(read), sessions);
+      }
+      assert.equal(proxy.connections, 1); // the server ends one that sends too much
+    } finally {
+      await admin.query("SET GLOBAL max_allowed_packet = ?", [packet]);
+    }
+  });
+});
+
+describe("MySQL options", () => {
+  const refused = (options: unknown) => () => MySQL(options as MySQLOptions);
+
+  it("MySQL refuses options that are wrong", () => {
+    assert.throws(refused({ tabel: "x" }), /^TypeError: MySQL: unknown option "tabel"/);
+    assert.throws(refused({ schema: "" }), RangeError);
+    assert.throws(refused({ table: "" }), RangeError);
+    assert.throws(refused({ table: "x".repeat(65) }), RangeError);
+    assert.throws(refused({ table: "a\0b" }), RangeError);
+    assert.throws(refused({ table: 5 }), TypeError);
+    assert.throws(refused({ port: "x" }), RangeError);
+    assert.throws(refused({ port: 65536 }), RangeError);
+    assert.throws(refused({ config: "x" }), TypeError);
+    assert.throws(refused({ password: 12345 }), (error: Error) => {
+      assert.match(error.message, /"password" must be a string/);
+      return error instanceof TypeError && !error.message.includes("12345");
+    });
+    const pool = createPool(url);
+    assert.throws(refused({ pool, host: "x" }), /"host" has no effect together with "pool"/);
+    assert.throws(refused({ pool, url }), TypeError);
+    assert.throws(refused({ url, host: "x" }), /"host" has no effect together with "url"/);
+    return pool.end();
+  });
+
+  it("MySQL refuses what is no pool", () => {
+    const method = () => {};
+    for (
+      const pool of [
+        {},
+        [],
+        { query: method, execute: method, promise: method }, // a connection
+        { getConnection: method, query: method, execute: method }, // of another driver
+        createPoolCluster(),
+        { pool: {} },
+        { pool: null },
+      ]
+    ) {
+      assert.throws(refused({ pool }), {
+        name: "TypeError",
+        message: /^MySQL: option "pool" must be a Pool of mysql2 or mysql2\/promise, but is an? /,
+      });
+    }
+  });
+
+  it("MySQL refuses a bad URL without repeating it", () => {
+    for (
+      const url of [
+        "mysql://user:s3cret@host:port/db",
+        "mysql://user:s3cret@[host/db",
+        "postgres://user:s3cret@host/db",
+        "user:s3cret@host",
+        "s3cret",
+        "",
+      ]
+    ) {
+      assert.throws(refused({ url }), (error: Error) => {
+        assert.ok(error instanceof TypeError);
+        assert.match(error.message, /^MySQL: mysql2 refuses these options/);
+        assert.doesNotMatch(`${error.stack} ${JSON.stringify(error)}`, /s3cret/);
+        assert.equal(error.cause, undefined);
+        return true;
+      });
+    }
+  });
+
+  it("MySQL takes host, port, database, user, password and config", async () => {
+    const { hostname, port, pathname, username: user, password } = new URL(url);
+    const own = { host: hostname, port: Number(port), database: pathname.slice(1), user, password };
+    const name = table();
+    await using store = MySQL({ ...own, config: { connectionLimit: 1 }, table: name });
+    await store.set("k", 1);
+    assert.deepEqual(await rows(`SELECT session FROM ${quoted(name)}`), [["1"]]);
+  });
+});
+
+describe("MySQL errors", () => {
+  it("MySQL tells at once that a password is wrong, without repeating it", async () => {
+    const wrong = new URL(url);
+    wrong.password = "wr0ng";
+    const started = Date.now();
+    await using store = MySQL({ url: wrong.href, table: place() });
+    await assert.rejects(store.get("k"), (error: Error) => {
+      assert.equal(error.name, "StoreError");
+      assert.match(error.message, /^Cannot read session "k": Access denied for user/);
+      assert.doesNotMatch(`${error.stack} ${JSON.stringify(error)}`, /wr0ng/);
+      return true;
+    });
+    assert.ok(Date.now() - started < 8_000); // not at its deadline
+  });
+
+  it("MySQL tells at once that a database is missing", async () => {
+    const wrong = new URL(url);
+    const started = Date.now();
+    wrong.pathname = "/missing";
+    await using store = MySQL({ url: wrong.href });
+    await assert.rejects(store.set("k", 1), /Unknown database 'missing'|Access denied/);
+    wrong.pathname = "";
+    await using none = MySQL({ url: wrong.href });
+    await assert.rejects(none.set("k", 1), /No database selected/);
+    assert.ok(Date.now() - started < 8_000); // not at its deadline
+  });
+
+  it("MySQL that is down is an error in time, and the process lives", async () => {
+    const { code, output, duration } = await run(`
+      import { MySQL } from "${entry("mysql", import.meta.url)}";
+      const store = MySQL({ url: "mysql://user:s3cret@127.0.0.1:1/db", timeout: 500 });
+      for (let i = 0; i < 2; i++) {
+        await store.get("k").catch((error) => console.log(error.name, error.message));
+      }
+      store.set("k", 1).catch(() => {});
+      await store.close();
+    `);
+    assert.equal(code, 0, output);
+    assert.match(output, /^(TimeoutError Cannot read session "k": .*ECONNREFUSED.*\n){2}$/);
+    assert.ok(duration < 20_000, `took ${duration} ms`);
+  });
+
+  it("MySQL keeps no process alive after close()", async () => {
+    const name = table();
+    const { code, output, duration } = await run(`
+      import { MySQL } from "${entry("mysql", import.meta.url)}";
+      const store = MySQL({ url: "${url}", table: "${name}" });
+      await Promise.all([store.set("k", 1), store.get("l"), store.set("m", 1)]);
+      await store.close();
+      console.log("closed");
+    `);
+    assert.equal(code, 0, output);
+    assert.equal(output, "closed\n");
+    assert.ok(duration < 20_000, `took ${duration} ms`);
+  });
+});

@@ -1,0 +1,40 @@
+/** What SQLite survives. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import BetterSqlite3 from "better-sqlite3";
+import { SQLite } from "../../sqlite.ts";
+import { processes, type ProcessHarness } from "../suites/faults.ts";
+import { model } from "../suites/model.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const harness: ProcessHarness = {
+  name: "SQLite",
+  backend: ["sqlite", "SQLite"],
+  options: (folder, name) => ({ filename: join(folder, `${name}.sqlite`) }) as object,
+  store: (options) => SQLite(options),
+};
+
+processes(harness, () => folder);
+it("SQLite holds what a map would hold, though others lock the file", () =>
+  model({
+    open: (where, options) => harness.store({ ...harness.options(folder, where), ...options }),
+    /** Somebody else writes to the file for a while. */
+    async disturb(where) {
+      const database = new BetterSqlite3(join(folder, `${where}.sqlite`), { timeout: 0 });
+      try {
+        database.exec("BEGIN IMMEDIATE");
+        await wait(20);
+        database.exec("ROLLBACK");
+      } catch {
+        // The store is at it.
+      } finally {
+        database.close();
+      }
+    },
+  }, 40));

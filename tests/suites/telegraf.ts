@@ -1,0 +1,207 @@
+/**
+ * A store under Telegraf's own `session()`, with updates made by hand and no network but the
+ * database: what this suite counts is what users would lose.
+ */
+
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { type Context, Scenes, session, Telegraf } from "telegraf";
+import type { Store } from "../../mod.ts";
+import type { Harness } from "./conformance.ts";
+import { place } from "../support/servers.ts";
+
+interface Session {
+  count: number;
+}
+interface SessionContext extends Context {
+  session: Session;
+}
+
+interface WizardContext extends Scenes.WizardContext {
+  session: Scenes.WizardContext["session"] & { name?: string };
+}
+
+const updates = 1000;
+const random = (most: number) => Math.random() * most;
+
+/** How the updates of one chat arrive, and what the bot does with them. */
+interface Pattern {
+  /** Waits before the update of this number arrives. */
+  arrive(update: number): Promise<unknown> | undefined;
+  /** Middleware before `session()`. */
+  before?(): Promise<unknown>;
+  handle(ctx: SessionContext): Promise<unknown>;
+}
+
+/** Counts at once, then takes its time. */
+async function count(ctx: SessionContext): Promise<void> {
+  ctx.session.count++;
+  await wait(random(20));
+}
+
+/** Arrivals at random, `gap` ms apart in the mean. */
+function arrivals(gap: number): Pattern {
+  return { arrive: () => wait(-Math.log(1 - Math.random()) * gap), handle: count };
+}
+
+/** So many updates at a time, as long polling brings them. */
+function batches(size: number): Pattern {
+  return { arrive: (update) => update % size === 0 ? wait(30) : undefined, handle: count };
+}
+
+const patterns: Record<string, Pattern> = {
+  "arriving at random, 2 ms apart": arrivals(2),
+  "arriving at random, 5 ms apart": arrivals(5),
+  "arriving at random, 20 ms apart": arrivals(20),
+  "in batches of 20": batches(20),
+  "in batches of 100": batches(100),
+  "behind an async middleware": { ...batches(20), before: () => wait(random(5)) },
+  "counted after an await": {
+    ...arrivals(3),
+    async handle(ctx) {
+      await wait(random(5));
+      ctx.session.count++;
+    },
+  },
+};
+
+/** A bot that needs no Telegram as long as it answers nothing. */
+export function makeBot<C extends Context>(): Telegraf<C> {
+  const bot = new Telegraf<C>("1:token");
+  bot.botInfo = { id: 1, is_bot: true, first_name: "bot", username: "bot" } as typeof bot.botInfo;
+  bot.catch((error) => {
+    throw error;
+  });
+  return bot;
+}
+
+/** A bot that keeps a count per user. */
+export function makeCounter(store: Store<Session>): Telegraf<SessionContext> {
+  const bot = makeBot<SessionContext>();
+  bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+  return bot;
+}
+
+let lastUpdate = 0;
+
+/** A text message of a user in their private chat; their session has the key "user:user". */
+export function message(text = "hi", user = 1) {
+  const chat = { id: user, type: "private", first_name: "user" } as const;
+  const from = { id: user, is_bot: false, first_name: "user" };
+  const entities = text.startsWith("/")
+    ? [{ type: "bot_command", offset: 0, length: text.length } as const]
+    : [];
+  const update_id = ++lastUpdate;
+  return { update_id, message: { message_id: update_id, date: 0, chat, from, text, entities } };
+}
+
+/** Sends the updates of one user, and returns when all are handled. */
+async function send(store: Store<Session>, pattern: Pattern, user: number): Promise<void> {
+  const bot = makeBot<SessionContext>();
+  if (pattern.before) bot.use((_ctx, next) => pattern.before!().then(() => next()));
+  bot.use(makeCounter(store));
+  bot.use((ctx) => pattern.handle(ctx));
+  const handled: Promise<void>[] = [];
+  for (let i = 0; i < updates; i++) {
+    await pattern.arrive(i);
+    handled.push(bot.handleUpdate(message("hi", user)));
+  }
+  await Promise.all(handled);
+}
+
+/** Runs the suite. */
+export function underTelegraf(harness: Harness): void {
+  const { name } = harness;
+
+  describe(`${name} under Telegraf, ${updates} updates of one chat`, () => {
+    const where = place();
+    let runs: Promise<void>[];
+    before(() => {
+      // All at once, each with a user of its own: the patterns are mostly waiting.
+      const store = harness.store(where);
+      runs = Object.values(patterns).map((pattern, user) => send(store, pattern, user));
+      const closed = Promise.allSettled(runs).then(() => store.close());
+      runs = runs.map((run) => run.then(() => closed));
+      for (const run of runs) run.catch(() => {}); // its own test tells
+    });
+    after(() => harness.drop(where));
+
+    Object.keys(patterns).forEach((title, user) => {
+      it(`${name} loses no increment ${title}`, async () => {
+        await runs[user];
+        await using store = harness.store(where);
+        assert.deepEqual(await store.get(`${user}:${user}`), { count: updates });
+      });
+    });
+  });
+
+  describe(`${name} under Telegraf`, () => {
+    // deno-lint-ignore no-explicit-any
+    function test(title: string, body: (store: Store<any>) => Promise<void>): void {
+      it(`${name} ${title}`, async () => {
+        const where = place();
+        const store = harness.store(where);
+        try {
+          await body(store);
+        } finally {
+          await store.close();
+          await harness.drop(where);
+        }
+      });
+    }
+
+    test("saves the session of a handler that throws", async (store) => {
+      const bot = makeCounter(store);
+      bot.use((ctx) => {
+        ctx.session.count++;
+        throw new Error("from the handler");
+      });
+      await assert.rejects(bot.handleUpdate(message()), /from the handler/);
+      assert.deepEqual(await store.get("1:1"), { count: 1 });
+    });
+
+    test("deletes the session that a handler sets to undefined", async (store) => {
+      await store.set("1:1", { count: 1 });
+      const bot = makeCounter(store);
+      bot.use((ctx) => {
+        (ctx as { session?: Session }).session = undefined;
+      });
+      await bot.handleUpdate(message());
+      assert.equal(await store.get("1:1"), undefined);
+    });
+
+    test("keeps 100 chats apart that write at once", async (store) => {
+      const bot = makeCounter(store);
+      bot.use(count);
+      const users = Array.from({ length: 100 }, (_, i) => i + 1);
+      for (let round = 0; round < 3; round++) {
+        await Promise.all(users.map((user) => bot.handleUpdate(message("hi", user))));
+      }
+      const sessions = await Promise.all(users.map((user) => store.get(`${user}:${user}`)));
+      assert.deepEqual(sessions, users.map(() => ({ count: 3 })));
+    });
+
+    test("keeps a scene across updates and restarts", async (store) => {
+      const start = () => {
+        const bot = makeBot<WizardContext>();
+        const profile = new Scenes.WizardScene<WizardContext>(
+          "profile",
+          (ctx) => void ctx.wizard.next(),
+          async (ctx) => {
+            ctx.session.name = ctx.text;
+            await ctx.scene.leave();
+          },
+        );
+        bot.use(session({ store }));
+        bot.use(new Scenes.Stage([profile]).middleware());
+        bot.command("profile", (ctx) => ctx.scene.enter("profile"));
+        return bot;
+      };
+      await start().handleUpdate(message("/profile"));
+      assert.equal((await store.get("1:1")).__scenes.current, "profile");
+      await start().handleUpdate(message("Ada"));
+      assert.deepEqual(await store.get("1:1"), { __scenes: {}, name: "Ada" });
+    });
+  });
+}

@@ -1,0 +1,223 @@
+/** Runs the command line as a user does, and prepares places with sessions for its tests. */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { MongoClient } from "mongodb";
+import { createConnection } from "mysql2/promise";
+import pg from "pg";
+import { createClient } from "redis";
+import { Mongo } from "../../mongodb.ts";
+import { MySQL } from "../../mysql.ts";
+import { Postgres } from "../../pg.ts";
+import { Redis } from "../../redis.ts";
+import type { Backend, Entry } from "../../src/backend.ts";
+import { backendOf } from "../../src/store/factory.ts";
+import type { Store } from "../../src/store/store.ts";
+import { SQLite } from "../../sqlite.ts";
+import { entry } from "./process.ts";
+import { place, serverUrl } from "./servers.ts";
+
+/** The result of a run. */
+export interface Run {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Starts the command line. */
+export function start(...args: string[]) {
+  const { bun, deno } = process.versions as { bun?: string; deno?: string };
+  const program = fileURLToPath(entry("cli", import.meta.url));
+  const flags = deno && !bun ? ["run", "-A", "--no-check", "--quiet"] : [];
+  return spawn(process.execPath, [...flags, program, ...args], {
+    stdio: "pipe",
+    env: { ...process.env, NO_COLOR: "1", NODE_NO_WARNINGS: "1" },
+  });
+}
+
+/** Waits for the end of a run. */
+export async function end(child: ReturnType<typeof start>): Promise<Run> {
+  const closed = once(child, "close");
+  const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
+  const [code, signal] = await closed;
+  // Deno reports this exit code as if the signal had ended the process.
+  return { code: signal === "SIGINT" ? 130 : code, stdout, stderr };
+}
+
+/** Runs the command line to its end. */
+export function cli(...args: string[]): Promise<Run> {
+  return pipe("", ...args);
+}
+
+/** The same, with text on standard input. */
+export function pipe(input: string, ...args: string[]): Promise<Run> {
+  const child = start(...args);
+  child.stdin.end(input);
+  return end(child);
+}
+
+/** Stored values and expiry times, by key. */
+export type Raw = Map<string, { value: unknown; expires?: number }>;
+
+/** A table, collection, prefix or file that only one test uses. */
+export interface Place extends AsyncDisposable {
+  /** The URL for the command line. */
+  readonly url: string;
+  store(options?: { ttl?: number }): Store<unknown>;
+  /** Stores sessions as the store does, in batches, because FerretDB is slow with single sessions. */
+  fill(sessions: Iterable<[key: string, session: unknown, expires?: number]>): Promise<void>;
+  /** Stores a value without encoding it. */
+  write(key: string, value: string): Promise<void>;
+  /** Everything that is stored. */
+  raw(): Promise<Raw>;
+}
+
+/** A database. */
+export interface Kind {
+  readonly name: string;
+  /** Whether it stores sessions as text. */
+  readonly text: boolean;
+  /** Whether expired sessions stay until `prune` deletes them. */
+  readonly prunes: boolean;
+  readonly place: () => Place;
+}
+
+type Options = { ttl?: number };
+
+function made<O>(
+  url: string,
+  // deno-lint-ignore no-explicit-any
+  factory: any,
+  options: O,
+  drop: () => Promise<unknown>,
+): Place {
+  const own = { timeout: 60_000, ...options };
+  return {
+    url,
+    store: (more: Options = {}) => factory({ ...own, ...more }),
+    fill: (sessions) => {
+      const backend = backendOf(factory, own);
+      const entries = Array.from(sessions, ([key, session, expires]) => {
+        return { key, value: backend.codec.encode(session), expires };
+      });
+      return write(backend, entries);
+    },
+    write: (key, value) => write(backendOf(factory, own), [{ key, value }]),
+    raw: () => rawOf(backendOf(factory, own)),
+    async [Symbol.asyncDispose]() {
+      await drop();
+    },
+  };
+}
+
+async function write(backend: Backend<unknown>, entries: Entry<unknown>[]): Promise<void> {
+  const { signal } = new AbortController();
+  try {
+    await backend.open({ signal, expiring: false, report() {} });
+    for (let i = 0; i < entries.length; i += 64) {
+      await backend.write(entries.slice(i, i + 64), signal, true);
+    }
+  } finally {
+    await backend.close();
+  }
+}
+
+async function rawOf(backend: Backend<unknown>): Promise<Raw> {
+  const { signal } = new AbortController();
+  const raw: Raw = new Map();
+  try {
+    await backend.open({ signal, expiring: true, report() {}, plan() {} });
+    let start: string | undefined;
+    do {
+      const page = await backend.page(start, 500, signal);
+      const keys = [...new Set(page.entries.map(({ key }) => key))];
+      const entries = keys.length === 0 ? [] : await backend.read(keys, signal);
+      for (const { key, value, expires } of entries) raw.set(key, { value, expires });
+      start = page.next;
+    } while (start !== undefined);
+    return raw;
+  } finally {
+    await backend.close();
+  }
+}
+
+export const kinds: Kind[] = [
+  {
+    name: "Redis",
+    text: true,
+    prunes: false,
+    place() {
+      const url = serverUrl("redis");
+      const prefix = `${place()}:`;
+      return made(`${url}?prefix=${prefix}`, Redis, { url, prefix }, async () => {
+        const client = await createClient({ url }).connect();
+        for await (const keys of client.scanIterator({ MATCH: `${prefix}*`, COUNT: 1_000 })) {
+          if (keys.length > 0) await client.del(keys);
+        }
+        client.destroy();
+      });
+    },
+  },
+  {
+    name: "MongoDB",
+    text: false,
+    prunes: true,
+    place() {
+      const url = serverUrl("mongodb");
+      const collection = place();
+      const own = `${url}${url.includes("?") ? "&" : "?"}collection=${collection}`;
+      return made(own, Mongo, { url, collection }, async () => {
+        const client = new MongoClient(url);
+        await client.db().collection(collection).drop().catch(() => {});
+        await client.close();
+      });
+    },
+  },
+  {
+    name: "SQLite",
+    text: true,
+    prunes: true,
+    place() {
+      const filename = join(tmpdir(), `${place()}.sqlite`);
+      return made(filename, SQLite, { filename }, () => {
+        for (const end of ["", "-wal", "-shm"]) rmSync(filename + end, { force: true });
+        return Promise.resolve();
+      });
+    },
+  },
+  {
+    name: "PostgreSQL",
+    text: true,
+    prunes: true,
+    place() {
+      const url = serverUrl("postgres");
+      const table = place();
+      return made(`${url}?table=${table}`, Postgres, { url, table }, async () => {
+        const client = new pg.Client(url);
+        await client.connect();
+        await client.query(`DROP TABLE IF EXISTS "${table}"`);
+        await client.end();
+      });
+    },
+  },
+  {
+    name: "MySQL",
+    text: true,
+    prunes: true,
+    place() {
+      const url = serverUrl("mysql");
+      const table = place();
+      return made(`${url}?table=${table}`, MySQL, { url, table }, async () => {
+        const connection = await createConnection(url);
+        await connection.query(`DROP TABLE IF EXISTS \`${table}\``);
+        await connection.end();
+      });
+    },
+  },
+];

@@ -1,0 +1,19 @@
+/** What stores have to do on every kind of client of Redis. */
+
+import assert from "node:assert/strict";
+import type { Store } from "../../mod.ts";
+
+export const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
+
+/** Sets, reads and deletes 100 sessions at once. */
+// deno-lint-ignore no-explicit-any
+export async function exercise(store: Store<any>): Promise<void> {
+  await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
+  const sessions = await Promise.all(chats.map((chat) => store.get(chat)));
+  assert.deepEqual(sessions, chats.map((_, i) => ({ i })));
+  await store.set("one", { a: 1 });
+  assert.deepEqual(await store.get("one"), { a: 1 });
+  await Promise.all([...chats, "one"].map((chat) => store.delete(chat)));
+  const gone = await Promise.all(chats.map((chat) => store.get(chat)));
+  assert.deepEqual(gone, chats.map(() => undefined));
+}

@@ -1,0 +1,40 @@
+/** Stores by way of Kysely in databases that other entries have drivers for, with their options. */
+
+import BetterSqlite3 from "better-sqlite3";
+import * as kysely29 from "kysely";
+import { createPool } from "mysql2";
+import type { EventEmitter } from "node:events";
+import pg from "pg";
+import { KyselyStore, type KyselyStoreOptions } from "../../kysely.ts";
+import { requireVersion } from "./packages.ts";
+
+/** Versions of Kysely by how they are called in titles of tests. */
+export const versions: Record<string, typeof kysely29> = {
+  "Kysely": kysely29,
+  "Kysely 0.28": requireVersion("kysely", "0.28"),
+  "Kysely 0.27": requireVersion("kysely", "0.27"),
+};
+
+type Options<Address> = Omit<KyselyStoreOptions, "db" | "dialect"> & Address;
+
+/** The factories of a version. */
+export function factories({ SqliteDialect, PostgresDialect, MysqlDialect } = kysely29) {
+  return {
+    SQLite({ filename, ...options }: Options<{ filename: string }>) {
+      const database = () => Promise.resolve(new BetterSqlite3(filename, { timeout: 50 }));
+      return KyselyStore({ dialect: new SqliteDialect({ database }), ...options });
+    },
+    Postgres({ url, ...options }: Options<{ url: string }>) {
+      const pool = new pg.Pool({ connectionString: url });
+      // Without these a lost connection ends the process.
+      pool.on("error", () => {});
+      pool.on("connect", (client: EventEmitter) => client.on("error", () => {}));
+      return KyselyStore({ dialect: new PostgresDialect({ pool }), ...options });
+    },
+    MySQL({ url, ...options }: Options<{ url: string }>) {
+      return KyselyStore({ dialect: new MysqlDialect({ pool: createPool(url) }), ...options });
+    },
+  };
+}
+
+export const { SQLite, Postgres, MySQL } = factories();

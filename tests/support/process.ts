@@ -1,0 +1,48 @@
+/** Programs in a process of their own: what a test process cannot see of itself. */
+
+import { spawn } from "node:child_process";
+import process from "node:process";
+import { clearTimeout, setTimeout } from "node:timers";
+
+/** How a program ended. */
+export interface Ending {
+  /** `null` when it had to be killed. */
+  code: number | null;
+  /** What it printed to either stream. */
+  output: string;
+  /** How long it took, in ms. */
+  duration: number;
+}
+
+/**
+ * Runs a module with the runtime of this process.
+ *
+ * @param code its code, in JavaScript.
+ * @param timeout after how many ms it is killed.
+ */
+export function run(code: string, timeout = 30_000): Promise<Ending> {
+  const { bun, deno } = process.versions as { bun?: string; deno?: string };
+  const args = bun ? ["-e"] : deno ? ["eval"] : ["--input-type=module", "-e"];
+  const started = Date.now();
+  const child = spawn(process.execPath, [...args, code], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, NO_COLOR: "1" },
+  });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", (text) => output += text);
+  }
+  const timer = setTimeout(() => child.kill("SIGKILL"), timeout);
+  return new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code) => {
+      clearTimeout(timer);
+      resolve({ code, output, duration: Date.now() - started });
+    });
+  });
+}
+
+/** The URL of an entry, for programs to import, seen from a test file. */
+export function entry(name: string, test: string): string {
+  return test.replace(/tests\/[^/]+\/[^/]*(\.\w+)$/, `${name}$1`);
+}

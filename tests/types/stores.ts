@@ -1,0 +1,114 @@
+/**
+ * Not run, only type-checked: what users write must compile with every Telegraf that has
+ * `session({ store })`, and what is wrong must not.
+ */
+
+import * as telegraf from "telegraf";
+import * as telegraf4120 from "telegraf-4.12.0";
+import * as telegraf4131 from "telegraf-4.13.1";
+import type { SqliteDialect } from "kysely";
+import { KyselyStore } from "../../kysely.ts";
+import { Memory, type Store } from "../../mod.ts";
+import { Mongo } from "../../mongodb.ts";
+import { MySQL } from "../../mysql.ts";
+import { Postgres } from "../../pg.ts";
+import { Redis } from "../../redis.ts";
+import { SQLite } from "../../sqlite.ts";
+
+interface Session {
+  count: number;
+}
+
+declare const dialect: SqliteDialect;
+
+/** Inline, with the default type of the factories. */
+{
+  const { session, Telegraf } = telegraf;
+  interface Context extends telegraf.Context {
+    session: Session;
+  }
+  const bot = new Telegraf<Context>("token");
+  bot.use(session({ store: Redis({ url: "redis://localhost" }) }));
+  bot.use(session({ store: Mongo({ url: "mongodb://localhost", database: "bot" }) }));
+  bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
+  bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: Memory() }));
+  bot.use(session({ store: new Redis({}), defaultSession: () => ({ count: 0 }) }));
+  bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
+  const store = Postgres<Session>({});
+  bot.use(session({ store }));
+  new Telegraf("token").use(session({ store: Redis({}) }));
+}
+{
+  const { session, Telegraf } = telegraf4120;
+  interface Context extends telegraf4120.Context {
+    session: Session;
+  }
+  const bot = new Telegraf<Context>("token");
+  bot.use(session({ store: Redis({ url: "redis://localhost" }) }));
+  bot.use(session({ store: Mongo({ url: "mongodb://localhost", database: "bot" }) }));
+  bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
+  bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: Memory() }));
+  bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
+}
+{
+  const { session, Telegraf } = telegraf4131;
+  interface Context extends telegraf4131.Context {
+    session: Session;
+  }
+  const bot = new Telegraf<Context>("token");
+  bot.use(session({ store: Redis({ url: "redis://localhost" }) }));
+  bot.use(session({ store: Mongo({ url: "mongodb://localhost", database: "bot" }) }));
+  bot.use(session({ store: SQLite({ filename: "sessions.sqlite" }) }));
+  bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
+  bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: Memory() }));
+  bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
+}
+
+/** What is wrong does not compile. */
+{
+  const store: Store<Session> = Redis<Session>({});
+  // @ts-expect-error: no session
+  store.set("k", { cuont: 1 });
+  // @ts-expect-error: unknown option
+  Redis({ prefx: "" });
+  // @ts-expect-error: a number of ms
+  Redis({ timeout: "5 s" });
+}
+
+/** Options: none where none is needed, and the text of environment variables. */
+{
+  for (const store of [Memory(), Redis(), Postgres(), MySQL(), new Memory(), new Redis()]) {
+    store.set("k", {});
+  }
+  const stores: Store<Session>[] = [Redis<Session>(), new Postgres<Session>(), Memory<Session>()];
+  stores.pop();
+  Postgres({ port: "5432" });
+  MySQL({ port: "3306" });
+}
+
+/** A factory that is not called is no store. */
+{
+  const { session } = telegraf;
+  // @ts-expect-error: not called
+  session({ store: Memory });
+  // @ts-expect-error: not called
+  session({ store: Redis });
+  // @ts-expect-error: not called
+  session({ store: Mongo });
+  // @ts-expect-error: not called
+  session({ store: SQLite });
+  // @ts-expect-error: not called
+  session({ store: Postgres });
+  // @ts-expect-error: not called
+  session({ store: MySQL });
+  // @ts-expect-error: not called
+  session({ store: KyselyStore });
+}

@@ -9,7 +9,7 @@ import process from "node:process";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
-import { type Backend, startServers } from "../scripts/servers.ts";
+import { type Backend, startServers } from "../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../mod.ts";
 import { cert } from "./certificate.ts";
 import { model } from "./model.ts";
@@ -84,7 +84,7 @@ export interface Broken {
   readonly skip?: string | false;
 }
 
-/** The server of `scripts/servers.ts`, for tests that break it. */
+/** The server of `scripts/servers/`, for tests that break it. */
 export async function ownServer(backend: Backend): Promise<FaultServer> {
   const servers = await startServers({ backends: [backend], own: true });
   const server = servers.servers[backend];

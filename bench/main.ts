@@ -11,7 +11,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { type Server, startServers } from "../scripts/servers.ts";
+import { type Server, startServers } from "../scripts/servers/index.ts";
 import { chart } from "./chart.ts";
 import { cleanUp } from "./cleanup.ts";
 import { countCommands } from "./commands.ts";

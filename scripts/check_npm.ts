@@ -13,7 +13,7 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import ts from "typescript";
 import { findNode, transpile } from "./runtimes.ts";
-import { startServers } from "./servers.ts";
+import { startServers } from "./servers/index.ts";
 
 const tools = [
   "publint@0.3",

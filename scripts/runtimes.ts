@@ -11,7 +11,7 @@ import { arch, platform, tmpdir } from "node:os";
 import { delimiter, dirname, join, relative, resolve } from "node:path";
 import process from "node:process";
 import ts from "typescript";
-import { installPackage } from "./servers.ts";
+import { installPackage } from "./servers/install.ts";
 
 type Scope = Parameters<typeof installPackage>[0];
 
@@ -168,7 +168,7 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
     fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
     transpile(filesOf("tests"), join(folder, folders[kind]), kind);
     // Some tests have servers of their own.
-    transpile(["scripts/servers.ts"], join(folder, folders[kind]), kind);
+    transpile(list("scripts/servers", ".ts"), join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
     await linkPackages(scope, join(folder, "node_modules"), node, drivers);
     // What the tests themselves use is the newest, but for SQLite: two copies of it in one process

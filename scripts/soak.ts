@@ -11,7 +11,7 @@ import { parseArgs } from "node:util";
 import { growth } from "../tests/support/heap.ts";
 import { clients, operate } from "../tests/suites/leaks.ts";
 import { soak } from "../tests/suites/soak.ts";
-import { startServers } from "./servers.ts";
+import { startServers } from "./servers/index.ts";
 
 const { values: { seconds, operations }, positionals } = parseArgs({
   options: { seconds: { type: "string", default: "600" }, operations: { type: "string" } },

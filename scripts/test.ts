@@ -14,7 +14,7 @@ import { join, resolve } from "node:path";
 import process from "node:process";
 import { parseArgs, stripVTControlCharacters } from "node:util";
 import { concurrency, findRuntime, type Runtime } from "./runtimes.ts";
-import { backends, type Servers, startServers } from "./servers.ts";
+import { backends, type Servers, startServers } from "./servers/index.ts";
 
 /** Titles of tests begin with one of these. */
 const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL", "Kysely"];

@@ -11,7 +11,7 @@ import { text } from "node:stream/consumers";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { createConnection } from "mysql2/promise";
-import { startServers } from "../../scripts/servers.ts";
+import { startServers } from "../../scripts/servers/index.ts";
 import { cert, key, named, withTLS } from "../support/certificate.ts";
 import { type Server, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";

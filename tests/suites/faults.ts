@@ -9,7 +9,7 @@ import process from "node:process";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
-import { type Backend, startServers } from "../../scripts/servers.ts";
+import { type Backend, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
 import { model } from "./model.ts";

@@ -168,7 +168,7 @@ async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, driv
     fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
     transpile(filesOf("tests"), join(folder, folders[kind]), kind);
     // Some tests have servers of their own.
-    transpile(list("scripts/servers", ".ts"), join(folder, folders[kind]), kind);
+    transpile(filesOf("scripts/servers"), join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
     await linkPackages(scope, join(folder, "node_modules"), node, drivers);
     // What the tests themselves use is the newest, but for SQLite: two copies of it in one process

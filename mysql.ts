@@ -16,19 +16,18 @@
  */
 
 import { createPool } from "mysql2";
+import { addressOptions, addressRules } from "./src/address.ts";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
-import { checkPool, endPool, type MySQLPool, poolAdapter } from "./src/mysql/driver.ts";
-import { type Encoder, encoder } from "./src/mysql/encoder.ts";
-import { type Pool, read, rows } from "./src/mysql/driver.ts";
 import { prepare } from "./src/mysql/dialect.ts";
+import * as mysql from "./src/mysql/driver.ts";
+import { type Encoder, encoder } from "./src/mysql/encoder.ts";
 import { transient } from "./src/mysql/errors.ts";
-import { addressOptions } from "./src/address.ts";
-import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { poolOptions } from "./src/mysql/options.ts";
+import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
-import { executeScript } from "./src/sql/script.ts";
+import { executeScript, type Script } from "./src/sql/script.ts";
 import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -67,7 +66,7 @@ export interface MySQLOptions extends StoreOptions {
 }
 
 /** @ignore */
-type PoolLike = MySQLPool;
+type PoolLike = mysql.MySQLPool;
 
 /**
  * Makes a store in MySQL or MariaDB, on a pool. The first operation connects and creates the table if it
@@ -81,12 +80,7 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
   name: "MySQL",
   rules: {
     ...storeRules,
-    url: rules.secret,
-    host: rules.text,
-    port: rules.port,
-    database: rules.text,
-    user: rules.text,
-    password: rules.secret,
+    ...addressRules,
     config: rules.config(misplaced.mysql),
     pool: rules.existing("a Pool of mysql2", "getConnection"),
     table: rules.identifier(64, "characters"),
@@ -98,29 +92,33 @@ export const MySQL: StoreFactory<MySQLOptions | void> = storeFactory({
 
 function backend(options: MySQLOptions): Backend {
   const { table = defaults.table, schema } = options;
-  const pool = options.pool === undefined ? create(options) : checkPool(options.pool);
-  const connections = poolAdapter(pool);
+  const pool = options.pool === undefined ? create(options) : mysql.checkPool(options.pool);
+  const connections = mysql.poolAdapter(pool);
   let statements: Statements;
   let encode: Encoder;
   let stopReporting: (() => void) | undefined;
-  const run = (signal: AbortSignal, text: string, values: unknown[], work = rows) =>
+  const run = (signal: AbortSignal, text: string, values: unknown[], work = mysql.rows) =>
     withConnection(connections, signal, (connection) => work(connection, text, values));
+  const runScript = <T>(signal: AbortSignal, script: Script<T>) =>
+    withConnection(
+      connections,
+      signal,
+      (connection) => executeScript(script, mysql.rows.bind(null, connection)),
+    );
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     codec: json,
-    open: ({ signal, ...opening }) =>
-      withConnection(connections, signal, async (connection) => {
-        stopReporting = reportErrors(pool, opening.report);
-        const script = prepare(table, schema, opening);
-        const prepared = await executeScript(script, rows.bind(null, connection));
-        statements = prepared.statements;
-        encode = encoder(statements, prepared.settings);
-        return encode.limits;
-      }),
+    async open({ signal, ...opening }) {
+      stopReporting = reportErrors(pool, opening.report);
+      const prepared = await runScript(signal, prepare(table, schema, opening));
+      statements = prepared.statements;
+      encode = encoder(statements, prepared.settings);
+      return encode.limits;
+    },
     async read(keys, signal) {
       const values = encode.keys(keys);
-      return toEntries(keys, await run(signal, statements.read(values.length), values, read));
+      return toEntries(keys, await run(signal, statements.read(values.length), values, mysql.read));
     },
     async write(entries, signal) {
       const rows = encode.rows(entries);
@@ -137,23 +135,18 @@ function backend(options: MySQLOptions): Backend {
     },
     async page(start = "", size, signal) {
       const [key] = encode.keys([start]);
-      return toPage(await run(signal, statements.page(size), [key], read), size);
+      return toPage(await run(signal, statements.page(size), [key], mysql.read), size);
     },
-    prune: (now, signal) =>
-      withConnection(
-        connections,
-        signal,
-        (connection) => executeScript(statements.prune(now), rows.bind(null, connection)),
-      ),
-    close: () => options.pool === undefined ? endPool(pool) : stopReporting?.(),
+    prune: (now, signal) => runScript(signal, statements.prune(now)),
+    close: () => options.pool === undefined ? mysql.endPool(pool) : stopReporting?.(),
     transient,
   };
 }
 
 /** The store's own pool. Connects to nothing yet. */
-function create(options: MySQLOptions): Pool {
+function create(options: MySQLOptions): mysql.Pool {
   try {
-    return createPool(poolOptions(options)) as unknown as Pool;
+    return createPool(poolOptions(options)) as unknown as mysql.Pool;
   } catch (error) {
     throw refusedOptions("MySQL", "mysql2", error);
   }

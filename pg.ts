@@ -16,25 +16,18 @@
  */
 
 import pg from "pg";
+import { addressOptions, addressRules } from "./src/address.ts";
 import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
-import { addressOptions } from "./src/address.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { checkPool, type PgPool, type Pool, poolAdapter } from "./src/pg/driver.ts";
 import { prepare } from "./src/pg/dialect.ts";
-import { rows } from "./src/pg/driver.ts";
+import { checkPool, type PgPool, type Pool, poolAdapter, rows } from "./src/pg/driver.ts";
 import { transient } from "./src/pg/errors.ts";
 import { poolOptions } from "./src/pg/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
-import {
-  padToPowerOfTwo,
-  sortByKey,
-  type Statements,
-  toEntries,
-  toPage,
-} from "./src/sql/statements.ts";
+import * as sql from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link Postgres}: `url`, or `host` and so on, or `pool`. */
@@ -89,11 +82,7 @@ export const Postgres: StoreFactory<PostgresOptions | void> = storeFactory({
   name: "Postgres",
   rules: {
     ...storeRules,
-    url: rules.secret,
-    host: rules.text,
-    port: rules.port,
-    database: rules.text,
-    user: rules.text,
+    ...addressRules,
     password: { ...rules.secret, type: ["string", "function"], expected: "a string or function" },
     config: rules.config(misplaced.pg),
     pool: rules.existing("a Pool of pg", "totalCount"),
@@ -110,7 +99,7 @@ function backend(options: PostgresOptions): Backend {
   const pool = existing === undefined ? create(options) : checkPool(existing);
   const clients = poolAdapter(pool);
   const { table = defaults.table, schema } = options;
-  let statements: Statements;
+  let statements: sql.Statements;
   let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     withConnection(clients, signal, (client) => rows(client, text, values, prepared));
@@ -124,16 +113,15 @@ function backend(options: PostgresOptions): Backend {
     codec: json,
     async open({ signal, ...opening }) {
       stopReporting = reportErrors(pool, opening.report);
-      const steps = prepare(table, schema, { transient, ...opening });
-      statements = await runScript(signal, steps);
+      statements = await runScript(signal, prepare(table, schema, { transient, ...opening }));
       return defaultLimits;
     },
     async read(keys, signal) {
-      return toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
+      return sql.toEntries(keys, await run(signal, statements.read(keys.length), keyValues(keys)));
     },
     async write(entries, signal) {
-      const rows = sortByKey(entries).map(statements.values);
-      const all = prepared ? padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
+      const rows = sql.sortByKey(entries).map(statements.values);
+      const all = prepared ? sql.padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
       await run(signal, statements.write(all.length), all.flat());
     },
     async renew(keys, expires, signal) {
@@ -144,7 +132,7 @@ function backend(options: PostgresOptions): Backend {
       await run(signal, statements.remove(keys.length), keyValues(keys));
     },
     async page(start = "", size, signal) {
-      return toPage(await run(signal, statements.page(size), [start]), size);
+      return sql.toPage(await run(signal, statements.page(size), [start]), size);
     },
     prune: (now, signal) => runScript(signal, statements.prune(now)),
     close: () => existing === undefined ? pool.end() : stopReporting?.(),

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { defaults, type StoreOptions } from "./options.ts";
+import { defaults, rules, type StoreOptions } from "./options.ts";
 import { described } from "./validation.ts";
 
 /** The options of a driver that are not `undefined`, without the option `except`. */
@@ -13,6 +13,16 @@ export function given(config: object = {}, except?: string): object {
     Object.entries(config).filter(([name, value]) => value !== undefined && name !== except),
   );
 }
+
+/** The rules of options that name the server, the database and the user. */
+export const addressRules = {
+  url: rules.secret,
+  host: rules.text,
+  port: rules.port,
+  database: rules.text,
+  user: rules.text,
+  password: rules.secret,
+} as const;
 
 /** Options of SQL stores that name the server, the database and the user. */
 export const addressOptions = ["host", "port", "database", "user", "password"] as const;

@@ -94,8 +94,8 @@ export async function open(
     }
     // Loads the native module, which may be missing or compiled for another version of Node.js.
     new driver(":memory:", { nativeBinding: config.nativeBinding }).close();
-  } catch (trouble) {
-    return openBuiltIn(filename, config, trouble, report);
+  } catch (loadError) {
+    return openBuiltIn(filename, config, loadError, report);
   }
   return new driver(filename, { timeout, ...config });
 }
@@ -106,23 +106,23 @@ const timeout = 50;
 function openBuiltIn(
   filename: string,
   config: SQLiteConfig,
-  trouble: unknown,
+  loadError: unknown,
   report: (error: unknown) => void,
 ): Database {
-  const { code, message } = trouble as { code?: string; message?: string };
+  const { code, message } = loadError as { code?: string; message?: string };
   const missing = /MODULE_NOT_FOUND/.test(code ?? "") && /["']better-sqlite3["']/.test(message!);
   const driver = builtIn();
   if (driver === undefined) {
-    if (!missing) throw trouble;
+    if (!missing) throw loadError;
     const others = "Node.js 22.13, Deno 2.2 or Bun, which have a built-in driver";
     throw new Error(`better-sqlite3 is not installed; install it, or use ${others}`);
   }
   const { readonly = false, timeout: wait = timeout, ...others } = config;
-  const why = missing ? "is not installed" : `failed to load: ${reason(trouble)}`;
+  const why = missing ? "is not installed" : `failed to load: ${reason(loadError)}`;
   const [unknown] = Object.keys(others).filter((name) => others[name as keyof typeof others]);
   if (unknown !== undefined) {
     const what = `SQLite: config.${unknown} is an option of better-sqlite3, which ${why}`;
-    throw new TypeError(what, { cause: trouble });
+    throw new TypeError(what, { cause: loadError });
   }
   if (!Number.isInteger(wait) || wait < 0) {
     throw new TypeError("SQLite: config.timeout must be a whole number of milliseconds");
@@ -131,7 +131,9 @@ function openBuiltIn(
   database.exec(`PRAGMA busy_timeout = ${wait}`);
   if (!missing) {
     report(
-      new Error(`falling back to ${driver.name} because better-sqlite3 ${why}`, { cause: trouble }),
+      new Error(`falling back to ${driver.name} because better-sqlite3 ${why}`, {
+        cause: loadError,
+      }),
     );
   }
   return database;

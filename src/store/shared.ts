@@ -7,16 +7,7 @@
  * @module
  */
 
-import type {
-  Backend,
-  Codec,
-  Entry,
-  Limits,
-  MaybePromise,
-  Opening,
-  Page,
-  Plan,
-} from "../backend.ts";
+import type { Backend, Entry, Limits, MaybePromise, Opening, Page, Plan } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
 import { isPromise } from "./lane.ts";
@@ -103,10 +94,6 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   get embedded(): boolean {
     return this.#backend.embedded ?? false;
-  }
-
-  get codec(): Codec<Encoded> {
-    return this.#backend.codec;
   }
 
   size(value: Encoded): number {

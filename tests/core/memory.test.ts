@@ -2,7 +2,7 @@ import type { Entry } from "../../src/backend.ts";
 import { memoryBackend } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
 import { Memory } from "../../mod.ts";
-import { conformance, type Harness } from "../suites/conformance.ts";
+import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
 
 const places = new Map<string, Map<string, Entry<string>>>();

@@ -7,7 +7,7 @@ import { inspect } from "node:util";
 import { Redis } from "../../redis.ts";
 import { transient } from "../../src/redis/errors.ts";
 import { Cleanup } from "../support/cleanup.ts";
-import { conformance, type Harness } from "../suites/conformance.ts";
+import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { chats, exercise } from "../support/exercise.ts";
@@ -69,7 +69,7 @@ describe("Redis by ioredis", () => {
           name: `Redis by a ${kind} of ioredis ${version}`,
           dates: "text",
           prunes: false,
-          connecting: true,
+          connectsLate: true,
           store(where, options) {
             const client = create();
             clients.push(client);

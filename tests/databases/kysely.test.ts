@@ -22,7 +22,7 @@ import { SQLite } from "../../sqlite.ts";
 import { transient } from "../../src/kysely/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance.ts";
+import { conformance } from "../suites/conformance/index.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
 import { factories, versions } from "../support/kysely.ts";
 import { requireVersion } from "../support/packages.ts";

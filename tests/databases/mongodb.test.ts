@@ -14,7 +14,7 @@ import { transient } from "../../src/mongodb/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, type Harness } from "../suites/conformance.ts";
+import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -37,12 +37,12 @@ const harness: Harness = {
   name: "MongoDB",
   dates: "date",
   prunes: ferretdb,
-  scans: ferretdb,
+  slowScans: ferretdb,
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
-  refused: ferretdb
+  refusedFields: ferretdb
     ? {
       names: /^(dots|dollars) in field|^nested data/,
       reason: "FerretDB refuses dots and dollars in names, and arrays in arrays",

@@ -10,7 +10,7 @@ import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance.ts";
+import { conformance } from "../suites/conformance/index.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";

@@ -9,7 +9,7 @@ import { dialect } from "../../src/pg/dialect.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance.ts";
+import { conformance } from "../suites/conformance/index.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";

@@ -11,7 +11,7 @@ import { settleAll } from "../../src/redis/commands.ts";
 import { transient } from "../../src/redis/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
-import { conformance, type Harness } from "../suites/conformance.ts";
+import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { urlWith } from "../suites/faults.ts";
 import { Proxy } from "../support/proxy.ts";

@@ -13,7 +13,7 @@ import { enableWriteAheadLog } from "../../src/sqlite/driver.ts";
 import { withoutDriver } from "../support/withoutDriver.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance.ts";
+import { conformance } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place } from "../support/servers.ts";
 

@@ -8,7 +8,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { type Context, Scenes, session, Telegraf } from "telegraf";
 import type { Store } from "../../mod.ts";
-import type { Harness } from "./conformance.ts";
+import type { Harness } from "./conformance/index.ts";
 import { place } from "../support/servers.ts";
 
 interface Session {

@@ -1,0 +1,68 @@
+/** Expiry and pruning. */
+
+import assert from "node:assert/strict";
+import { setTimeout as wait } from "node:timers/promises";
+import { until } from "../../support/until.ts";
+import { fromAsync, type Harness, type Test } from "./harness.ts";
+
+export function expiry(test: Test, harness: Harness): void {
+  test("a session expires after its ttl, unless an update reads it", async (_store, where) => {
+    // The database's own clock decides, so there are real waits. The margins suit a slow machine.
+    await using store = harness.store(where, { ttl: 4_000 });
+    await using longer = harness.store(where, { ttl: 3_600_000 });
+    await using forever = harness.store(where);
+    await Promise.all([store.ready(), longer.ready(), forever.ready()]);
+    await Promise.all([store.set("left", { a: 1 }), store.set("read", { a: 1 })]);
+    assert.deepEqual(await store.get("left"), { a: 1 });
+    await longer.set("read", await longer.get("read"));
+    await forever.set("forever", { a: 1 });
+    await until(async () => await store.get("left") === undefined);
+    for (const each of [store, forever]) {
+      assert.equal(await each.get("left"), undefined);
+      assert.equal(await each.has("left"), false);
+      assert.deepEqual(await each.get("read"), { a: 1 });
+      assert.deepEqual((await fromAsync(each.keys())).sort(), ["forever", "read"]);
+      assert.equal((await fromAsync(each.entries())).length, 2);
+      assert.equal(await each.size(), 2);
+    }
+    await store.set("left", { a: 2 });
+    assert.deepEqual(await store.get("left"), { a: 2 });
+  });
+
+  test("a session that a store without ttl stores lives for ever", async (_store, where) => {
+    await using store = harness.store(where, { ttl: 400 });
+    await using forever = harness.store(where);
+    await store.set("k", { a: 1 });
+    await forever.set("k", { a: 2 });
+    await wait(500);
+    assert.deepEqual(await store.get("k"), { a: 2 });
+  });
+
+  test("prune() deletes what has expired, and nothing else", async (_store, where) => {
+    await using store = harness.store(where, { ttl: 1, pruneInterval: 0 });
+    await using forever = harness.store(where);
+    const length = harness.slowScans ? 600 : 1200;
+    const keys = Array.from({ length }, (_, i) => `chat:${i}`);
+    await Promise.all(keys.map((key) => store.set(key, { key })));
+    await forever.set("forever", { a: 1 });
+    await wait(20);
+    assert.equal(await store.prune(), harness.prunes ? keys.length : 0);
+    assert.equal(await store.prune(), 0);
+    assert.deepEqual(await fromAsync(forever.keys()), ["forever"]);
+  });
+
+  if (harness.prunes) {
+    test("expired sessions are pruned every pruneInterval", async (_store, where) => {
+      await using store = harness.store(where, { ttl: 1, pruneInterval: 20 });
+      await using other = harness.store(where, { pruneInterval: 0 });
+      // How many are left for another store to prune, after longer and longer waits.
+      const left: number[] = [];
+      for (let ms = 50; ms < 20_000 && left.at(-1) !== 0; ms *= 2) {
+        await Promise.all(["a", "b", "c"].map((key) => store.set(key, { a: 1 })));
+        await wait(ms);
+        left.push(await other.prune());
+      }
+      assert.equal(left.at(-1), 0, left.join());
+    });
+  }
+}

@@ -1,0 +1,23 @@
+/** The suite that every store passes, on a real server of its backend, one file per topic. */
+
+import { describe } from "node:test";
+import { batches } from "./batches.ts";
+import { expiry } from "./expiry.ts";
+import { type Harness, testOf } from "./harness.ts";
+import { keys } from "./keys.ts";
+import { lifecycle } from "./lifecycle.ts";
+import { listing } from "./listing.ts";
+import { order } from "./order.ts";
+import { values } from "./values.ts";
+
+export type { Harness } from "./harness.ts";
+
+/** Runs the suite. */
+export function conformance(harness: Harness): void {
+  const test = testOf(harness);
+  describe(`${harness.name} conformance`, () => {
+    for (const topic of [values, keys, order, batches, listing, expiry, lifecycle]) {
+      topic(test, harness);
+    }
+  });
+}

@@ -1,0 +1,62 @@
+/** Opening, health, closing and options. */
+
+import assert from "node:assert/strict";
+import type { StoreOptions } from "../../../mod.ts";
+import type { Harness, Test } from "./harness.ts";
+
+export function lifecycle(test: Test, harness: Harness): void {
+  test("health() tells how long an answer takes", async (store) => {
+    if (harness.connectsLate) await store.ready();
+    const health = await store.health();
+    assert.ok(health.ok);
+    assert.ok(health.latency >= 0 && health.latency < 10_000);
+    await store.close();
+    const closed = await store.health();
+    assert.ok(!closed.ok);
+    assert.equal(closed.error.name, "ClosedError");
+  });
+
+  test("close() waits for what is under way", async (store, where) => {
+    const writes = Array.from({ length: 50 }, (_, i) => store.set(`chat:${i}`, { i }));
+    const read = store.get("chat:0");
+    await store.close();
+    await Promise.all(writes);
+    assert.deepEqual(await read, { i: 0 });
+    await using other = harness.store(where);
+    assert.deepEqual(await other.get("chat:49"), { i: 49 });
+  });
+
+  test("close() twice is fine, and later operations are refused", async (store) => {
+    await store.set("k", { a: 1 });
+    await Promise.all([store.close(), store.close()]);
+    await store.close();
+    for (const operation of [store.get("k"), store.set("k", {}), store.delete("k")]) {
+      await assert.rejects(operation, { name: "ClosedError", key: "k" });
+    }
+    await assert.rejects(store.ready(), { name: "ClosedError" });
+  });
+
+  test("close() of a store that was never used", async (store) => {
+    await store.close();
+  });
+
+  test("ready() opens, as often as asked", async (store) => {
+    await Promise.all([store.ready(), store.ready()]);
+    await store.ready();
+    assert.equal(await store.get("k"), undefined);
+  });
+
+  test("refuses unknown options and bad values", () => {
+    const bad = (options: unknown) => () => harness.store("x", options as StoreOptions);
+    assert.throws(bad({ tiemout: 5 }), /TypeError: \w+: unknown option "tiemout"/);
+    assert.throws(bad({ timeout: "5" }), TypeError);
+    for (const timeout of [0, -1, NaN, 1.5, Infinity, 2 ** 31]) {
+      assert.throws(bad({ timeout }), RangeError);
+    }
+    for (const ttl of [0, -1, NaN, Infinity, 1e13]) assert.throws(bad({ ttl }), RangeError);
+    assert.throws(bad({ pruneInterval: -1 }), RangeError);
+    assert.throws(bad({ onCorrupt: "ignore" }), RangeError);
+    assert.throws(bad({ onError: 5 }), TypeError);
+    return Promise.resolve();
+  });
+}

@@ -12,6 +12,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type Server, startServers } from "../scripts/servers/index.ts";
+import { Proxy } from "../tests/proxy.ts";
 import { chart } from "./chart.ts";
 import { cleanUp } from "./cleanup.ts";
 import { countCommands } from "./commands.ts";
@@ -27,7 +28,6 @@ import {
 } from "./contenders.ts";
 import { growth, memory } from "./growth.ts";
 import { installPeers, peerVersions } from "./peers.ts";
-import { delayingProxy } from "./proxy.ts";
 import { machine, memoryTable, type Report, runtime, summary, table } from "./report.ts";
 import { startup } from "./startup.ts";
 import { tableNames, throughput } from "./throughput.ts";
@@ -155,8 +155,10 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   if (chosenParts.includes("delay") && server) {
     const few = stores.filter(({ name }) => [ours, upstream, bare].includes(name));
     for (const delay of numbers(values.delays)) {
-      await using proxy = await delayingProxy(url, delay);
-      await cells(proxy.url, delay, ["one", "burst", "loops", "same"], few);
+      await using proxy = await Proxy.to(url);
+      proxy.delay = delay;
+      const delayed = Object.assign(new URL(url), { host: proxy.host }).href;
+      await cells(delayed, delay, ["one", "burst", "loops", "same"], few);
     }
   }
   if (chosenParts.includes("startup")) {

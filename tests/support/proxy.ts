@@ -2,6 +2,7 @@
 
 import { Buffer } from "node:buffer";
 import { connect, createServer, type Server, type Socket } from "node:net";
+import { setTimeout } from "node:timers";
 
 /** What can happen to a request: it, or the whole or half of its reply, is lost with the connection. */
 export const faults = ["request lost", "reply lost", "reply halved", "reply garbled"] as const;
@@ -26,15 +27,17 @@ export class Proxy implements AsyncDisposable {
   connections = 0;
   /** Whether connections are accepted on which nothing ever passes. */
   blackHole = false;
+  /** How much longer each round trip takes, in ms. */
+  delay = 0;
   /** Answers a request in place of the server, where it returns something. */
   answer: ((request: Buffer) => Buffer | undefined) | undefined;
   /** Changes bytes of a request before the server gets it. */
   change: ((request: Buffer) => void) | undefined;
 
   private constructor(host: string, port: number) {
-    this.#server = createServer((near) => {
+    this.#server = createServer({ noDelay: true }, (near) => {
       this.connections++;
-      const far = connect(port, host);
+      const far = connect({ port, host, noDelay: true });
       /** What its next reply meets. */
       let trap: Trap | undefined;
       for (const [from, to] of [[near, far], [far, near]] as const) {
@@ -59,14 +62,14 @@ export class Proxy implements AsyncDisposable {
         const answer = this.answer?.(data);
         if (answer !== undefined) return near.write(answer);
         trap ??= [...this.#traps].find(({ marker }) => data.includes(marker));
-        if (trap === undefined) return far.write(data);
+        if (trap === undefined) return this.#pass(data, far);
         this.#traps.delete(trap);
-        if (trap.fault !== "request lost") return far.write(data);
+        if (trap.fault !== "request lost") return this.#pass(data, far);
         trap.sprung();
         cut();
       });
       far.on("data", (data: Buffer) => {
-        if (trap === undefined) return near.write(data);
+        if (trap === undefined) return this.#pass(data, near);
         const { fault, sprung } = trap;
         trap = undefined;
         sprung();
@@ -75,6 +78,11 @@ export class Proxy implements AsyncDisposable {
         near.end(data.subarray(0, data.length / 2), cut);
       });
     });
+  }
+
+  #pass(data: Buffer, to: Socket): void {
+    if (this.delay > 0) setTimeout(() => to.write(data), this.delay / 2);
+    else to.write(data);
   }
 
   /** A proxy to the server of the URL, which listens on an address. */

@@ -12,7 +12,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type Server, startServers } from "../scripts/servers/index.ts";
-import { Proxy } from "../tests/proxy.ts";
+import { Proxy } from "../tests/support/proxy.ts";
 import { chart } from "./chart.ts";
 import { cleanUp } from "./cleanup.ts";
 import { countCommands } from "./commands.ts";

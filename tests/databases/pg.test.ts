@@ -7,12 +7,10 @@ import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
 import { dialect } from "../../src/pg/dialect.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
-import { entry, run } from "../support/process.ts";
-import { coldStart, processes } from "../support/coldStart.ts";
+import { entry } from "../support/process.ts";
 import { conformance } from "../suites/conformance/index.ts";
-import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
+import { sqlTables } from "../suites/sqlTables.ts";
 import { requireVersion } from "../support/packages.ts";
-import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
 const url = serverUrl("postgres");
@@ -103,6 +101,53 @@ conformance({
   },
 });
 
+sqlTables({
+  name: "PostgreSQL",
+  url,
+  factory: "Postgres",
+  module: entry("pg", import.meta.url),
+  store: (options) => Postgres(options as PostgresOptions),
+  table,
+  keyless: { "": keyless },
+  remaining: [["1:1", "3"], ["1:2", "1"], [null, "1"], [null, "2"]],
+  contents: (name) => rows(`SELECT key, session FROM ${quoted(name)} ORDER BY key, session`),
+  async assertCurrent(name) {
+    assert.deepEqual(await shape(name), ours);
+  },
+  upstream,
+  pool(url, size) {
+    const pool = new pg.Pool({ connectionString: url, max: size });
+    let opened = 0;
+    pool.on("connect", () => opened++);
+    return { pool, opened: () => opened, end: () => pool.end() };
+  },
+  async restricted(setUp) {
+    const name = table();
+    await setUp({ url, table: name });
+    const exists = (await rows("SELECT to_regclass($1)", quoted(name)))[0]![0] !== null;
+    const grants = exists ? [`GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}`] : [];
+    return { url: await role(...grants), table: name };
+  },
+  createKeyless: ({ table }) => keyless(table!),
+  async whileRead(name, work) {
+    const reader = await admin.connect();
+    try {
+      await reader.query(`BEGIN; SELECT FROM ${quoted(name)}`);
+      await work();
+    } finally {
+      await reader.query("ROLLBACK");
+      reader.release();
+    }
+  },
+  keepIdle: { idleTimeoutMillis: 300_000 },
+  messages: {
+    cannotCreate: /table "public"\."[^"]+" cannot be created: permission denied/,
+    lockTimeout: /lock timeout/,
+    wrongPassword: /^Cannot read session "k": password authentication failed/,
+    missingDatabase: /database "missing" does not exist/,
+  },
+});
+
 describe("PostgreSQL tables", () => {
   it("PostgreSQL reads what upstream wrote, and upgrades its table beside it", async () => {
     const errors: unknown[] = [];
@@ -146,75 +191,6 @@ describe("PostgreSQL tables", () => {
     assert.deepEqual(errors, []);
   });
 
-  it("PostgreSQL keeps the newest of duplicates, and loses nothing else", async () => {
-    const errors: unknown[] = [];
-    const name = table();
-    await keyless(name);
-    await using store = Postgres({ url, table: name, onError: (error) => errors.push(error) });
-    assert.equal(await store.get("1:1"), 3);
-    assert.equal(await store.get("1:2"), 1);
-    await store.set("1:1", 4);
-    assert.equal(await store.get("1:1"), 4);
-    const left = await rows(`SELECT key, session FROM ${quoted(name)} ORDER BY key, session`);
-    assert.deepEqual(left, [["1:1", "4"], ["1:2", "1"], [null, "1"], [null, "2"]]);
-    assert.deepEqual(await shape(name), ours);
-    assert.deepEqual(errors, []);
-  });
-
-  it("PostgreSQL opens new and old tables from 12 processes at once", async () => {
-    const fresh = Array.from({ length: 15 }, () => table());
-    const old = Array.from({ length: 5 }, () => table());
-    for (const [i, name] of old.entries()) {
-      await keyless(name, `key varchar(32) ${i % 2 ? "UNIQUE" : ""}, session text`)
-        .catch(() => {}); // no duplicates where they are not allowed
-    }
-    const errors = await coldStart({
-      module: entry("pg", import.meta.url),
-      factory: "Postgres",
-      options: { url },
-      place: "table",
-    }, [...fresh, ...old]);
-    assert.deepEqual(errors, []);
-    for (const name of [...fresh, ...old]) {
-      assert.deepEqual(await shape(name), ours);
-      const own = await rows(`SELECT FROM ${quoted(name)} WHERE key LIKE 'process:%'`);
-      assert.equal(own.length, processes);
-    }
-  });
-
-  it("PostgreSQL works for a role without the right to create, on a table that is there", async () => {
-    const errors: unknown[] = [];
-    const name = table();
-    await using made = Postgres({ url, table: name });
-    await made.ready();
-    const restricted = await role(
-      `GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}`,
-    );
-    await using store = Postgres({
-      url: restricted,
-      table: name,
-      onError: (error) => errors.push(error),
-    });
-    await store.set("k", { a: 1 });
-    assert.deepEqual(await store.get("k"), { a: 1 });
-    await store.delete("k");
-    assert.deepEqual(errors, []);
-  });
-
-  it("PostgreSQL says that a role without the right to create cannot begin", async () => {
-    const name = table();
-    const errors: unknown[] = [];
-    const restricted = await role();
-    await using store = Postgres({
-      url: restricted,
-      table: name,
-      onInitError: (error) => errors.push(error),
-    });
-    const message = new RegExp(`table "public"\\."${name}" cannot be created: permission denied`);
-    await assert.rejects(store.get("k"), { name: "StoreError", message });
-    assert.equal(errors.length, 1);
-  });
-
   it("PostgreSQL works within the limits of an old table that it may not alter", async () => {
     const name = table();
     const old = upstream(admin, name);
@@ -237,44 +213,6 @@ describe("PostgreSQL tables", () => {
     await assert.rejects(store.set("k".repeat(33), 1), /too long/);
     assert.equal(errors.length, 1);
     assert.match(String(errors[0]), /of an older version and cannot be upgraded.*must be owner/);
-  });
-
-  it("PostgreSQL does not open a table without a key that it may not alter", async () => {
-    const name = table();
-    await keyless(name);
-    const restricted = await role(`GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}`);
-    await using store = Postgres({ url: restricted, table: name });
-    await assert.rejects(store.get("1:1"), /cannot be upgraded, but the store needs a unique key/);
-    assert.equal((await rows(`SELECT FROM ${quoted(name)}`)).length, 6);
-  });
-
-  it("PostgreSQL does not lock others out while somebody reads the old table", async () => {
-    const name = table();
-    const old = upstream(admin, name);
-    await old.set("k", 1);
-    const reader = await admin.connect();
-    await using store = Postgres({ url, table: name, timeout: 1_500 });
-    try {
-      await reader.query(`BEGIN; SELECT FROM ${quoted(name)}`);
-      const opening = store.get("k");
-      const waits: number[] = [];
-      let open = true;
-      const ended = opening.catch(() => {}).then(() => open = false);
-      while (open) {
-        const started = Date.now();
-        assert.equal(await old.get("k"), 1);
-        waits.push(Date.now() - started);
-        await wait(10);
-      }
-      await ended;
-      await assert.rejects(opening, { name: "TimeoutError", message: /lock timeout/ });
-      assert.ok(Math.max(...waits) < 2_000, `waited ${Math.max(...waits)} ms`);
-    } finally {
-      await reader.query("ROLLBACK");
-      reader.release();
-    }
-    assert.equal(await store.get("k"), 1);
-    assert.deepEqual(await shape(name), ours);
   });
 
   it("PostgreSQL opens the table of another schema that upstream took a dot for", async () => {
@@ -455,47 +393,6 @@ describe("PostgreSQL pools", () => {
     assert.equal(await unprepared.get("k"), 2);
     await pool.end();
   });
-
-  it("PostgreSQL has no deadlocks between stores that write the same keys", async () => {
-    const name = table();
-    const pools = Array.from({ length: 3 }, () => new pg.Pool({ connectionString: url }));
-    const stores = pools.map((pool) => Postgres({ pool, table: name }));
-    let lost = 0;
-    for (const pool of pools) pool.on("remove", () => lost++); // as after every error
-    const keys = Array.from({ length: 40 }, (_, i) => `${i}`);
-    await Promise.all(stores.map(async (store, i) => {
-      for (let round = 0; round < 40; round++) {
-        const shuffled = keys.toSorted(() => Math.random() - 0.5);
-        await Promise.all(shuffled.map((key, j) => {
-          return (round + i + j) % 3 === 0 ? store.delete(key) : store.set(key, { round, i });
-        }));
-      }
-    }));
-    assert.equal(lost, 0);
-    for (const store of stores) await store.close();
-    for (const pool of pools) await pool.end();
-  });
-
-  it("PostgreSQL gives up a connection that hangs", async () => {
-    await using proxy = await Proxy.to(url);
-    const through = urlWith(url, { host: proxy.host });
-    const pool = new pg.Pool({ connectionString: through, max: 1 });
-    await using store = Postgres({ pool, table: table(), timeout: 500 });
-    await store.set("k", 1);
-    for (const operation of [() => store.get("k"), () => store.set("k", 2)]) {
-      proxy.silence();
-      await assert.rejects(operation(), { name: "TimeoutError" });
-      assert.equal(await store.get("k"), 1); // by another connection, of a pool of one
-    }
-    assert.equal(pool.totalCount, 1);
-    await pool.end();
-  });
-
-  it("PostgreSQL goes on after connections were cut", () =>
-    goesOnAfterCuts(url, (url) => Postgres({ url, table: table() })));
-
-  it("PostgreSQL opens once the server is there", () =>
-    opensOnceThere(url, (url) => Postgres({ url, table: table() })));
 });
 
 describe("PostgreSQL options", () => {
@@ -569,59 +466,5 @@ describe("PostgreSQL options", () => {
       assert.equal(found.length, 1);
     }
     assert.equal(asked, 1);
-  });
-});
-
-describe("PostgreSQL errors", () => {
-  it("PostgreSQL tells at once that a password is wrong, without repeating it", async () => {
-    const wrong = new URL(url);
-    wrong.password = "wr0ng";
-    const started = Date.now();
-    await using store = Postgres({ url: wrong.href, table: place() });
-    await assert.rejects(store.get("k"), (error: Error) => {
-      assert.equal(error.name, "StoreError");
-      assert.match(error.message, /^Cannot read session "k": password authentication failed/);
-      assert.doesNotMatch(`${error.stack} ${JSON.stringify(error)}`, /wr0ng/);
-      return true;
-    });
-    assert.ok(Date.now() - started < 8_000); // not at its deadline
-  });
-
-  it("PostgreSQL tells at once that a database is missing", async () => {
-    const wrong = new URL(url);
-    wrong.pathname = "/missing";
-    const started = Date.now();
-    await using store = Postgres({ url: wrong.href });
-    await assert.rejects(store.set("k", 1), /database "missing" does not exist/);
-    assert.ok(Date.now() - started < 8_000); // not at its deadline
-  });
-
-  it("PostgreSQL that is down is an error in time, and the process lives", async () => {
-    const { code, output, duration } = await run(`
-      import { Postgres } from "${entry("pg", import.meta.url)}";
-      const store = Postgres({ url: "postgres://user:s3cret@127.0.0.1:1/db", timeout: 500 });
-      for (let i = 0; i < 2; i++) {
-        await store.get("k").catch((error) => console.log(error.name, error.message));
-      }
-      store.set("k", 1).catch(() => {});
-      await store.close();
-    `);
-    assert.equal(code, 0, output);
-    assert.match(output, /^(TimeoutError Cannot read session "k": .*ECONNREFUSED.*\n){2}$/);
-    assert.ok(duration < 20_000, `took ${duration} ms`);
-  });
-
-  it("PostgreSQL keeps no process alive after close()", async () => {
-    const name = table();
-    const { code, output, duration } = await run(`
-      import { Postgres } from "${entry("pg", import.meta.url)}";
-      const store = Postgres({ url: "${url}", table: "${name}" });
-      await Promise.all([store.set("k", 1), store.get("l"), store.set("m", 1)]);
-      await store.close();
-      console.log("closed");
-    `);
-    assert.equal(code, 0, output);
-    assert.equal(output, "closed\n");
-    assert.ok(duration < 9_500, `took ${duration} ms`);
   });
 });

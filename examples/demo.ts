@@ -1,8 +1,8 @@
 /**
- * A Telegraf bot that remembers, to talk to in the terminal: `deno task demo`.
+ * A Telegraf bot that remembers its users. Chat with it in the terminal: `deno task demo`.
  *
- * The first half is the bot, for you to copy; the second is the terminal. No token is needed:
- * npm's `telegram-test-api` stands in for Telegram, unless the environment has a `BOT_TOKEN`.
+ * The first half is the bot; copy it if you like. The second half is the terminal. You need no
+ * token: the npm package `telegram-test-api` replaces Telegram unless `BOT_TOKEN` is set.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import { type Context, Scenes, session, Telegraf } from "telegraf";
 import { message } from "telegraf/filters";
 import type { Store } from "../mod.ts";
 
-/** What the bot keeps per chat and user; the wizard keeps its own step in here too. */
+/** The session of one user in one chat. The wizard stores its current step here too. */
 interface Session extends Scenes.WizardSession {
   count: number;
   profile?: { name: string; age: number };
@@ -32,7 +32,7 @@ const commands = `/count    adds one and answers with the number
 /forget   deletes it
 /help     shows this list`;
 
-/** A scene: its progress is in the session, so it survives a restart between two questions. */
+/** A scene. Its progress is in the session, so it survives a restart between two questions. */
 const askProfile = new Scenes.WizardScene<BotContext>(
   "profile",
   async (ctx) => {
@@ -56,12 +56,12 @@ const askProfile = new Scenes.WizardScene<BotContext>(
   },
 );
 
-/** The bot, with its sessions in the given store. */
+/** Creates the bot. Its sessions are in the given store. */
 function createBot(token: string, store: Store<Session>, apiRoot?: string): Telegraf<BotContext> {
   const bot = new Telegraf<BotContext>(token, { telegram: { apiRoot } });
   const stage = new Scenes.Stage<BotContext>([askProfile]);
 
-  // Commands of the stage, not of the bot, so that they work in the middle of a scene as well.
+  // The stage has the commands, not the bot, so that they also work in the middle of a scene.
   stage.command(["start", "help"], (ctx) => ctx.reply(commands));
   stage.command("count", (ctx) => ctx.reply(String(++ctx.session.count)));
   stage.command("profile", (ctx) => ctx.scene.enter("profile"));
@@ -71,7 +71,7 @@ function createBot(token: string, store: Store<Session>, apiRoot?: string): Tele
     return ctx.reply(`${who}, count ${count}`);
   });
   stage.command("forget", (ctx) => {
-    // No session left: the store deletes it. The next update starts with the default one.
+    // This deletes the session from the store. The next update starts with the default session.
     (ctx as Partial<BotContext>).session = undefined;
     return ctx.reply("Forgotten.");
   });
@@ -80,7 +80,7 @@ function createBot(token: string, store: Store<Session>, apiRoot?: string): Tele
   bot.use(stage.middleware());
   bot.on(message("text"), (ctx) => ctx.reply("I do not know that. /help shows what I know."));
 
-  // Without it, the first error of a handler or of the store would end the bot.
+  // Without this, the first error of a handler or of the store would end the bot.
   bot.catch(async (error, ctx) => {
     console.error(`Update ${ctx.update.update_id} failed:`, error);
     await ctx.reply("Something went wrong, please try again.").catch(() => {});
@@ -88,7 +88,7 @@ function createBot(token: string, store: Store<Session>, apiRoot?: string): Tele
   return bot;
 }
 
-/** Talks to Telegram until the process is told to stop. Resolves when all updates are handled. */
+/** Connects to Telegram until a signal stops the process. Resolves when all updates are handled. */
 async function serve(bot: Telegraf<BotContext>): Promise<void> {
   await bot.launch(() => {
     console.log(`@${bot.botInfo?.username} is up. Ctrl-C stops it.`);
@@ -97,9 +97,9 @@ async function serve(bot: Telegraf<BotContext>): Promise<void> {
   });
 }
 
-// From here on: the terminal.
+// The terminal starts here.
 
-// Telegraf's HTTP client loads Node's deprecated punycode; the warning would be in the way.
+// Telegraf's HTTP client loads Node's deprecated punycode module. This hides the warning.
 process.noDeprecation = true;
 
 const usage = `Usage: deno task demo [--store <where>]
@@ -121,7 +121,7 @@ function readArguments(): { store: string; help?: boolean } {
   }
 }
 
-/** Makes the store that a URL or file name asks for; loads only the driver that it needs. */
+/** Creates the store for a URL or file name. Loads only the driver that the store needs. */
 async function createStore(where: string): Promise<Store<Session>> {
   const timeout = 5_000;
   const there = { url: where, timeout };
@@ -135,11 +135,11 @@ async function createStore(where: string): Promise<Store<Session>> {
   return (await import("../sqlite.ts")).SQLite<Session>({ filename, timeout });
 }
 
-/** Hands what is typed to the bot, and prints its answers. */
+/** Passes each typed line to the bot and prints the bot's answers. */
 async function chat(store: Store<Session>): Promise<void> {
   const { TelegramServer } = await import("telegram-test-api/lib/telegramServer.js");
   const server = new TelegramServer({ host: "127.0.0.1" });
-  server.config.port = 0; // any free one
+  server.config.port = 0; // any free port
   await server.start();
   const { port } = server["server"].address();
   const token = "1:demo";
@@ -150,8 +150,8 @@ async function chat(store: Store<Session>): Promise<void> {
     for await (const text of lines()) {
       if (text.startsWith("/")) await server.addUserCommand(user.makeCommand(text));
       else if (text) await server.addUserMessage(user.makeMessage(text));
-      // Not `bot.launch()`: Telegram waits for updates, but the stand-in answers at once, and the
-      // bot would ask without pause. Besides, this tells when an update is done and stored.
+      // `bot.launch()` would poll without a pause, because the test server answers immediately even
+      // if there is no update. Besides, `handleUpdate()` resolves when the session is stored.
       for (const update of server.getUpdates(token)) {
         await bot.handleUpdate(update as Parameters<typeof bot.handleUpdate>[0]);
       }
@@ -161,7 +161,7 @@ async function chat(store: Store<Session>): Promise<void> {
   }
 }
 
-/** The lines that are typed or come from a pipe, until they end or the process is to stop. */
+/** Reads lines from the terminal or a pipe, until the input ends or a signal stops the process. */
 async function* lines(): AsyncGenerator<string> {
   const { stdin: input, stdout } = process;
   if (input.isTTY) console.log(`\n${commands}\n\nCtrl-D ends the chat. Start again: it remembers.`);
@@ -187,7 +187,7 @@ async function main(): Promise<void> {
     const token = process.env.BOT_TOKEN;
     await (token ? serve(createBot(token, store)) : chat(store));
   } finally {
-    await store.close(); // waits for the writes under way
+    await store.close(); // waits for the writes in progress
   }
 }
 

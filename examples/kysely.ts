@@ -1,5 +1,6 @@
 /**
- * A bot that counts, with its sessions in PGlite, a PostgreSQL inside the process, by Kysely.
+ * A bot that counts. It keeps its sessions in PGlite, a PostgreSQL inside the process, through
+ * Kysely.
  *
  * On Deno: `BOT_TOKEN=… deno run -A examples/kysely.ts`. On Node.js 24, in a project with
  * `npm i @telegraf/session kysely @electric-sql/pglite telegraf`: `BOT_TOKEN=… node kysely.ts`.
@@ -17,7 +18,7 @@ interface BotContext extends Context {
   session: { count: number };
 }
 
-// BOT_API is the URL of a Bot API server of your own, where you have one.
+// Set BOT_API only if you run your own Bot API server: it is the URL of that server.
 const { BOT_TOKEN, BOT_API, PGLITE_FOLDER } = process.env;
 const pglite = new PGlite(PGLITE_FOLDER ?? "./telegraf-sessions");
 const store = KyselyStore({ dialect: new PGliteDialect({ pglite }) });
@@ -25,11 +26,11 @@ const bot = new Telegraf<BotContext>(BOT_TOKEN!, { telegram: { apiRoot: BOT_API 
 
 bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
 bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
-bot.catch((error) => console.error(error)); // without it, an error ends the process
+bot.catch((error) => console.error(error)); // without this, the first error ends the process
 
 process.once("SIGINT", () => bot.stop("SIGINT"));
 process.once("SIGTERM", () => bot.stop("SIGTERM"));
 
-await store.ready(); // fails now if the database cannot be reached, not with the first update
-await bot.launch(); // until it is stopped and the updates under way are handled
+await store.ready(); // throws now, not at the first update, if the database is unreachable
+await bot.launch(); // resolves when the bot is stopped and all its updates are handled
 await store.close();

@@ -1,5 +1,5 @@
 /**
- * A bot that counts, with its sessions in Redis.
+ * A bot that counts. It keeps its sessions in Redis.
  *
  * On Deno: `BOT_TOKEN=… deno run -A examples/redis.ts`. On Node.js 24, in a project with
  * `npm i @telegraf/session redis telegraf`: `BOT_TOKEN=… node redis.ts`.
@@ -15,18 +15,18 @@ interface BotContext extends Context {
   session: { count: number };
 }
 
-// BOT_API is the URL of a Bot API server of your own, where you have one.
+// Set BOT_API only if you run your own Bot API server: it is the URL of that server.
 const { BOT_TOKEN, BOT_API, REDIS_URL } = process.env;
 const store = Redis({ url: REDIS_URL ?? "redis://127.0.0.1:6379" });
 const bot = new Telegraf<BotContext>(BOT_TOKEN!, { telegram: { apiRoot: BOT_API } });
 
 bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
 bot.command("count", (ctx) => ctx.reply(`You have counted to ${++ctx.session.count}.`));
-bot.catch((error) => console.error(error)); // without it, an error ends the process
+bot.catch((error) => console.error(error)); // without this, the first error ends the process
 
 process.once("SIGINT", () => bot.stop("SIGINT"));
 process.once("SIGTERM", () => bot.stop("SIGTERM"));
 
-await store.ready(); // fails now if the database cannot be reached, not with the first update
-await bot.launch(); // until it is stopped and the updates under way are handled
+await store.ready(); // throws now, not at the first update, if the database is unreachable
+await bot.launch(); // resolves when the bot is stopped and all its updates are handled
 await store.close();

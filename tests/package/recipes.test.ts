@@ -1,4 +1,4 @@
-/** The programs of docs/recipes.md, each in a process of its own, against servers with TLS. */
+/** Runs each program of docs/recipes.md in its own process, against servers with TLS. */
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
@@ -19,7 +19,7 @@ import { until } from "../support/until.ts";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const document = readFileSync(join(root, "docs/recipes.md"), "utf8");
 
-/** The programs of a section: with a CA, for another name, without a check. */
+/** The three programs of a section: with a CA, with another name, without a check. */
 function programs(section: string): [string, string, string] {
   const [, body] = document.split(`\n### ${section}\n`);
   const own = body!.split("\n## ")[0]!.split("\n### ")[0]!;
@@ -28,7 +28,7 @@ function programs(section: string): [string, string, string] {
   return blocks as [string, string, string];
 }
 
-/** The end of each program, which uses its store; each run has a key of its own. */
+/** Appended to each program: uses its store. Each run has its own key. */
 const use = `
 const key = "recipe:" + Math.random();
 try {
@@ -40,7 +40,7 @@ try {
 }
 `;
 
-/** Runs a program, in a folder of this repository so that it finds this package. */
+/** Runs a program in a folder of this repository, so that it can import this package by name. */
 async function run(
   program: string,
   url: string,
@@ -76,10 +76,10 @@ async function fails(...args: Parameters<typeof run>): Promise<void> {
   assert.match(errors, /certificate|altnames|NotValidForName|UnknownIssuer|self.signed/i);
 }
 
-/** The URL with other parts. */
+/** Replaces parts of a URL. */
 const urlWith = (url: string, parts: Partial<URL>) => Object.assign(new URL(url), parts).href;
 
-/** A server with TLS and one of the certificates. */
+/** Starts a server with TLS and the given certificate. */
 type Secure = (pair: { key: string; cert: string }) => Promise<{ url: string } & AsyncDisposable>;
 
 const proxied =
@@ -89,7 +89,7 @@ const proxied =
     return { url, [Symbol.asyncDispose]: () => secured[Symbol.asyncDispose]() };
   };
 
-/** Clients of MySQL ask for TLS in the middle of a handshake, so the server itself has it. */
+/** MySQL clients start TLS during the handshake. The proxy cannot add it, so the server has TLS. */
 const mysql: Secure = async (pair) => {
   const servers = await startServers({ backends: ["mysql"], own: true });
   const { pid, url } = servers.servers.mysql;
@@ -127,7 +127,7 @@ const sections: [section: string, store: string, secure: Secure][] = [
   ["MongoDB", "MongoDB", proxied("mongodb", false, (url) => urlWith(url, { search: "tls=true" }))],
 ];
 
-// Others find the name of this package only where it is installed.
+// Other runtimes find the package by its name only if it is installed.
 const skip = process.versions.deno === undefined && "Deno knows this package by its name";
 
 describe("recipes", { skip, timeout: 300_000 }, () => {
@@ -150,8 +150,10 @@ describe("recipes", { skip, timeout: 300_000 }, () => {
     });
   }
 
-  /** The documented commands, by what they run. */
-  const commands = [...document.matchAll(/^deno run (--.*) (\w+)\.ts$/gm)]
+  /** The flags of the documented commands, by program. A backslash continues a command. */
+  const commands = [
+    ...document.replaceAll(/ \\\n +/g, " ").matchAll(/^deno run (--.*) (\w+)\.ts$/gm),
+  ]
     .map(([, flags, name]) => [name!, flags!.split(" ")] as const);
   const stores: Record<string, [title: string, server: Server | undefined, program: string]> = {
     redis: ["Redis", "redis", "Redis({ url: process.env.DATABASE_URL })"],

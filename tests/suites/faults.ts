@@ -301,9 +301,14 @@ export function faults(harness: FaultHarness): void {
       assert.equal(await worker.update("read-only"), 1);
       await harness.refuseWrites(server.url, proxy, true);
       try {
-        const { name, message } = await worker.failure("read-only");
-        assert.equal(name, "TimeoutError");
-        assert.match(message, /read.?only|not.?(writable.?)?primary/i);
+        // Connections may take a moment to learn of it.
+        let failure: WorkerError | undefined;
+        await until(async () => {
+          failure = await worker.failure("read-only").catch(() => undefined);
+          return failure !== undefined;
+        });
+        assert.equal(failure!.name, "TimeoutError");
+        assert.match(failure!.message, /read.?only|not.?(writable.?)?primary/i);
       } finally {
         await harness.refuseWrites(server.url, proxy, false);
       }

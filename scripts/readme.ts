@@ -1,6 +1,7 @@
 /**
- * Type-checks every TypeScript block of the README and of docs/, and runs those that need neither
- * Telegram nor a server: to make a store opens nothing, so most of them. Checks the links, too.
+ * Type-checks every TypeScript block of the README and of docs/. Runs the blocks that need neither
+ * Telegram nor a server. Most blocks need no server, because creating a store opens no connection.
+ * Also checks the links.
  */
 
 import assert from "node:assert/strict";
@@ -18,10 +19,10 @@ for (const name of names) if (name.endsWith(".md")) texts.set(name, await read(n
 const blocksOf = (text: string) =>
   [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => match[1]!);
 const readme = texts.get("README.md")!;
-assert.ok(blocksOf(readme).length > 10, "the README has lost its programs");
+assert.ok(blocksOf(readme).length > 10, "README.md should contain more than 10 programs");
 const blocks = [...texts.values()].flatMap(blocksOf);
 
-// npm and JSR show the README without the repository around it.
+// npm and JSR show the README outside the repository.
 const links = [...readme.matchAll(/\]\(([^)\s]+)\)/g)].map((match) => match[1]!);
 const headings = [...readme.matchAll(/^#+ (.*)$/gm)].map((match) => match[1]!);
 const anchor = (heading: string) =>
@@ -30,13 +31,17 @@ const anchors = new Set(headings.map((heading) => `#${anchor(heading)}`));
 const own =
   /^https:\/\/(?:github\.com\/telegraf\/session\/(?:blob|tree)|raw\.githubusercontent\.com\/telegraf\/session)\/main\/([^#]*)/;
 for (const link of links) {
-  assert.match(link, /^(https:\/\/|#)/, "a relative link leads nowhere on npm and JSR");
+  assert.match(
+    link,
+    /^(https:\/\/|#)/,
+    "relative links do not work on npm and JSR: use https://… or #…",
+  );
   if (link.startsWith("#")) assert.ok(anchors.has(link), `README.md has no section ${link}`);
   const [, path] = own.exec(link) ?? [];
   if (path !== undefined) await Deno.stat(new URL(path, root));
 }
 
-// In the repository, so that `@telegraf/session/…` is what is being worked on.
+// Inside the repository, so that `@telegraf/session/…` resolves to its sources.
 const folder = await Deno.makeTempDir({ dir: fileURLToPath(root), prefix: ".readme-" });
 try {
   const files = blocks.map((_, i) => `${folder}/block-${i + 1}.ts`);
@@ -44,7 +49,7 @@ try {
   await Deno.writeTextFile(`${folder}/ca.pem`, cert);
   await run("check", ...files);
   const offline = files.filter((_, i) => !/\.launch\(|createWebhook\(/.test(blocks[i]!));
-  assert.ok(offline.length > 8, "too few programs are run");
+  assert.ok(offline.length > 8, "more than 8 programs should need neither Telegram nor a server");
   for (const file of offline) await run("run", "-A", file);
   console.log(
     `README and docs: ${files.length} programs type-checked, ${offline.length} of them run`,
@@ -62,5 +67,5 @@ async function run(...args: string[]): Promise<void> {
   }).output();
   if (code === 0) return;
   console.error(new TextDecoder().decode(stderr));
-  throw new Error(`deno ${args.join(" ")} ended with exit code ${code}`);
+  throw new Error(`deno ${args.join(" ")} failed with exit code ${code}`);
 }

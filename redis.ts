@@ -1,6 +1,5 @@
 /**
- * Sessions in Redis or Valkey, with node-redis 6; existing clients may be of node-redis 4 to 6, or of
- * ioredis 5 or 6.
+ * Sessions in Redis or Valkey, with node-redis 4 to 6, or with an existing client of ioredis 5 or 6.
  *
  * ```ts
  * import { Redis } from "@telegraf/session/redis";

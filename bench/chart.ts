@@ -1,11 +1,11 @@
-/** The chart that the README shows, drawn from the results that are kept. */
+/** Draws the chart of the README from the stored results. */
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ours } from "./contenders.ts";
 import type { Report } from "./report.ts";
 
-// GitHub shows the picture on white and on near black: these colours are legible on both.
+// GitHub has a white and a nearly black background; these colors are readable on both.
 const colors = { ours: "#2f81f7", other: "#8b949e", text: "#7d8590" };
 const names: Record<string, string> = {
   redis: "Redis",
@@ -28,7 +28,7 @@ export function chart(folder: string): string {
     const cell = cells.find(({ workload, size, delay }) =>
       workload === "burst" && size === 300 && delay === 0
     );
-    // What stands in for MongoDB says nothing about its speed.
+    // Skips FerretDB, because its speed is not the speed of MongoDB.
     if (cell === undefined || remark !== undefined) continue;
     y += head - row;
     shapes.push(text(left, y, names[backend]!, 'font-weight="600" font-size="15"'));
@@ -50,7 +50,7 @@ export function chart(folder: string): string {
       y += row;
     }
   }
-  const title = "Updates per second, 100 chats at once (a get and a set of 300 bytes each)";
+  const title = "Updates per second, bursts of 100 chats (a get and a set of 300 bytes each)";
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y + 14}" ` +
     `viewBox="0 0 ${width} ${y + 14}" font-family="system-ui, sans-serif" ` +
     `fill="${colors.text}" role="img" aria-label="${title}">\n` +

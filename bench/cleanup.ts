@@ -1,13 +1,13 @@
-/** Leaves a server as it was found. */
+/** Removes the data of the benchmark from a server. */
 
 import { type Backend, mongoClient, redisClient } from "./contenders.ts";
 
-/** Deletes what the stores made under these names; throwaway files go with their folder. */
+/** Deletes the data of the stores with these names. SQLite files are deleted with their folder. */
 export async function cleanUp(backend: Backend, url: string, names: string[]): Promise<void> {
   switch (backend) {
     case "redis": {
       const client = await redisClient(url);
-      // Some hold a million keys, so all names in one go.
+      // One scan for all names, because some have a million keys.
       const ours = new Set(names);
       for await (const keys of client.scanIterator({ MATCH: "*bench_*", COUNT: 1000 })) {
         const made = keys.filter((key) => ours.has(key.match(/bench_[a-z0-9]+/)![0]));

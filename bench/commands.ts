@@ -1,4 +1,4 @@
-/** How many commands a burst costs: that is the same on every MongoDB, whatever its speed. */
+/** Counts the commands of a burst. The count does not depend on the speed of the server. */
 
 import type { MongoClient } from "mongodb";
 import { requireVersion } from "../tests/support/packages.ts";

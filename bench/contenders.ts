@@ -1,4 +1,4 @@
-/** The stores that the benchmark measures: ours, upstream's, peers, and the bare driver. */
+/** The measured stores: ours, upstream's (version 2.0.0-beta.7), peers, and bare drivers. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -22,12 +22,12 @@ export interface Store {
 
 export interface Contender {
   name: string;
-  /** The npm package that is measured; without one it is a driver by itself. */
+  /** The npm package of the store; undefined for our store and for a bare driver. */
   package?: string;
   /**
    * Opens the store.
    *
-   * @param url the server.
+   * @param url of the server.
    * @param name of a table, collection or prefix, or part of a file's name.
    */
   open(url: string, name: string): Store | Promise<Store>;
@@ -41,7 +41,7 @@ export const bare = "bare driver";
 const upstreamEntry = (name: string) =>
   requireVersion("@telegraf/session", "2.0.0-beta.7", `/${name}`);
 
-/** A store of express-session, which calls back. */
+/** A store of express-session, which has callbacks instead of promises. */
 // deno-lint-ignore no-explicit-any
 function express(store: any, close: () => unknown): Store {
   const call = (method: string, ...args: unknown[]) =>
@@ -97,7 +97,7 @@ function unstorage(driver: unknown, close?: () => unknown): Store {
   };
 }
 
-/** unstorage has SQL databases through db0, which says at the first use that it is experimental. */
+/** unstorage with an SQL database by db0, whose warning about an experimental feature is off. */
 // deno-lint-ignore no-explicit-any
 function db0(connector: any, tableName: string): Store {
   (globalThis as Record<string, unknown>).__unstorage_db0_experimental_warning__ = true;
@@ -159,7 +159,7 @@ const redis: Contender[] = [
     name: "grammY",
     package: "@grammyjs/storage-redis",
     open(url, name) {
-      // Made for ioredis.
+      // This store needs ioredis.
       const { Redis } = peer("ioredis");
       const instance = new Redis(url, { keyPrefix: `${name}:` });
       const { RedisAdapter } = peer("@grammyjs/storage-redis");
@@ -257,7 +257,7 @@ const postgres: Contender[] = [
     async open(url, tableName) {
       const pool = await pgPool(url);
       const PgStore = peer("connect-pg-simple")(peer("express-session"));
-      // Its own script names the key's constraint alike for every table.
+      // Its own script cannot create a second table: the name of the constraint is always the same.
       await pool.query(
         `CREATE TABLE "${tableName}"
           (sid varchar PRIMARY KEY, sess json NOT NULL, expire timestamp(6) NOT NULL)`,
@@ -273,7 +273,7 @@ const postgres: Contender[] = [
   },
 ];
 
-/** A pool of mysql2, which answers with promises. */
+/** A pool of mysql2 with promises. */
 async function mysqlPool(uri: string) {
   const { createPool } = await import("mysql2/promise");
   return createPool({ uri });
@@ -354,7 +354,7 @@ const mysql: Contender[] = [
   },
 ];
 
-/** A folder of its own, removed at the end. */
+/** A temporary folder that is removed at the end. */
 export const folder = (() => {
   let path: string | undefined;
   return {
@@ -363,7 +363,7 @@ export const folder = (() => {
   };
 })();
 
-/** A database of better-sqlite3, with the journal that ours has. */
+/** A database of better-sqlite3. With `wal` it has the journal mode of our store. */
 async function sqliteDatabase(filename: string, wal: boolean) {
   const { default: Database } = await import("better-sqlite3");
   const database = new Database(filename);

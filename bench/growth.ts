@@ -1,4 +1,4 @@
-/** What many stored sessions cost: time, memory of the process, and room in the database. */
+/** The cost of many stored sessions: time, memory of the process, and space in the database. */
 
 import { spawn } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
@@ -21,7 +21,7 @@ import { fill, key, update } from "./workloads.ts";
 const open = (backend: Backend, store: string, url: string, place: string) =>
   contenders[backend].find(({ name }) => name === store)!.open(url, place);
 
-/** How fast our store is, by how many sessions are stored. */
+/** Measures how fast our store is with each number of stored sessions. */
 export async function growth(
   backend: Backend,
   url: string,
@@ -36,16 +36,16 @@ export async function growth(
       await fill(store, count, 300, 2000);
     }
     const named = counts.map((count) => `${count.toLocaleString("en-US")} sessions`);
-    const some = (i: number) => key(Math.floor(Math.random() * counts[i]!));
+    const randomKey = (i: number) => key(Math.floor(Math.random() * counts[i]!));
     const run = async (tasks: (i: number) => () => Promise<unknown>, count: number) =>
       compare(
         await measure(named.map((name, i) => ({ name, run: tasks(i) })), count, effort),
         [named[0]!],
       );
     return {
-      one: await run((i) => () => update(stores[i]!, some(i)), 1),
+      one: await run((i) => () => update(stores[i]!, randomKey(i)), 1),
       burst: await run((i) => async () => {
-        const keys = new Set(Array.from({ length: 100 }, () => some(i)));
+        const keys = new Set(Array.from({ length: 100 }, () => randomKey(i)));
         await Promise.all(Array.from(keys, (key) => update(stores[i]!, key)));
       }, 100),
     };
@@ -54,22 +54,22 @@ export async function growth(
   }
 }
 
-/** What a process and the database hold after so many sessions were stored and read. */
+/** Memory and space after many sessions were stored and read. */
 export interface Memory {
   store: string;
-  /** What the heap of the process grew by, in bytes. */
+  /** Growth of the heap of the process, in bytes. */
   heap: number;
-  /** What the process takes of the machine's memory in the end, in bytes. */
+  /** Memory of the process at the end, in bytes. */
   resident: number;
-  /** In the database per session, in bytes; unknown for some. */
+  /** Space per session in the database, in bytes; undefined if the database does not report it. */
   stored?: number;
 }
 
-/** Measures each store in a process of its own. */
+/** Measures each store in its own process. */
 export async function memory(backend: Backend, url: string, count: number): Promise<Memory[]> {
   const results: Memory[] = [];
   for (const store of [ours, upstream, bare]) {
-    // With a write to the disk for each session upstream would take minutes.
+    // Upstream would take minutes, because it writes each session to the disk separately.
     if (backend === "sqlite" && store === upstream) continue;
     const file = fileURLToPath(import.meta.url);
     const flags = "deno" in process.versions
@@ -110,7 +110,7 @@ async function measureMemory(
   };
 }
 
-/** How many bytes the sessions of a place take, where the database tells. */
+/** Bytes that the sessions of a place occupy; undefined if the database does not report it. */
 async function stored(backend: Backend, url: string, place: string): Promise<number | undefined> {
   switch (backend) {
     case "redis": {
@@ -158,5 +158,5 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     string,
   ];
   console.log(JSON.stringify(await measureMemory(backend, store, url, Number(count), place)));
-  process.exit(); // some leave connections behind
+  process.exit(); // some stores leave connections open
 }

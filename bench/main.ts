@@ -1,5 +1,6 @@
 /**
- * Measures our stores against upstream's, others and the bare drivers.
+ * Compares our stores with those of version 2.0.0-beta.7 ("upstream"), those of other packages
+ * ("peers"), and the bare drivers.
  *
  * Runs on Deno (`deno task bench`) and on Node 24 (`node bench/main.ts`).
  *
@@ -43,16 +44,16 @@ const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [
   --workloads <list>    of ${workloads.map(({ name }) => name).join(", ")}
   --sizes <list>        of sessions, in bytes; 300,4000,60000 by default
   --delays <list>       added to each round trip, in ms; 1,5 by default
-  --stores <list>       those whose names begin so
-  --sessions <list>     stored ones, for growth; 1000,100000,1000000 by default
-  --rounds <number>     of each opening of the stores; 10 by default, 4 openings (2 for more than
-                        10,000 bytes), fewer rounds where they take longer than 5 s
-  --output <folder>     for JSON and the chart; bench/results by default, none with --quick
-  --no-install          installs no servers with apt-get
+  --stores <list>       beginnings of the names of stores; only these stores are measured
+  --sessions <list>     numbers of stored sessions, for growth; 1000,100000,1000000 by default
+  --rounds <number>     per opening of the stores, 10 by default; no round begins after 5 s; the
+                        stores are opened 4 times, or 2 times for more than 10,000 bytes
+  --output <folder>     for JSON and the chart; bench/results by default, no files with --quick
+  --no-install          do not install missing servers with apt-get
   --help
 
-Servers are those of TEST_REDIS_URL, TEST_POSTGRES_URL, TEST_MYSQL_URL and TEST_MONGODB_URL, else
-throwaway ones.
+Uses the servers of TEST_REDIS_URL, TEST_POSTGRES_URL, TEST_MYSQL_URL and TEST_MONGODB_URL. Starts
+temporary servers for those that are not set.
 `;
 
 const { values } = parseArgs({
@@ -105,7 +106,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     backend,
     server: server ? `${server.product} ${server.version}` : `SQLite ${await sqliteVersion()}`,
     remark: fake
-      ? "FerretDB scans for every filter: its times are no news about MongoDB"
+      ? "FerretDB scans the collection for every filter: its times do not apply to MongoDB"
       : undefined,
     runtime: runtime(),
     machine: machine(),
@@ -116,7 +117,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const { quick } = values;
   const stores = contenders[backend].filter(({ name }) =>
     values.stores === undefined
-      // A stand-in is no place to compare with others; some of them do not work there.
+      // FerretDB is not used to compare with peers: some of them do not work with it.
       ? !(quick || fake) || [ours, upstream, bare].includes(name)
       : values.stores.split(",").some((beginning) => name.startsWith(beginning))
   );
@@ -130,9 +131,9 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const cells = async (url: string, delay: number, names: string[], stores: Contender[]) => {
     for (const size of delay ? [sizes[0]!] : sizes) {
       for (const workload of chosenWorkloads.filter(({ name }) => names.includes(name))) {
-        // A whole bot holds sessions in memory as well, which says little at 60 kB.
+        // A whole bot also holds sessions in memory, so large ones are not a measure of the store.
         if (workload.name === "bot" && size !== sizes[0]) continue;
-        // Every operation scans what is stored.
+        // FerretDB scans all stored sessions for every operation.
         if (fake && workload.keys > 100) continue;
         const plan = {
           openings: fake ? 1 : quick || size > 10_000 ? 2 : 4,
@@ -165,7 +166,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     report.startup = await startup(backend, url, quick ? 5 : 15);
     print(table("start of a process to its first get", report.startup, "ms"));
   }
-  // Each operation of FerretDB scans what is stored: it would take days, and say nothing.
+  // FerretDB scans all stored sessions for every operation: this part would take days.
   if (chosenParts.includes("memory") && !fake) {
     const count = 100_000;
     report.memory = await memory(backend, url, count);
@@ -185,7 +186,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   return report;
 }
 
-/** Writes the report's file, and the chart of all that are there. */
+/** Writes the report, and the chart of all reports in the folder. */
 function keep(report: Report): void {
   const results = fileURLToPath(new URL("results", import.meta.url));
   const target = values.output ?? (values.quick ? undefined : results);
@@ -209,14 +210,16 @@ function list<T extends string>(text: string, known: readonly T[]): T[] {
   const names = text.split(",");
   const unknown = names.find((name) => !known.includes(name as T));
   if (unknown !== undefined) {
-    throw new TypeError(`Unknown name "${unknown}", expected some of ${known.join(", ")}`);
+    throw new TypeError(`Unknown name "${unknown}"; expected one or more of ${known.join(", ")}`);
   }
   return names as T[];
 }
 
 function numbers(text: string): number[] {
   return text.split(",").map((part) => {
-    if (!(Number(part) > 0)) throw new TypeError(`"${part}" is not a positive number`);
+    if (!(Number(part) > 0)) {
+      throw new TypeError(`Invalid number "${part}"; expected a number above 0`);
+    }
     return Number(part);
   });
 }

@@ -1,6 +1,6 @@
 /**
- * Other session stores, in the versions of `peers.json`. They are no dependencies of the project, so
- * npm installs them outside of it, once.
+ * Session stores of other packages ("peers"), in the versions of `peers.json`. They are not
+ * dependencies of the project, so npm installs them outside the project, only once.
  */
 
 import { spawn } from "node:child_process";
@@ -23,11 +23,11 @@ const folder = join(
 /** The versions of the peers, by the names of their packages. */
 export const peerVersions: Record<string, string> = JSON.parse(text).dependencies;
 
-/** Installs the peers, if they are not there yet. */
+/** Installs the peers if they are missing. */
 export async function installPeers(log: (line: string) => void): Promise<void> {
   if (existsSync(folder)) return;
-  log("Fetching the peers from npm (once)");
-  // Filled aside, for several runs may do so at once.
+  log("Downloading the packages of bench/peers.json from npm (only once)");
+  // Fills a draft and renames it, because several runs may do this at the same time.
   const draft = `${folder}-${process.pid}`;
   mkdirSync(draft, { recursive: true });
   try {
@@ -37,14 +37,14 @@ export async function installPeers(log: (line: string) => void): Promise<void> {
       stdio: ["ignore", "ignore", "inherit"],
     });
     const [code] = await once(npm, "exit");
-    if (code !== 0) throw new Error("npm could not install the peers of bench/peers.json");
+    if (code !== 0) throw new Error("npm failed to install the packages of bench/peers.json");
     if (!existsSync(folder)) renameSync(draft, folder);
   } finally {
     rmSync(draft, { recursive: true, force: true });
   }
 }
 
-/** What a peer exports. */
+/** Returns the exports of a peer. */
 // deno-lint-ignore no-explicit-any
 export function peer(name: string): any {
   return createRequire(join(folder, "package.json"))(name);

@@ -1,4 +1,4 @@
-/** What the benchmark prints and keeps. */
+/** The reports of the benchmark, as they are stored and printed. */
 
 import process from "node:process";
 import { cpus, totalmem } from "node:os";
@@ -7,21 +7,21 @@ import type { Memory } from "./growth.ts";
 import type { Quartiles, Result } from "./runner.ts";
 import type { Cell } from "./throughput.ts";
 
-/** What is known of one backend. */
+/** The results of one backend. */
 export interface Report {
   backend: string;
   /** Product and version. */
   server: string;
-  /** What readers of the numbers must know. */
+  /** A warning to readers of the numbers. */
   remark?: string;
   runtime: string;
   machine: string;
   date: string;
-  /** By the names of packages. */
+  /** Versions of the peers, by package name. */
   versions: Record<string, string>;
   cells: Cell[];
   startup?: Result[];
-  /** Of our store, by how many sessions are stored. */
+  /** Speed of our store with each number of stored sessions. */
   growth?: Record<"one" | "burst", Result[]>;
   memory?: Memory[];
   /** Commands of a burst of 100 chats, by store. */
@@ -39,7 +39,7 @@ export function machine(): string {
   return `${all.length} × ${all[0]?.model.trim() || "unknown CPU"}, ${memory} GB`;
 }
 
-/** A table: a line per store. */
+/** A table with one line per store. */
 export function table(title: string, results: Result[], unit = "µs"): string {
   const references = Object.keys(results[0]?.speedup ?? {});
   const rows = results.map(({ store, time, speedup }) => [
@@ -54,7 +54,7 @@ export function table(title: string, results: Result[], unit = "µs"): string {
   return [title, line(head), ...rows.map(line)].join("\n") + "\n";
 }
 
-/** A table of what sessions take: the heap and process in MB, the database in bytes a session. */
+/** A table of memory and space: heap and process in MB, database in bytes per session. */
 export function memoryTable(title: string, results: Memory[]): string {
   const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
   const rows = results.map(({ store, heap, resident, stored }) =>
@@ -68,7 +68,7 @@ export function memoryTable(title: string, results: Memory[]): string {
   return [title, ...rows].join("\n") + "\n";
 }
 
-/** The median, and the quartiles where they differ much. */
+/** The median, then both quartiles in parentheses. */
 function quartiles({ low, median, high }: Quartiles): string {
   return `${number(median)} (${number(low)}–${number(high)})`;
 }
@@ -77,7 +77,7 @@ function number(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** Times as fast as upstream and as the bare driver, of ours, in one line per cell. */
+/** The speed of our store relative to upstream and to the bare driver, one line per cell. */
 export function summary({ cells }: Report): string {
   const lines = cells.flatMap(({ workload, size, delay, results }) => {
     const result = results.find(({ store }) => store === ours);

@@ -1,4 +1,4 @@
-/** Measures in short slices, in random order in every round: the machine's noise hits all alike. */
+/** Measures in short slices, in random order in each round, so that noise affects all tasks. */
 
 export interface Task {
   name: string;
@@ -14,24 +14,24 @@ export interface Quartiles {
 
 export interface Measured {
   name: string;
-  /** Time of one unit of work, in µs, of each round. */
+  /** Time of one unit of work in each round, in µs. */
   times: number[];
 }
 
 export interface Effort {
   rounds: number;
-  /** After how long no further round begins, in ms. */
+  /** Time after which no new round begins, in ms. */
   limit: number;
-  /** How long one slice should take, in ms. */
+  /** Intended time of one slice, in ms. */
   slice: number;
-  /** For how many slices each task runs before: bots run for days, so the first runs do not count. */
+  /** Slices of each task that run before the first round. Bots run for days, with warm code. */
   warmUp: number;
 }
 
 /**
  * Runs the tasks.
  *
- * @param count how many units of work one run is.
+ * @param count units of work in one run.
  */
 export async function measure(tasks: Task[], count: number, effort: Effort): Promise<Measured[]> {
   const slices = new Map<string, number>();
@@ -72,11 +72,11 @@ export interface Result {
   store: string;
   /** Time of a unit of work, in µs. */
   time: Quartiles;
-  /** How many times as fast as others in the same round, by their names. */
+  /** Speed relative to other tasks in the same round, by their names: 2 is twice as fast. */
   speedup: Record<string, Quartiles>;
 }
 
-/** Compares each with the references, of which it need not be one. */
+/** Compares each task with the references. */
 export function compare(measured: Measured[], references: string[]): Result[] {
   const others = measured.filter(({ name }) => references.includes(name));
   return measured.map((one) => ({
@@ -86,7 +86,7 @@ export function compare(measured: Measured[], references: string[]): Result[] {
   }));
 }
 
-/** How many times as fast as the other, from the ratio of each round. */
+/** The speed relative to another task, from the ratio in each round. */
 function speedup(of: Measured, other: Measured): Quartiles {
   return quartiles(of.times.map((time, round) => other.times[round]! / time));
 }

@@ -1,4 +1,4 @@
-/** How long a new process takes from its first line to the answer of its first get. */
+/** Measures the time of a new process from its first line to the result of its first get. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -22,7 +22,7 @@ import { fill, key } from "./workloads.ts";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const deno = "deno" in process.versions;
 
-/** The code between the imports and the answer, with the options that `open` gives its stores. */
+/** The code that creates each store, with the same options as in `contenders.ts`. */
 const programs: Record<Backend, Record<string, (url: string, name: string) => string>> = {
   redis: {
     [ours]: (url, name) => `new (await ours("redis")).Redis({ url: "${url}", prefix: "${name}:" })`,
@@ -83,7 +83,7 @@ const programs: Record<Backend, Record<string, (url: string, name: string) => st
   },
 };
 
-/** Measures ours, upstream's and the bare driver. */
+/** Measures our store, upstream's and the bare driver. */
 export async function startup(backend: Backend, url: string, rounds: number): Promise<Result[]> {
   const measured: Measured[] = [];
   const codes: string[] = [];
@@ -99,7 +99,7 @@ export async function startup(backend: Backend, url: string, rounds: number): Pr
   for (let round = -1; round < rounds; round++) {
     for (const i of [0, 1, 2].sort(() => Math.random() - 0.5)) {
       const time = await run(codes[i]!, compiled);
-      // The first one fills the caches of files.
+      // The first round only fills the file caches.
       if (round >= 0) measured[i]!.times.push(time);
     }
   }
@@ -128,7 +128,7 @@ function upstreamFolder(): string {
   return pathToFileURL(join(packages, name, "node_modules/@telegraf/session")).href;
 }
 
-/** Our sources without types, as npm has them: Node would take its time to strip them. */
+/** Our sources without types, as in the npm package: Node.js would need time to strip the types. */
 function strip(): string {
   const target = join(folder.path(), "js");
   if (existsSync(target)) return target;
@@ -156,6 +156,6 @@ async function run(code: string, compiled: string): Promise<number> {
   let output = "";
   child.stdout.on("data", (data) => output += data);
   const [status] = await once(child, "exit");
-  if (status !== 0) throw new Error("a process did not get its session");
+  if (status !== 0) throw new Error(`the measured process failed with exit code ${status}`);
   return Number(output);
 }

@@ -1,4 +1,4 @@
-/** How fast the stores are, in each workload. */
+/** Measures how fast the stores are. */
 
 import { bare, type Contender, ours, type Store, upstream } from "./contenders.ts";
 import { compare, type Effort, measure, type Measured, type Result, type Task } from "./runner.ts";
@@ -6,15 +6,15 @@ import { botOnly, fill, type Workload } from "./workloads.ts";
 
 export interface Cell {
   workload: string;
-  /** Of a session, in bytes. */
+  /** Size of a session, in bytes. */
   size: number;
-  /** Added to each round trip, in ms. */
+  /** Delay that was added to each round trip, in ms. */
   delay: number;
   results: Result[];
 }
 
 export interface Plan extends Effort {
-  /** How often all stores are opened anew: a table or connection may have good or bad luck. */
+  /** How often all stores are opened. One table or connection may be unusually fast or slow. */
   openings: number;
 }
 
@@ -41,9 +41,9 @@ export async function throughput(
           stores.push(store);
           tasks.push({ name, run: workload.prepare(store, size) });
         } catch (error) {
-          // Not every store works on every server: keyv's not on FerretDB, for one.
+          // Some stores do not work with some servers, for example keyv with FerretDB.
           if ([ours, upstream, bare].includes(name)) throw error;
-          console.error(`${name} is left out: ${(error as Error).message}`);
+          console.error(`${name} is skipped: ${(error as Error).message}`);
           working = working.filter((other) => other.name !== name);
         }
       }
@@ -54,7 +54,7 @@ export async function throughput(
       }
       const results = await measure(tasks, workload.count, {
         ...plan,
-        warmUp: opening === 0 ? plan.warmUp : 4, // the code is warm by then, the rest is not
+        warmUp: opening === 0 ? plan.warmUp : 4, // later the code is warm already
       });
       for (const { name, times } of results) {
         const before = measured.find((one) => one.name === name);
@@ -68,10 +68,10 @@ export async function throughput(
   return compare(measured, [upstream, bare, memory]);
 }
 
-/** What the work gives, or an error when it takes longer. */
+/** Returns the result of the work, or rejects after this many ms. */
 async function within<T>(ms: number, work: T | Promise<T>): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+  const timer = setTimeout(() => reject(new Error(`timed out after ${ms} ms`)), ms);
   try {
     return await Promise.race([work, promise]);
   } finally {
@@ -79,10 +79,10 @@ async function within<T>(ms: number, work: T | Promise<T>): Promise<T> {
   }
 }
 
-/** The names that were given out. */
+/** All names that `tableName()` has returned. */
 export const tableNames: string[] = [];
 
-/** A new name, fit for a table, collection, prefix and file. */
+/** Returns a new name for a table, collection, prefix or file. */
 export function tableName(): string {
   const name = `bench_${Math.random().toString(36).slice(2, 10)}`;
   tableNames.push(name);

@@ -1,24 +1,24 @@
-/** What the stores are asked to do. */
+/** The workloads of the benchmark. */
 
 import { type Context, session, Telegraf } from "telegraf";
 import { MemorySessionStore } from "telegraf/session";
 import type { Session, Store } from "./contenders.ts";
 
 export interface Workload {
-  /** As the command line calls it. */
+  /** Its name on the command line. */
   name: string;
   title: string;
-  /** Updates (a get and a set) or sets in one call of what `prepare` returns. */
+  /** Updates (a get and a set) or sets in one call of the function that `prepare` returns. */
   count: number;
-  /** How many sessions it needs. */
+  /** Number of sessions that are stored before. */
   keys: number;
   prepare(store: Store | undefined, size: number): () => Promise<unknown>;
 }
 
-/** Every set has a value of its own: SQLite does not write a page that has not changed. */
+/** Each set writes a new value, because SQLite does not write an unchanged page. */
 let values = 0;
 
-/** A session of about so many bytes as JSON. */
+/** A session of about `size` bytes as JSON. */
 export function makeSession(size: number): Session {
   const made: Session = { count: 0, value: ++values, language: "en", items: [] };
   const item = (id: number) => ({ id, name: `Item "${id}" for the cart`, amount: id % 7 });
@@ -33,7 +33,7 @@ export function makeSession(size: number): Session {
 
 export const key = (i: number): string => `${1_000_000_000 + i}:${1_000_000_000 + i}`;
 
-/** Stores as many sessions as a workload needs, so many at a time. */
+/** Stores one session per key, `at` sessions at the same time. */
 export async function fill(store: Store, keys: number, size: number, at = 50): Promise<void> {
   for (let i = 0; i < keys; i += at) {
     const batch = Array.from({ length: Math.min(at, keys - i) }, (_, j) => key(i + j));
@@ -90,7 +90,7 @@ export const workloads: Workload[] = [
   },
   {
     name: "same",
-    title: "50 sets of one key at once",
+    title: "50 sets of one key at the same time",
     count: 50,
     keys: 1,
     prepare(store, size) {
@@ -110,7 +110,7 @@ export const workloads: Workload[] = [
   },
   {
     name: "bot",
-    title: "whole bot, 100 chats at once",
+    title: "whole bot, bursts of 100 chats",
     count: 100,
     keys: 100,
     prepare(store, size) {
@@ -137,7 +137,7 @@ export const workloads: Workload[] = [
   },
 ];
 
-/** What a bot without one of our stores is compared with. */
+/** Bots without a database, for comparison. */
 export const botOnly: { name: string; open(): Store | undefined }[] = [
   {
     name: "Telegraf in memory",

@@ -1,9 +1,9 @@
 /**
- * Makes the npm package in `npm/`, ES modules and CommonJS with the declarations of each, and then
- * imports and requires all of it, and runs the command line.
+ * Builds the npm package in `npm/`: ES modules and CommonJS, each with declarations. Then imports
+ * and requires all entries, and runs the command line.
  *
- * `deno task build:npm` does it with dnt. Where JSR is out of reach, `deno task build:npm:offline`
- * runs this script with a stand-in for dnt; what that makes can be tested, but not published.
+ * `deno task build:npm` uses dnt. If JSR is out of reach, `deno task build:npm:offline` runs this
+ * script with a stand-in for dnt. The package that it builds is for tests, not for publishing.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import deno from "../deno.json" with { type: "json" };
 
-/** What users install beside the package, in versions whose oldest and newest are tested. */
+/** The drivers that users install beside the package. The oldest and newest versions are tested. */
 const drivers: Record<string, string> = {
   "better-sqlite3": "^9.3.0 || ^10.0.0 || ^11.0.0 || ^12.0.0 || ^13.0.0",
   "kysely": "^0.27.0 || ^0.28.0 || ^0.29.0",
@@ -30,20 +30,20 @@ const peers: Record<string, string> = { ...drivers, telegraf: "^4.12.0" };
 const imports: Record<string, string> = deno.imports;
 const { "./cli": cli, ...exported } = deno.exports;
 const entries = Object.entries(exported);
-/** What the command line alone uses, and users get with the package. */
+/** Only the command line uses these packages. npm installs them together with this one. */
 const dependencies = ["commander"];
 const repository = "https://github.com/telegraf/session";
 
 /**
- * Moves the `require` of an optional driver out of the function that TypeScript puts around it: only
- * right inside a `try` block bundlers leave it to run time where the driver is missing.
+ * Moves the `require` of an optional driver out of the function that TypeScript puts around it.
+ * If the driver is missing, bundlers accept the `require` only directly inside a `try` block.
  */
 function requireInPlace(path: string): void {
   const code = readFileSync(path, "utf8");
   const parts = code.split(
     /\bPromise\.resolve\(\)\.then\(\(\) => (__importStar\(require\("[^"]+"\)\))\)/,
   );
-  assert.equal(parts.length, 3, `${path} should import one driver`);
+  assert.equal(parts.length, 3, `${path} should import exactly one optional driver`);
   writeFileSync(path, parts.join(""));
 }
 
@@ -62,15 +62,15 @@ await build({
       { name, version, peerDependency: true },
     ]),
   ),
-  test: false, // `deno task test:npm` runs the tests on what npm will have, after all is built
+  test: false, // `deno task test:npm` runs the tests on the finished package
   typeCheck: "both",
   declarationMap: false,
   compilerOptions: {
-    // The oldest Node.js is 20.
+    // The oldest supported Node.js is 20.
     target: "ES2022",
     lib: ["ES2022", "ESNext.Disposable"],
   },
-  // The sources need none, and a global that changes is a side effect.
+  // The sources need no polyfill, and a polyfill changes a global, which is a side effect.
   polyfills: {
     arrayFindLast: false,
     arrayFromAsync: false,
@@ -120,7 +120,7 @@ await build({
   },
   postBuild() {
     for (const file of ["LICENSE", "CHANGELOG.md"]) copyFileSync(file, `npm/${file}`);
-    // The package has no demo and no tests.
+    // The package contains neither the demo nor the tests.
     const readme = readFileSync("README.md", "utf8").replace(/^## Try it\n[\s\S]*?(?=^## )/m, "");
     writeFileSync("npm/README.md", readme);
     for (const file of ["redis", "sqlite", "kysely"]) requireInPlace(`npm/script/${file}.js`);
@@ -134,18 +134,26 @@ assert.deepEqual(manifest.peerDependencies, peers);
 assert.deepEqual(
   manifest.dependencies,
   Object.fromEntries(dependencies.map((name) => [name, imports[name]!.replace(/^.*@/, "")])),
-  "something else has become a dependency",
+  "npm/package.json has other dependencies than expected",
 );
 for (const file of ["README.md", "CHANGELOG.md"]) {
   const text = readFileSync(`npm/${file}`, "utf8");
-  assert.doesNotMatch(text, /\]\((?!https:|#)/, `${file} has a link that leads nowhere on npm`);
-  assert.doesNotMatch(text, /deno task (demo|test)/, `${file} promises what needs a clone`);
+  assert.doesNotMatch(
+    text,
+    /\]\((?!https:|#)/,
+    `${file} has a relative link, which does not work on npm`,
+  );
+  assert.doesNotMatch(
+    text,
+    /deno task (demo|test)/,
+    `${file} names a task that works only in a clone of the repository`,
+  );
 }
-// Without the slash it would leave out esm/src/ and script/src/ as well.
+// Without the first slash, the line would also exclude esm/src/ and script/src/.
 assert.match(readFileSync("npm/.npmignore", "utf8"), /^\/src\/$/m);
 assert.deepEqual(readdirSync("npm/esm").filter((file) => file.startsWith("_dnt")), []);
 
-/** What each entry exports, as Node.js sees it; in `npm/` the package knows itself by its name. */
+/** The exports of each entry in Node.js. In `npm/`, the package can import itself by its name. */
 function exports(load: "await import" | "require"): Record<string, Record<string, string>> {
   const code = `const entries = {};
     for (const name of process.argv.slice(1)) {
@@ -161,10 +169,13 @@ function exports(load: "await import" | "require"): Record<string, Record<string
 }
 
 const modules = exports("await import");
-assert.deepEqual(exports("require"), modules, "ES modules and CommonJS differ");
+assert.deepEqual(exports("require"), modules, "ES modules and CommonJS have different exports");
 for (const [name, values] of Object.entries(modules)) {
   assert.ok(Object.keys(values).length > 0, `${name} exports nothing`);
-  assert.ok(Object.values(values).every((type) => type === "function"), name);
+  assert.ok(
+    Object.values(values).every((type) => type === "function"),
+    `${name} exports a non-function`,
+  );
   console.log(`${name}: ${Object.keys(values).join(", ")}`);
 }
 
@@ -175,4 +186,8 @@ assert.match(help, /^Usage: telegraf-session /);
 const printed = execFileSync(process.env.TEST_NODE || "node", ["npm/esm/cli.js", "--version"], {
   encoding: "utf8",
 });
-assert.equal(printed, `${deno.version}\n`, "src/cli/version.ts has another version");
+assert.equal(
+  printed,
+  `${deno.version}\n`,
+  "src/cli/version.ts and deno.json have different versions",
+);

@@ -1,6 +1,6 @@
 /**
- * Checks the npm package in `npm/` as those find it who install it: the tarball, what publint and
- * attw say of it, and fresh projects, one per entry, each with that entry's driver and no other.
+ * Checks the npm package in `npm/` in the form that users install: the tarball, the reports of
+ * publint and attw, and new projects, one per entry, each with only the driver of that entry.
  *
  * @module
  */
@@ -31,13 +31,13 @@ const tools = [
 interface Entry {
   driver: string;
   factory: string;
-  /** Options with which nothing is opened. */
+  /** Options that open no connection. */
   options: string;
-  /** Options with which an operation fails soon, or works without a server. */
+  /** Options with which an operation fails soon, or needs no server. */
   nowhere: string;
-  /** Whether the entry can be used without its driver, with another one. */
+  /** Whether the entry also works with another driver. */
   others?: boolean;
-  /** Whether a program that uses the entry can be bundled without its driver. */
+  /** Whether a program with this entry can be bundled while the driver is missing. */
   optional?: boolean;
 }
 
@@ -61,7 +61,7 @@ const entries: Record<string, Entry> = {
     factory: "SQLite",
     options: '{ filename: ":memory:" }',
     nowhere: '{ filename: ":memory:" }',
-    others: true, // Node.js' own
+    others: true, // the built-in driver of Node.js
     optional: true,
   },
   pg: {
@@ -89,7 +89,7 @@ const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-check-"));
 const tool = (name: string) => join(folder, "tools", "node_modules", ".bin", name);
 let failures = 0;
 
-/** Runs a check and prints what came of it. */
+/** Runs a check and prints its result. */
 async function check(title: string, body: () => unknown): Promise<void> {
   try {
     const note = await body();
@@ -101,7 +101,7 @@ async function check(title: string, body: () => unknown): Promise<void> {
   }
 }
 
-/** Runs a command to its end and returns what it printed. */
+/** Runs a command and returns its output. */
 async function run(
   cwd: string,
   command: string,
@@ -116,12 +116,14 @@ async function run(
     new Promise((resolve, reject) => child.on("error", reject).on("close", resolve)),
   ]);
   if (code === 0) return output;
-  throw new Error(`${command} ${args.join(" ")} ended with ${code}\n${output}\n${errors}`);
+  throw new Error(
+    `${command} ${args.join(" ")} failed with exit code ${code}\n${output}\n${errors}`,
+  );
 }
 
 const quiet = ["--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"];
 
-/** Makes a project in which packages are installed. */
+/** Creates a project and installs packages in it. */
 function install(name: string, ...packages: string[]): Promise<string> {
   const project = join(folder, name);
   fs.mkdirSync(project);
@@ -129,7 +131,7 @@ function install(name: string, ...packages: string[]): Promise<string> {
   return run(project, "npm", ["install", ...quiet, ...packages]);
 }
 
-/** Every source is in it as ES module and as CommonJS, with declarations, and little else is. */
+/** Contains every source as ES module and as CommonJS with declarations, and little else. */
 function checkTarball({ files, size, unpackedSize }: Tarball): string {
   const inner = fs.readdirSync("src", { recursive: true, encoding: "utf8" });
   const sources = [...fs.readdirSync("."), ...inner.map((name) => join("src", name))]
@@ -140,8 +142,8 @@ function checkTarball({ files, size, unpackedSize }: Tarball): string {
   ]).concat("CHANGELOG.md", "LICENSE", "README.md", "package.json");
   const paths = new Set(files.map(({ path }) => path));
   const missing = expected.filter((path) => !paths.delete(path));
-  if (missing.length > 0) throw new Error(`missing: ${missing.join(", ")}`);
-  if (paths.size > 0) throw new Error(`not wanted: ${[...paths].join(", ")}`);
+  if (missing.length > 0) throw new Error(`missing files: ${missing.join(", ")}`);
+  if (paths.size > 0) throw new Error(`unexpected files: ${[...paths].join(", ")}`);
   const kilobytes = (bytes: number) => `${(bytes / 1000).toFixed(1)} kB`;
   return `${files.length} files, ${kilobytes(size)}, unpacked ${kilobytes(unpackedSize)}`;
 }
@@ -153,7 +155,7 @@ interface Tarball {
   files: { path: string }[];
 }
 
-/** Programs that use an entry, by the name of their file. Without top-level await, for CommonJS. */
+/** Programs that use an entry, by file name. CommonJS does not allow them a top-level await. */
 function programs(name: string, { factory, options, nowhere }: Entry): Record<string, string> {
   const use = `
     const store = ${factory}(${options});
@@ -200,13 +202,15 @@ function programs(name: string, { factory, options, nowhere }: Entry): Record<st
   };
 }
 
-/** Runs a program and expects it to end by itself, with this output. */
+/** Runs a program. Expects it to exit by itself and to print this output. */
 async function expectOutput(project: string, program: string, expected = "function function") {
   const output = await run(project, "node", [program]);
-  if (output.trim() !== expected) throw new Error(`${program} printed ${output}`);
+  if (output.trim() !== expected) {
+    throw new Error(`${program} printed "${output}" instead of "${expected}"`);
+  }
 }
 
-/** The driver is not installed: Node.js itself says which package it misses. */
+/** Without the driver, Node.js itself reports the missing package. */
 async function checkMissingDriver(project: string, program: string, driver: string) {
   if (driver === "better-sqlite3") return checkBuiltInSQLite(project, program);
   const failed = await failure(project, program);
@@ -214,7 +218,7 @@ async function checkMissingDriver(project: string, program: string, driver: stri
   if (!line?.endsWith(` '${driver}'`)) throw new Error(failed);
 }
 
-/** Without better-sqlite3 the driver of Node.js is used, where it has one. */
+/** Without better-sqlite3, the built-in driver of Node.js is used if there is one. */
 async function checkBuiltInSQLite(project: string, program: string) {
   const code = 'typeof process.getBuiltinModule("node:sqlite")';
   if ((await run(project, "node", ["--print", code])).trim() === "object") {
@@ -227,15 +231,15 @@ async function checkBuiltInSQLite(project: string, program: string) {
   return `refused with "${message}"`;
 }
 
-/** What a program says that fails, as it should. */
+/** Runs a program that should fail, and returns the error. */
 function failure(project: string, program: string): Promise<string> {
   return run(project, "node", [program]).then(
-    () => Promise.reject(new Error(`${program} does not fail`)),
+    () => Promise.reject(new Error(`${program} succeeded, but should fail`)),
     (error) => error.message,
   );
 }
 
-/** better-sqlite3 is the one that can be opened without a server. */
+/** better-sqlite3 is the only driver that opens a database without a server. */
 async function checkSQLite(project: string, program: string) {
   const version = await run(project, "node", ["--print", "process.versions.node"]);
   const message = "better-sqlite3 13 needs Node.js 22 or newer";
@@ -248,24 +252,29 @@ async function checkSQLite(project: string, program: string) {
   }
 }
 
-/** The command line, as npm installs it, without the drivers of other databases. */
+/** The command line, as npm installs it, without drivers. */
 async function checkCommandLine(project: string) {
   const command = (...args: string[]) =>
     run(project, "npx", ["--no-install", "@telegraf/session", ...args]);
   const help = await command("--help");
   if (!help.startsWith("Usage: telegraf-session")) throw new Error(help);
   const { message } = await command("stats", "mysql://localhost/bot")
-    .then(() => new Error("mysql2 is not missed"), (error) => error as Error);
+    .then(
+      () => new Error("the command succeeded, but mysql2 is missing"),
+      (error) => error as Error,
+    );
   if (
-    !/ended with 1\n\nMySQL needs the package mysql2 .*: npm install mysql2$/.test(message.trim())
+    !/failed with exit code 1\n\nMySQL needs the package mysql2 .*: npm install mysql2$/.test(
+      message.trim(),
+    )
   ) {
     throw new Error(message);
   }
 }
 
-/** The command that the error about a missing driver names brings that driver. */
+/** The error about a missing driver names a command, and that command installs the driver. */
 async function checkNpx(project: string, file: string) {
-  const url = "postgres://user@127.0.0.1:1/bot"; // nobody listens
+  const url = "postgres://user@127.0.0.1:1/bot"; // no server listens there
   const stats = (...packages: string[]) => {
     const named = [file, ...packages].flatMap((name) => ["-p", name]);
     const args = ["--yes", ...named, "telegraf-session", "stats", url, "--timeout", "1"];
@@ -279,7 +288,7 @@ async function checkNpx(project: string, file: string) {
   if (!refused.includes("ECONNREFUSED")) throw new Error(refused);
 }
 
-/** The README's first program runs in a folder that `npm init -y` made. */
+/** The README's first program runs in a folder that `npm init -y` has prepared. */
 async function checkReadme(file: string): Promise<string> {
   const project = join(folder, "readme");
   fs.mkdirSync(project);
@@ -287,7 +296,9 @@ async function checkReadme(file: string): Promise<string> {
   await run(project, "npm", ["install", ...quiet, file, "telegraf@4.16", "better-sqlite3"]);
   const [, program = ""] = /^```ts\n([\s\S]*?)^```$/m.exec(fs.readFileSync("README.md", "utf8"))!;
   const offline = program.replace(/^await bot\.launch.*\n/m, "");
-  if (offline === program) throw new Error("the program launches no bot");
+  if (offline === program) {
+    throw new Error("the first program of README.md does not call bot.launch()");
+  }
   fs.writeFileSync(join(project, "bot.mts"), offline);
   const versions: string[] = [];
   for (const version of ["22", "24"]) {
@@ -299,10 +310,10 @@ async function checkReadme(file: string): Promise<string> {
   return versions.join(", ");
 }
 
-/** Copies from file to file, which needs no server. */
+/** Copies from one file to another, because that needs no server. */
 async function checkCopy(project: string) {
   const version = await run(project, "node", ["--print", "process.versions.node"]);
-  if (Number.parseInt(version) < 22) return `not on Node.js ${version.trim()}`;
+  if (Number.parseInt(version) < 22) return `skipped on Node.js ${version.trim()}`;
   fs.writeFileSync(join(project, "sessions.jsonl"), '{"key":"1:1","session":{"count":1}}\n');
   const command = (...args: string[]) =>
     run(project, "npx", ["--no-install", "telegraf-session", ...args]);
@@ -312,7 +323,7 @@ async function checkCopy(project: string) {
   if (session !== '{"count":1}\n') throw new Error(session);
 }
 
-/** Type-checks files, other packages' declarations aside. */
+/** Type-checks files. Ignores errors in the declarations of other packages. */
 function checkTypes(files: string[], module: string, moduleResolution: string): void {
   const { options, errors } = ts.convertCompilerOptionsFromJson({
     module,
@@ -331,11 +342,11 @@ function checkTypes(files: string[], module: string, moduleResolution: string): 
   throw new Error(ts.formatDiagnostics(problems, host));
 }
 
-/** CommonJS in an ES module: what esbuild's documentation recommends. */
+/** Defines `require` in an ES module, as esbuild's documentation recommends. */
 const banner =
   'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);';
 
-/** The bundlers: the formats that they make, and how they are called, without any option to leave something out. */
+/** The command line of each bundler and output format. No option excludes a package. */
 const bundlers: Record<string, (program: string, file: string) => [string, ...string[]]> = {
   "esbuild esm": (program, file) => [
     tool("esbuild"),
@@ -377,7 +388,7 @@ const bundlers: Record<string, (program: string, file: string) => [string, ...st
 
 const inTools = (file: string) => join(folder, "tools", file);
 
-/** What the bundlers that have no command line for it are told. */
+/** Writes the configuration of bundlers whose command line has too few options. */
 function configureBundlers(): void {
   fs.writeFileSync(
     inTools("rollup.config.mjs"),
@@ -408,7 +419,7 @@ function configureBundlers(): void {
   );
 }
 
-/** Bundles a program, and runs it where there are no packages; returns what it prints. */
+/** Bundles a program and runs it in a folder without packages. Returns the output. */
 async function runBundle(project: string, bundler: string, program: string): Promise<string> {
   const target = fs.mkdtempSync(join(folder, "bundle-"));
   const file = join(target, bundler.endsWith(" esm") ? "bundle.mjs" : "bundle.cjs");
@@ -417,7 +428,7 @@ async function runBundle(project: string, bundler: string, program: string): Pro
   return (await run(target, "node", [file])).trim();
 }
 
-/** What comes of an operation without the driver, in a bundle. */
+/** In a bundle without the driver, an operation fails with a hint about the driver. */
 async function checkBundleWithout(project: string, bundler: string, program: string, name: string) {
   const output = await runBundle(project, bundler, program);
   const ending = {
@@ -426,19 +437,19 @@ async function checkBundleWithout(project: string, bundler: string, program: str
     sqlite: "better-sqlite3 is not installed; install it, or use Node.js 22.13, Deno 2.2 or Bun, " +
       "which have a built-in driver",
   }[name]!;
-  const stored = name === "sqlite" && output === "stored"; // by Node.js' own driver
+  const stored = name === "sqlite" && output === "stored"; // with the built-in driver of Node.js
   if (!stored && !output.endsWith(ending)) throw new Error(output);
 }
 
-/** What comes of an operation with the driver in the bundle: the driver itself fails. */
+/** In a bundle with the driver, the driver itself fails, because it finds no server. */
 async function checkBundleWith(project: string, bundler: string, program: string, name: string) {
   const output = await runBundle(project, bundler, program);
-  if (name === "sqlite") return; // it has a native part, which is not in a bundle
+  if (name === "sqlite") return; // its native part cannot be bundled
   const expected = name === "kysely" ? /createDriver|createAdapter|undefined/ : /ECONNREFUSED/;
   if (!expected.test(output)) throw new Error(output);
 }
 
-/** What the author of a bot for `@telegraf/session` 2.0.0-beta.7 had installed. */
+/** The packages that a bot for `@telegraf/session` 2.0.0-beta.7 needs besides. */
 const upstream: Record<string, string[]> = {
   redis: ["redis@4.6.12"],
   mongodb: ["mongodb@6.3.0"],
@@ -448,13 +459,13 @@ const upstream: Record<string, string[]> = {
 };
 
 /**
- * A bot that was written for upstream counts with upstream's package, and goes on with this one:
- * unchanged, as ES module and as CommonJS.
+ * A bot that was written for version 2.0.0-beta.7 counts with that version, then continues with
+ * this package. The bot is not changed. It runs as ES module and as CommonJS.
  */
 async function checkUpstreamBots(file: string): Promise<void> {
   const { log } = console;
   await using servers = await startServers({ own: true, log });
-  // better-sqlite3 13 needs 22.
+  // better-sqlite3 13 needs Node.js 22 or newer.
   const node = await findNode({ log, signal: AbortSignal.timeout(300_000) }, "24");
   const env: Record<string, string> = {
     ...process.env,
@@ -470,7 +481,8 @@ async function checkUpstreamBots(file: string): Promise<void> {
       const sources = ["bot.ts", "store.ts"].map((source) => join(project, source));
       const count = (format: string) => run(project, node, [join(format, "bot.js")], env);
       const beside = ["telegraf@4.16", "@types/node@22", ...packages];
-      // Of better-sqlite3 it asks for 9, which has to be compiled, but works with 13.
+      // Version 2.0.0-beta.7 asks for better-sqlite3 9, which would have to be compiled. It
+      // also works with 13.
       const flag = "--legacy-peer-deps";
       await install(`upstream-${name}`, flag, "@telegraf/session@2.0.0-beta.7", ...beside);
       fs.copyFileSync("scripts/upstream/bot.ts", sources[0]!);
@@ -484,7 +496,9 @@ async function checkUpstreamBots(file: string): Promise<void> {
       await run(project, "npm", ["install", ...quiet, file]);
       checkTypes(sources, "nodenext", "nodenext");
       counts.push(await count("esm"), await count("cjs"));
-      if (counts.join("") !== "1\n2\n3\n4\n") throw new Error(`it counted ${counts}`);
+      if (counts.join("") !== "1\n2\n3\n4\n") {
+        throw new Error(`the bot counted ${counts.map((it) => it.trim())} instead of 1,2,3,4`);
+      }
     });
   }
 }
@@ -505,7 +519,7 @@ async function main(): Promise<void> {
         install(name, file, `${driver}@latest`)
       ),
     ]).then(() => {}));
-  await check("installs beside the oldest drivers and Telegraf", () => {
+  await check("installs with the oldest drivers and Telegraf", () => {
     const oldest = [
       "better-sqlite3@9",
       "kysely@0.27.0",
@@ -551,7 +565,7 @@ async function main(): Promise<void> {
     }
     for (const bundler of Object.keys(bundlers)) {
       const own = bundler.endsWith(" esm") ? "mjs" : "cjs";
-      // At its start the driver uses what only CommonJS has, and Rollup leaves that as it is.
+      // better-sqlite3 uses a feature of CommonJS when it loads, and Rollup does not replace it.
       if (name !== "sqlite" || bundler !== "rollup esm") {
         await check(
           `${name}: bundled by ${bundler}, with the driver`,
@@ -591,5 +605,5 @@ try {
 } finally {
   fs.rmSync(folder, { recursive: true });
 }
-console.log(failures === 0 ? "The package is fine" : `${failures} checks failed`);
+console.log(failures === 0 ? "All checks passed" : `${failures} checks failed`);
 process.exitCode = failures === 0 ? 0 : 1;

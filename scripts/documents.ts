@@ -18,7 +18,7 @@ assert.ok(texts.has("README.md") && texts.size > 8, "documents are missing");
 const blocksOf = (text: string) =>
   [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map((match) => match[1]!);
 const readme = texts.get("README.md")!;
-assert.ok(blocksOf(readme).length > 8, "the README has lost its programs");
+assert.ok(blocksOf(readme).length > 8, "README.md should contain more than 8 programs");
 assert.ok(readme.split("\n").length <= 251, "the README has more than 250 lines");
 const blocks = [...texts.values()].flatMap(blocksOf);
 
@@ -53,7 +53,7 @@ for (const [name, text] of texts) {
   }
 }
 
-// In the repository, so that `@telegraf/session/…` is what is being worked on.
+// Inside the repository, so that `@telegraf/session/…` resolves to its sources.
 const folder = await Deno.makeTempDir({ dir: fileURLToPath(root), prefix: ".readme-" });
 try {
   const files = blocks.map((_, i) => `${folder}/block-${i + 1}.ts`);
@@ -61,7 +61,7 @@ try {
   await Deno.writeTextFile(`${folder}/ca.pem`, cert);
   await run("check", ...files);
   const offline = files.filter((_, i) => !/\.launch\(|createWebhook\(/.test(blocks[i]!));
-  assert.ok(offline.length > 8, "too few programs are run");
+  assert.ok(offline.length > 8, "more than 8 programs should need neither Telegram nor a server");
   for (const file of offline) await run("run", "-A", file);
   console.log(
     `${texts.size} documents: ${files.length} programs type-checked, ${offline.length} of them run`,

@@ -1,6 +1,7 @@
 /**
- * Type-checks what users write with `exactOptionalPropertyTypes`, which they may have set. Deno would
- * check the imported sources as strictly; here only `files` count, as if the rest were a package.
+ * Type-checks the code of a user who has set `exactOptionalPropertyTypes`. Deno would check the
+ * imported sources with this option, too. Here only errors in `files` count, as if the sources were
+ * an installed package.
  *
  * @module
  */

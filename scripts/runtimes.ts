@@ -1,6 +1,6 @@
 /**
- * What the tests run on: Deno, Node.js or Bun from the sources, or the built npm package on any
- * Node.js. A runtime that this machine lacks comes from npm.
+ * The runtimes of the tests: Deno, Node.js or Bun with the sources, or Node.js with the built npm
+ * package. A runtime that is missing on this machine is downloaded from npm.
  *
  * @module
  */
@@ -16,25 +16,25 @@ import { installPackage } from "./servers/install.ts";
 type Scope = Parameters<typeof installPackage>[0];
 
 export interface Runtime {
-  /** For people to read, with its version. */
+  /** Name and version, to be printed. */
   title: string;
   /** The command that runs test files and writes a JUnit report. */
   command(report: string): string[];
-  /** The files that it runs for these test files. */
+  /** The files to run for these test files. */
   files(files: string[]): string[];
-  /** Removes what was made for it. */
+  /** Removes the temporary files of this runtime. */
   remove(): void;
 }
 
-/** Of each kind the version that a name without one means. */
+/** The kinds of runtimes, each with its default version. */
 const kinds = { deno: "", node: "24", bun: "", esm: "20", cjs: "20" };
 type Kind = keyof typeof kinds;
 
-/** How runtimes are called; `esm` and `cjs` are the npm package, with other drivers if need be. */
+/** The names of runtimes. `esm` and `cjs` are the npm package, optionally with other drivers. */
 export const runtimeNames =
   "deno, bun, node[@24], esm[@20|22|24][+<driver>@<version>]…, cjs[@20|22|24][+<driver>@<version>]…";
 
-/** Gets a runtime ready. */
+/** Prepares a runtime. */
 export async function findRuntime(scope: Scope, name: string): Promise<Runtime> {
   const [runtime, ...drivers] = name.split("+");
   const [kind, version = kinds[kind as Kind]] = runtime!.split("@") as [Kind, string?];
@@ -54,7 +54,7 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
         (report) => [
           bun,
           "test",
-          "--timeout=120000", // not the 5 s that it would give a test
+          "--timeout=120000", // of one test; the default is 5 s
           "--reporter=junit",
           `--reporter-outfile=${report}`,
         ],
@@ -82,7 +82,7 @@ export async function findRuntime(scope: Scope, name: string): Promise<Runtime> 
       };
     }
     default:
-      throw new TypeError(`Unknown runtime ${name}, expected one of ${runtimeNames}`);
+      throw new TypeError(`Unknown runtime "${name}"; expected one of ${runtimeNames}`);
   }
 }
 
@@ -90,7 +90,7 @@ function sources(title: string, command: Runtime["command"]): Runtime {
   return { title, command, files: (files) => files, remove() {} };
 }
 
-/** How many files are tested at once: tests wait more than they work. */
+/** The number of test files that run at the same time. Tests mostly wait. */
 export const concurrency = 3;
 
 function nodeTest(node: string, report: string): string[] {
@@ -98,7 +98,7 @@ function nodeTest(node: string, report: string): string[] {
     node,
     "--test",
     `--test-concurrency=${concurrency}`,
-    "--test-timeout=900000", // of files too: what a failed test leaves open keeps them from ending
+    "--test-timeout=900000", // also ends a file in which a failed test left a handle open
     "--test-reporter=spec",
     "--test-reporter-destination=stdout",
     "--test-reporter=junit",
@@ -106,12 +106,12 @@ function nodeTest(node: string, report: string): string[] {
   ];
 }
 
-/** The version of a program, or nothing where there is no such program. */
+/** The version of a program, or an empty string if there is no such program. */
 function versionOf(program: string): string {
   return output(program, "--version").match(/\d+\.\d+\.\d+/)?.[0] ?? "";
 }
 
-/** What a program prints, or nothing where there is no such program. */
+/** The output of a program, or an empty string if there is no such program or it fails. */
 function output(program: string, ...args: string[]): string {
   try {
     return execFileSync(program, args, { encoding: "utf8", stdio: "pipe" }).trim();
@@ -120,7 +120,7 @@ function output(program: string, ...args: string[]): string {
   }
 }
 
-/** Node.js of this major version: `TEST_NODE`, the one of this machine, or one from npm. */
+/** Finds Node.js of this major version: `TEST_NODE`, the one of this machine, or one from npm. */
 export async function findNode(scope: Scope, major: string): Promise<string> {
   for (const program of [process.env.TEST_NODE, "node"]) {
     const path = program && output(program, "--print", "process.execPath");
@@ -134,13 +134,13 @@ async function findBun(scope: Scope): Promise<string> {
   for (const program of [process.env.TEST_BUN, "bun"]) {
     if (program && versionOf(program)) return program;
   }
-  return join(await installPackage(scope, "bun", "1"), "bin", "bun.exe"); // on each platform
+  return join(await installPackage(scope, "bun", "1"), "bin", "bun.exe"); // on all platforms
 }
 
-/** Where the package has its ES modules and its CommonJS. */
+/** The folders of the ES modules and of the CommonJS in the package. */
 const folders = { esm: "esm", cjs: "script" };
 
-/** Whether a test file tests what the package has, and not how the project is made. */
+/** Whether a test file tests the package. The other test files check the repository. */
 function isAboutPackage(file: string): boolean {
   const imports = fs.readFileSync(file, "utf8").matchAll(/from "(\.+\/.+)"/g);
   return Array.from(imports, ([, name]) => join(dirname(file), name!)).some((path) =>
@@ -149,30 +149,36 @@ function isAboutPackage(file: string): boolean {
 }
 
 /**
- * Copies one half of what `npm/` has into a folder of its own, and the tests into it, in the same
- * module format; returns the folder and what made the package.
+ * Copies the ES modules or the CommonJS of `npm/` to a new folder, and the tests in the same module
+ * format. Returns the folder and the tool that built the package.
  */
 async function makePackage(scope: Scope, kind: "esm" | "cjs", node: string, drivers: string[]) {
   if (!fs.existsSync("npm/package.json")) {
-    throw new Error('npm/ is missing: run "deno task build:npm" first, or build:npm:offline');
+    throw new Error(
+      'npm/ is missing: run "deno task build:npm", or "deno task build:npm:offline" without JSR',
+    );
   }
   const { _generatedBy: maker } = JSON.parse(fs.readFileSync("npm/package.json", "utf8"));
   const built = fs.statSync("npm/package.json").mtimeMs;
   const entries = fs.readdirSync(".").filter((file) => file.endsWith(".ts"));
   const files = [...entries, ...filesOf("src")];
   const newer = files.find((file) => fs.statSync(file).mtimeMs > built);
-  if (newer) throw new Error(`npm/ is older than ${newer}: build it again`);
+  if (newer) {
+    throw new Error(
+      `npm/ is older than ${newer}: build it again, with the task that you used before`,
+    );
+  }
 
   const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-package-"));
   try {
     fs.cpSync(join("npm", folders[kind]), join(folder, folders[kind]), { recursive: true });
     transpile(filesOf("tests"), join(folder, folders[kind]), kind);
-    // Some tests have servers of their own.
+    // Some tests start their own servers.
     transpile(filesOf("scripts/servers"), join(folder, folders[kind]), kind);
     fs.symlinkSync(resolve("scripts/ferretdb"), join(folder, folders[kind], "scripts/ferretdb"));
     await linkPackages(scope, join(folder, "node_modules"), node, drivers);
-    // What the tests themselves use is the newest, but for SQLite: two copies of it in one process
-    // break each other's locks.
+    // The tests themselves use the newest drivers. The exception is SQLite, because two copies of
+    // SQLite in one process break each other's locks.
     const own = drivers.filter((driver) => driver.startsWith("better-sqlite3@"));
     await linkPackages(scope, join(folder, folders[kind], "tests/node_modules"), node, own);
   } catch (error) {
@@ -188,7 +194,7 @@ function filesOf(folder: string): string[] {
     .filter((file) => file.endsWith(".ts")).map((file) => join(folder, file));
 }
 
-/** Makes JavaScript of TypeScript files of a folder, in the same place in another one. */
+/** Compiles TypeScript files to JavaScript, with the same relative paths in another folder. */
 export function transpile(files: string[], to: string, kind: "esm" | "cjs", from = "."): void {
   const compilerOptions = {
     target: ts.ScriptTarget.ES2022,
@@ -196,7 +202,7 @@ export function transpile(files: string[], to: string, kind: "esm" | "cjs", from
     esModuleInterop: true,
   };
   for (const file of files) {
-    // What is imported, and what programs in the tests import.
+    // The imports of the file, and the imports of programs that the file contains as text.
     const text = fs.readFileSync(file, "utf8").replace(/(["'`]\.\.?\/[\w./]+)\.ts\b/g, "$1.js");
     let { outputText } = ts.transpileModule(text, { compilerOptions, fileName: file });
     if (kind === "cjs") {
@@ -209,7 +215,7 @@ export function transpile(files: string[], to: string, kind: "esm" | "cjs", from
   }
 }
 
-/** Links the packages of the project, and drivers in other versions in place of some. */
+/** Links the packages of the project, and replaces some by drivers of other versions. */
 async function linkPackages(scope: Scope, to: string, node: string, drivers: string[]) {
   const from = resolve("node_modules");
   fs.mkdirSync(to);
@@ -217,15 +223,15 @@ async function linkPackages(scope: Scope, to: string, node: string, drivers: str
     if (!name.startsWith(".")) fs.symlinkSync(fs.realpathSync(join(from, name)), join(to, name));
   }
   const nodeVersion = versionOf(node);
-  // What the project has crashes older ones.
+  // better-sqlite3 13 crashes older versions of Node.js.
   const fitting = Number.parseInt(nodeVersion) < 22 ? ["better-sqlite3@12"] : [];
   const PATH = [dirname(node), process.env.PATH].join(delimiter);
   for (const driver of [...fitting, ...drivers]) {
     const [name, version] = driver.split("@") as [string, string];
     const folder = await installPackage(scope, name, version, {
-      cache: `${driver}-node-${nodeVersion}`, // native modules are built for one
+      cache: `${driver}-node-${nodeVersion}`, // a native module is built for one version of Node.js
       env: { ...process.env, PATH },
-      timeout: 600_000, // by a compiler where nobody has done it before
+      timeout: 600_000, // the first install may have to compile a native module
     });
     fs.rmSync(join(to, name));
     fs.symlinkSync(folder, join(to, name));

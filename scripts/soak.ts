@@ -1,6 +1,6 @@
 /**
- * All stores under load, with connections cut now and then, on servers of its own; or so many
- * operations on each store, one store after the other.
+ * Runs all stores under load on its own servers, and cuts connections from time to time. With
+ * `--operations`, runs this number of operations on each store, one store after the other.
  *
  * Usage: `deno run -A scripts/soak.ts [--seconds 600 | --operations 1000000 [store …]]`
  *
@@ -18,11 +18,13 @@ const { values: { seconds, operations }, positionals } = parseArgs({
   allowPositionals: true,
 });
 
-/** Prints how much of the heap was used. */
+/** Prints the used heap over time. Throws if it has grown too much. */
 function report(heap: number[]): void {
   console.log("heap in MB:", heap.map((bytes) => (bytes / 1e6).toFixed(1)).join(" "));
   const grown = growth(heap);
-  if (grown > 10e6) throw new Error(`the heap has grown by ${grown} bytes`);
+  if (grown > 10e6) {
+    throw new Error(`the heap has grown by ${grown} bytes; up to 10 MB were expected`);
+  }
 }
 
 const servers = await startServers({ own: true, log: console.log });

@@ -1,8 +1,8 @@
 /**
  * Starts a real server per database and runs the tests against them.
  *
- * Usage: `deno task test [--no-install] [--runtime <name>]… [file or folder …]`, with the names that
- * `runtimes.ts` knows.
+ * Usage: `deno task test [--no-install] [--runtime <name>]… [file or folder …]`.
+ * The names of runtimes are in `runtimes.ts`.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import { parseArgs, stripVTControlCharacters } from "node:util";
 import { concurrency, findRuntime, type Runtime } from "./runtimes.ts";
 import { backends, type Servers, startServers } from "./servers/index.ts";
 
-/** Titles of tests begin with one of these. */
+/** The title of a test begins with the name of its store. */
 const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL", "Kysely"];
 
 interface Test {
@@ -58,7 +58,7 @@ async function main(): Promise<number> {
   let passed = 0, failed = 0, untested = 0;
   for (const { title, tests } of results) {
     console.log(`\n${title}`);
-    // A run of some files need not touch every store.
+    // Only a run of all files has to test every store.
     untested += summarize(tests, positionals.length > 0 ? [] : stores);
     passed += tests.filter(({ outcome }) => outcome === "passed").length;
     failed += tests.filter(({ outcome }) => outcome === "failed").length;
@@ -71,7 +71,11 @@ async function main(): Promise<number> {
 async function run(runtime: Runtime, testFiles: string[], servers: Servers): Promise<Test[]> {
   const files = runtime.files(testFiles);
   if (files.length === 0) {
-    return [{ path: testFiles, outcome: "failed", reason: "does not test the npm package" }];
+    return [{
+      path: testFiles,
+      outcome: "failed",
+      reason: "these files do not test the npm package",
+    }];
   }
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-report-"));
   const report = join(folder, "junit.xml");
@@ -86,7 +90,8 @@ async function run(runtime: Runtime, testFiles: string[], servers: Servers): Pro
         backends.map((name) => [`TEST_${name.toUpperCase()}_URL`, servers.urls[name]]),
       ),
     },
-    // Keeps Ctrl-C from it: on SIGINT `deno test` ends without a chance for tests to clean up.
+    // Its own process group, so that Ctrl-C does not reach it: on SIGINT `deno test` exits before
+    // the tests can clean up.
     detached: true,
   });
   let output = "";
@@ -105,7 +110,7 @@ async function run(runtime: Runtime, testFiles: string[], servers: Servers): Pro
   const [code] = await ended;
 
   const tests = existsSync(report) ? readReport(readFileSync(report, "utf8"), files) : [];
-  // Deno's report leaves out files that do not load.
+  // Deno's report does not contain files that failed to load.
   for (
     const [, file] of stripVTControlCharacters(output).matchAll(/^Uncaught error from (\S+)/gm)
   ) {
@@ -143,14 +148,15 @@ function readReport(xml: string, files: string[]): Test[] {
       Object.assign(tests.at(-1)!, { outcome, reason: message });
     }
   }
-  // Deno also reports suites, as tests whose names the names of their tests begin with.
+  // Deno also reports each suite as a test. The names of the suite's tests begin with its name.
   const containers = new Set(tests.flatMap(({ name }) => {
     const titles = name.split(" > ");
     return titles.slice(1).map((_, i) => titles.slice(0, i + 1).join(" > "));
   }));
   const paths = new Set(files.map((file) => resolve(file)));
   return tests.filter(({ name, outcome, reason = "" }) =>
-    // A suite fails by its tests, which count, or by itself, as by a hook.
+    // Counts a failed suite only if the suite itself failed, for example in a hook. Its failed
+    // tests are counted already.
     !(containers.has(name) && /^(\d+ test steps? failed|)$/.test(reason)) &&
     // Node reports a file without tests as a test that passed.
     !(outcome === "passed" && paths.has(resolve(name)))
@@ -174,7 +180,7 @@ function attributes(text: string): Record<string, string> {
   );
 }
 
-/** Prints what came of the tests and returns how many of the required stores have none. */
+/** Prints a summary of the results. Returns the number of required stores without a test. */
 function summarize(tests: Test[], required: string[]): number {
   const storeOf = ({ path }: Test) =>
     path.toReversed().map((title) => stores.find((store) => title.startsWith(store)))
@@ -187,7 +193,7 @@ function summarize(tests: Test[], required: string[]): number {
 
   const noted = tests.filter(({ outcome }) => outcome !== "passed");
   for (const { path, outcome, reason = "" } of noted) {
-    // Deno reports no reason for a skip, so there the title has to give it.
+    // Deno reports no reason for a skip; there the title contains the reason.
     const why = /^(|true|TODO)$/.test(reason) ? "" : `: ${reason.split("\n")[0]}`;
     console.log(`${outcome}: ${path.at(-1)}${why}`);
   }

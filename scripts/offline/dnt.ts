@@ -1,6 +1,7 @@
 /**
- * Stands in for dnt where JSR is out of reach: what `scripts/build_npm.ts` uses of its `build()`, on
- * TypeScript's own compiler. What it makes is for testing; npm refuses to publish it.
+ * A stand-in for dnt, for machines that cannot reach JSR. It has the part of `build()` that
+ * `scripts/build_npm.ts` uses, on top of TypeScript's own compiler. The package that it builds is
+ * for tests; npm refuses to publish it.
  *
  * @module
  */
@@ -15,11 +16,11 @@ import deno from "../../deno.json" with { type: "json" };
 const imports: Record<string, string> = deno.imports;
 
 const notice =
-  "This is not dnt but a stand-in (scripts/offline/dnt.ts): npm/ is not for publishing.";
+  "npm/ is built by a stand-in for dnt (scripts/offline/dnt.ts): for tests, not for publishing.";
 console.log(notice);
 process.once("exit", () => console.log(notice));
 
-/** Of dnt's options those that `scripts/build_npm.ts` sets and that are not the same every time. */
+/** The options of dnt that `scripts/build_npm.ts` sets. */
 interface BuildOptions {
   entryPoints: { kind?: "bin"; name: string; path: string }[];
   outDir: string;
@@ -34,13 +35,13 @@ interface BuildOptions {
   polyfills: Record<string, false>;
 }
 
-/** Empties a folder, or makes it. */
+/** Empties a folder, or creates it. */
 export function emptyDir(folder: string): void {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
 }
 
-/** Makes the package. */
+/** Builds the package. */
 export function build(options: BuildOptions): void {
   const { entryPoints, outDir, mappings, package: manifest } = options;
   const write = (path: string, text: string) => {
@@ -51,7 +52,7 @@ export function build(options: BuildOptions): void {
   const { sources, packages } = collect(entryPoints.map(({ path }) => path));
   const peers = Object.values(mappings);
   for (const { name } of peers) {
-    if (!packages.delete(name)) throw new Error(`${name} is mapped but not imported`);
+    if (!packages.delete(name)) throw new Error(`${name} has a mapping, but no source imports it`);
   }
   const binaries = entryPoints.filter(({ kind }) => kind === "bin");
   const exported = entryPoints.filter(({ kind }) => kind !== "bin");
@@ -114,7 +115,7 @@ export function build(options: BuildOptions): void {
   options.postBuild();
 }
 
-/** The entries and what they import, with `.js` in place of `.ts`, and the packages they import. */
+/** Collects the sources of the entries, with imports of `.js` files, and the imported packages. */
 function collect(entries: string[]): { sources: Map<string, string>; packages: Set<string> } {
   const sources = new Map<string, string>();
   const packages = new Set<string>();

@@ -14,7 +14,7 @@ export async function hasCompose(scope: Scope): Promise<boolean> {
     await succeeds("docker", ["info"], { signal });
 }
 
-/** Starts the service of `compose.yaml` on a free port, as a project of its own. */
+/** Starts the service of `compose.yaml` on a free port, as its own project. */
 export async function compose(scope: Scope, recipe: Recipe): Promise<Server> {
   const { backend, name, url } = recipe;
   const port = await freePort();

@@ -47,8 +47,8 @@ const recipes: Record<Backend, Recipe> = { redis, mongodb, postgres, mysql };
 /**
  * Starts the servers, all at the same time.
  *
- * `stop()` and the end of `await using` stop them. SIGINT, SIGTERM and SIGHUP stop them and then end
- * this process.
+ * `stop()` and the end of `await using` stop them. SIGINT, SIGTERM and SIGHUP stop them and then
+ * end this process.
  *
  * @throws {Error} if a server cannot be started, with one line for each; the others are stopped
  *

@@ -1,4 +1,4 @@
-/** Programs that this machine does not have: from `apt-get`, from npm, or built, and then cached. */
+/** Installs programs that are missing on this machine, with `apt-get` or npm. Has the cache. */
 
 import * as fs from "node:fs";
 import { homedir } from "node:os";

@@ -1,4 +1,4 @@
-// A bot as it was written for @telegraf/session 2.0.0-beta.7; it counts one update, and ends.
+// A bot that was written for @telegraf/session 2.0.0-beta.7. It counts one update and exits.
 import { type Context, session, Telegraf } from "telegraf";
 import { makeStore } from "./store.js";
 

@@ -1,6 +1,6 @@
 /**
  * The version of the package. It repeats that of `deno.json`, because Node.js 20 prints a warning
- * when it imports JSON. `tests/structure.test.ts` compares both.
+ * when it imports JSON. `tests/package/structure.test.ts` compares both.
  *
  * @module
  */

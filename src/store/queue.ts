@@ -1,7 +1,7 @@
 /**
  * The order of operations on each key, and their batches. Three rules keep every update of a bot.
- * Without the first or the second rule `tests/telegraf.ts` counts lost updates. Without the third
- * rule `tests/conformance.ts` finds a session that changed after its `set()`.
+ * Without the first or the second rule `tests/suites/telegraf.ts` counts lost updates. Without the third
+ * rule `tests/suites/conformance/order.ts` finds a session that changed after its `set()`.
  *
  * 1. Writes of one key take effect in the order of their calls. A newer write replaces one that has
  *    not started, and both end together.

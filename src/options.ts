@@ -134,9 +134,9 @@ export const rules = {
   }),
 } as const satisfies Record<string, Rule | ((...args: never[]) => Rule)>;
 
-export const url = 'option "url"';
+const url = 'option "url"';
 
-export const sql = {
+const sql = {
   username: "config.user",
   hostname: "config.host",
   dbname: "config.database",

@@ -66,7 +66,7 @@ function isUrl(url: string): boolean {
 }
 
 /** The delay before reconnecting, in ms: at most 20, doubled after each attempt up to 500. */
-export function delay(attempts: number): number {
+function delay(attempts: number): number {
   return Math.min(500, 20 * 2 ** attempts) * (0.5 + Math.random() / 2);
 }
 

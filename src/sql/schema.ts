@@ -51,7 +51,7 @@ export interface SchemaOptions extends Pick<Opening, "expiring" | "report" | "pl
   transient(error: unknown): boolean;
 }
 
-export function* inspect(dialect: Dialect): Script<Shape | undefined> {
+function* inspect(dialect: Dialect): Script<Shape | undefined> {
   const rows = yield dialect.inspect;
   if (rows.length === 0) return undefined;
   const indexed = (column: string) =>

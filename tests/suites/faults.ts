@@ -587,7 +587,7 @@ export function processes(harness: ProcessHarness, url: () => string): void {
     try {
       await Promise.all(workers.map((worker) => worker.open("bot", options)));
       const keys = Array.from({ length: 12 }, (_, i) => `key:${i}`);
-      type Last = Record<string, string | null>;
+      type Last = Record<string, string | null | undefined>;
       const lasts = await Promise.all(
         workers.map((worker, who) => worker.call("hammer", "bot", who, keys, 1_500)),
       ) as Last[];
@@ -595,7 +595,10 @@ export function processes(harness: ProcessHarness, url: () => string): void {
       for (const key of keys) {
         const session = await store.get(key);
         const last = session === undefined ? null : `${session.who}:${session.count}`;
-        assert.ok(lasts.some((own) => own[key] === last), `${key} is ${last}`);
+        const written = lasts.map((own) => own[key]).filter((it) => it !== undefined);
+        // On a slow machine possibly no process has written the key.
+        const expected = written.length > 0 ? written : [null];
+        assert.ok(expected.includes(last), `${key} is ${last}, expected ${expected.join(" or ")}`);
       }
       await Promise.all(workers.map((worker) => worker.call("close", "bot")));
       await Promise.all(workers.map((worker) => worker.end()));

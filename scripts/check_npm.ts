@@ -264,7 +264,7 @@ async function checkCommandLine(project: string) {
       (error) => error as Error,
     );
   if (
-    !/failed with exit code 1\n\nMySQL needs the package mysql2 .*: npm install mysql2$/.test(
+    !/failed with exit code 1\n\nMySQL needs the package "mysql2", .*: npm install mysql2$/.test(
       message.trim(),
     )
   ) {

@@ -43,7 +43,7 @@ function mongo(error: string): Error {
   return Object.assign(new Error("x"), it, { code: Number(kind) });
 }
 
-/** Creates an error of a SQL database. Its row has a message, or a code with or without a message. */
+/** Creates an error of a SQL database from a row with a message, or a code and maybe a message. */
 function sql(error: string): Error {
   if (error.startsWith("message ")) return new Error(error.slice("message ".length));
   const [code, ...words] = error.split(" ") as [string];

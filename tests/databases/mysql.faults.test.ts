@@ -76,7 +76,7 @@ const harness: FaultHarness = {
       admin(url),
       "SELECT id FROM information_schema.processlist WHERE user <> 'system user'",
     );
-    for (const [id] of ids) await rows(admin(url), "KILL ?", id).catch(() => {}); // the connection may have ended already
+    for (const [id] of ids) await rows(admin(url), "KILL ?", id).catch(() => {}); // may have ended
   },
   async refuseWrites(url, _proxy, refuse) {
     await rows(admin(url), `SET GLOBAL read_only = ${refuse ? 1 : 0}`);

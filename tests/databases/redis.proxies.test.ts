@@ -1,4 +1,4 @@
-/** Tests of Redis with replies that only proxies send, such as Envoy in front of several servers. */
+/** Tests of Redis with replies that only proxies send, for example Envoy before several servers. */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";

@@ -1,6 +1,6 @@
 /**
- * Tests of driver settings that change the rows of a read, one per setting. The store must read back
- * what it stored, or reject. It must never report a stored session as missing.
+ * Tests of driver settings that change the rows of a read, one per setting. The store must read
+ * back what it stored, or reject. It must never report a stored session as missing.
  */
 
 import BetterSqlite3 from "better-sqlite3";

@@ -312,7 +312,7 @@ describe("PostgreSQL states of connections", () => {
     });
   }
 
-  // Kysely's driver keeps a connection after an error, so `set()` rejects in these states. The store
+  // Kysely's driver keeps a connection after an error, so `set()` rejects in these states. It also
   // cannot detect a snapshot of the application.
   const {
     "an old snapshot": _snapshot,

@@ -34,7 +34,7 @@ function withCode(code: string | number, message = `something with ${code}`): Er
   return Object.assign(new Error(message), { code });
 }
 
-/** An error of MongoDB's driver. */
+/** Creates an error of MongoDB's driver. */
 function mongo(error: string): Error {
   const [kind, value] = error.split(" ");
   const it = { name: "MongoServerError", code: undefined as number | undefined };
@@ -43,7 +43,7 @@ function mongo(error: string): Error {
   return Object.assign(new Error("x"), it, { code: Number(kind) });
 }
 
-/** An error of a SQL database. Its row has a message, or a code with or without a message. */
+/** Creates an error of a SQL database from a row with a message, or a code and maybe a message. */
 function sql(error: string): Error {
   if (error.startsWith("message ")) return new Error(error.slice("message ".length));
   const [code, ...words] = error.split(" ") as [string];
@@ -69,7 +69,7 @@ const databases: Record<
 };
 
 describe("errors", () => {
-  it("all databases are in the document", () => {
+  it("errors of all databases are in the document", () => {
     assert.deepEqual(Object.keys(sections), Object.keys(databases));
   });
 
@@ -78,7 +78,7 @@ describe("errors", () => {
   });
 
   for (const [title, [make, modules]] of Object.entries(databases)) {
-    it(`of ${title} are retried as the document says`, () => {
+    it(`${title} errors are retried as the document says`, () => {
       assert.ok(sections[title]!.length > 10);
       for (const { error, retried } of sections[title]!) {
         for (const { transient } of modules) {
@@ -88,18 +88,18 @@ describe("errors", () => {
     });
   }
 
-  it("of the operating system are all in the document", () => {
+  it("errors of the operating system are all in the document", () => {
     const listed = new Set(sections["Network"]!.map(({ error }) => error));
     const names = [...util.getSystemErrorMap().values()].map(([name]) => name);
     assert.deepEqual(names.filter((name) => !listed.has(name)), []);
   });
 
-  it("of a socket that is not there pass for every database", () => {
+  it("a missing socket is a temporary error for every database", () => {
     const error = Object.assign(new Error("connect"), { code: "ENOENT", syscall: "connect" });
     for (const { transient } of everywhere) assert.equal(transient(error), true);
   });
 
-  it("of several addresses pass if one of them does", () => {
+  it("an error of several addresses is temporary if one of its errors is temporary", () => {
     const error = new AggregateError([withCode("EACCES"), withCode("ENETDOWN")]);
     for (const { transient } of everywhere) assert.equal(transient(error), true);
     const refused = new AggregateError([withCode("EACCES"), withCode("EPERM")]);

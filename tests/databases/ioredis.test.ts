@@ -1,4 +1,4 @@
-/** What is special to Redis by clients of ioredis. */
+/** Tests that only Redis with clients of ioredis needs. */
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
@@ -22,7 +22,7 @@ let nodes: number[];
 let single: number;
 let sentinel: number;
 
-/** All keys that are stored, seen by another client. */
+/** Returns all stored keys, as another client sees them. */
 async function storedKeys(kind: string): Promise<string[]> {
   let ports = kind === "cluster" ? nodes : [single];
   if (/sentinel/.test(kind)) {
@@ -33,7 +33,7 @@ async function storedKeys(kind: string): Promise<string[]> {
   return found.flat() as string[];
 }
 
-describe("Redis by ioredis", () => {
+describe("Redis with ioredis", () => {
   before(async () => {
     let sentinels;
     [nodes, single, sentinels] = await Promise.all([
@@ -59,14 +59,14 @@ describe("Redis by ioredis", () => {
         }),
     };
     for (const [kind, create] of Object.entries(kinds)) {
-      describe(`Redis by a ${kind} of ioredis ${version}`, () => {
+      describe(`Redis with a ${kind} of ioredis ${version}`, () => {
         let shared: ReturnType<typeof create>;
         const clients: typeof shared[] = [];
         before(() => clients.push(shared = create()));
         after(() => clients.forEach((client) => client.disconnect()));
 
         const harness: Harness = {
-          name: `Redis by a ${kind} of ioredis ${version}`,
+          name: `Redis with a ${kind} of ioredis ${version}`,
           dates: "text",
           prunes: false,
           connectsLate: true,
@@ -87,7 +87,7 @@ describe("Redis by ioredis", () => {
           underTelegraf(harness);
         }
 
-        it(`Redis leaves a ${kind} of ioredis ${version} open`, async () => {
+        it(`Redis does not close a ${kind} of ioredis ${version}`, async () => {
           const prefix = `${place()}:`;
           const store = Redis({ client: shared, prefix });
           await exercise(store);
@@ -98,7 +98,7 @@ describe("Redis by ioredis", () => {
           await shared.del(`${prefix}k`);
         });
 
-        it(`Redis connects a lazy ${kind} of ioredis ${version} once, if nobody does`, async () => {
+        it(`Redis connects a lazy ${kind} of ioredis ${version} only once`, async () => {
           for (const first of ["stores", "owner"]) {
             const client = create({ lazyConnect: true });
             try {
@@ -116,7 +116,7 @@ describe("Redis by ioredis", () => {
           }
         });
 
-        it(`Redis says so when a ${kind} of ioredis ${version} was closed`, async () => {
+        it(`Redis rejects operations on a closed ${kind} of ioredis ${version}`, async () => {
           const client = create();
           const used = Redis({ client, prefix: `${place()}:` });
           const unused = Redis({ client, prefix: `${place()}:` });
@@ -140,12 +140,12 @@ describe("Redis by ioredis", () => {
           stringNumbers: true,
         };
         for (const [name, value] of Object.entries(options)) {
-          it(`Redis takes a ${kind} of ioredis ${version} with ${name}`, async () => {
-            const some = { [name]: value };
+          it(`Redis accepts a ${kind} of ioredis ${version} with ${name}`, async () => {
+            const setting = { [name]: value };
             const client = create(
               kind === "cluster" && !(name in { enableAutoPipelining: 1, enableOfflineQueue: 1 })
-                ? { redisOptions: some }
-                : some,
+                ? { redisOptions: setting }
+                : setting,
             );
             const where = place();
             await using store = Redis({ client, prefix: `${where}:`, ttl: 60_000 });
@@ -168,11 +168,11 @@ describe("Redis by ioredis", () => {
       });
     }
 
-    it(`Redis waits for a server that is away, by ioredis ${version}, and tells once`, async () => {
+    it(`Redis with ioredis ${version} waits for an unavailable server, and reports it once`, async () => {
       await using proxy = await Proxy.to(`redis://127.0.0.1:${single}`);
       const { hostname: host, port } = new URL(`redis://${proxy.host}`);
       const seen: Error[] = [];
-      const retryStrategy = () => 200; // its own comes to wait for seconds
+      const retryStrategy = () => 200; // the default back-off grows to seconds
       const options = { host, port: Number(port), maxRetriesPerRequest: 1, retryStrategy };
       const client = new ioredis.Redis(options);
       try {
@@ -196,7 +196,7 @@ describe("Redis by ioredis", () => {
       }
     });
 
-    it(`Redis goes on when the connection is cut, by ioredis ${version}`, async () => {
+    it(`Redis with ioredis ${version} works again after the connection was cut`, async () => {
       await using proxy = await Proxy.to(`redis://127.0.0.1:${single}`);
       const { hostname: host, port } = new URL(`redis://${proxy.host}`);
       const client = new ioredis.Redis({ host, port: Number(port) });
@@ -215,7 +215,7 @@ describe("Redis by ioredis", () => {
       }
     });
 
-    it(`Redis goes on when the master changes, by ioredis ${version}`, async () => {
+    it(`Redis with ioredis ${version} works again after the master changed`, async () => {
       const own = await servers.sentinel();
       const client = new ioredis.Redis({
         name: "main",
@@ -234,7 +234,7 @@ describe("Redis by ioredis", () => {
       }
     });
 
-    it(`Redis tells by ioredis ${version} that the password is wrong, not which`, async () => {
+    it(`Redis with ioredis ${version} reports a wrong password without repeating it`, async () => {
       await command(single, "ACL", "SETUSER", "bot", "on", ">r1ght", "~*", "+@all", "-set");
       const seen: unknown[] = [];
       const at = { host: "127.0.0.1", port: single, username: "bot" };
@@ -250,8 +250,8 @@ describe("Redis by ioredis", () => {
         const denied = await good.set("k", "s3cret").catch((error) => error);
         assert.match(denied.message, /NOPERM/);
         assert.equal(denied.name, "StoreError");
-        for (const some of [error, denied, ...seen]) {
-          assert.doesNotMatch(inspect(some, { depth: 9, showHidden: true }), /wr0ng|s3cret/);
+        for (const reported of [error, denied, ...seen]) {
+          assert.doesNotMatch(inspect(reported, { depth: 9, showHidden: true }), /wr0ng|s3cret/);
         }
       } finally {
         wrong.disconnect();
@@ -277,12 +277,12 @@ describe("Redis by ioredis", () => {
       await assert.rejects(impatient.set("k", 1), { name: "TimeoutError" });
       await command(holder, "CLUSTER", "ADDSLOTS", slot);
       await patient.set("k", 2);
-      await wait(4000); // the client tries the first one again
+      await wait(4000); // the client retries the first write
       assert.equal(await command(holder, "GET", `${prefix}k`), "2");
     });
   }
 
-  it("Redis knows which errors of ioredis pass", () => {
+  it("Redis distinguishes temporary errors of ioredis from permanent ones", () => {
     const passing = [
       "Connection is closed.",
       "Command timed out",

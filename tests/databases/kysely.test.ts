@@ -1,4 +1,4 @@
-/** What is special to Kysely: the suites on dialects of each family, and with older versions. */
+/** Tests of Kysely: the suites with dialects of each family and with older versions of Kysely. */
 
 import { PGlite } from "@electric-sql/pglite";
 import { LibsqlDialect } from "@libsql/kysely-libsql";
@@ -35,7 +35,7 @@ const filename = join(folder, "sessions.sqlite");
 const postgres = new pg.Pool({ connectionString: serverUrl("postgres"), max: 3 });
 const mysql = createPool({ uri: serverUrl("mysql"), connectionLimit: 3, rowsAsArray: true });
 
-/** Not before it is needed: to start it keeps the process busy for a while. */
+/** Starts PGlite on first use because its start blocks the process for a while. */
 const pglite = () => started ??= new PGlite();
 let started: PGlite | undefined;
 
@@ -51,7 +51,7 @@ after(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** A database as others than the store see it. */
+/** A database as connections other than the store see it. */
 interface Family {
   quoted(name: string): string;
   query(sql: string): Promise<unknown[][]>;
@@ -94,18 +94,18 @@ const address = {
 const direct = { SQLite, Postgres, MySQL };
 const title = { SQLite: "SQLite", Postgres: "PostgreSQL", MySQL: "MySQL" };
 
-/** A store, with the options of the entry that has the driver. */
+/** Creates a store from the options of the entry that uses the driver directly. */
 // deno-lint-ignore no-explicit-any
 type Factory = (options: any) => Store<any>;
 
-/** A table of its own, dropped at the end. */
+/** Returns the name of a new table, which is dropped at the end. */
 function table(name: Name): string {
   const table = place();
   used.push([families[name], table]);
   return table;
 }
 
-/** A Kysely on a database of the family. */
+/** Connects a Kysely to a database of the family. */
 function connect(name: Name): kysely29.Kysely<Record<string, never>> {
   const { url } = { url: "", ...address[name] };
   switch (name) {
@@ -144,7 +144,7 @@ for (const [version, kysely] of Object.entries(versions)) {
   }
 }
 
-/** SQLite as Cloudflare's D1 has it: without transactions, and with 100 values in a statement. */
+/** SQLite with the limits of Cloudflare's D1: no transactions, up to 100 values in a statement. */
 function d1(): kysely29.SqliteDialect {
   const database = new BetterSqlite3(filename);
   return new kysely29.SqliteDialect({
@@ -182,7 +182,7 @@ conformance({
 conformance({
   name: "Kysely on PGlite",
   store(table, options) {
-    // Not as a dialect: that would close the database with the store.
+    // A dialect would close the database together with the store.
     const db = new kysely29.Kysely({
       dialect: new kysely29.PGliteDialect({ pglite: () => Promise.resolve(pglite()) }),
     });
@@ -194,7 +194,7 @@ conformance({
 });
 
 if (process.versions.deno) {
-  it("Kysely on libSQL", { skip: "on Deno, its client knows no files" });
+  it("Kysely on libSQL", { skip: "on Deno, the client of libSQL cannot open files" });
 } else {
   const url = `file:${join(folder, "libsql.sqlite")}`;
   conformance({
@@ -211,7 +211,7 @@ if (process.versions.deno) {
   });
 }
 
-/** The table's columns with their types. */
+/** Returns the table's columns with their types. */
 async function shape(name: Name, table: string): Promise<unknown> {
   const columns = {
     SQLite: `SELECT name, lower(type) FROM pragma_table_info('${table}')`,
@@ -223,7 +223,7 @@ async function shape(name: Name, table: string): Promise<unknown> {
   return Object.fromEntries(await families[name].query(columns[name]));
 }
 
-/** A table as upstream's versions up to beta.4 made it, with duplicates. */
+/** Creates a table without a unique key, as versions up to 2.0.0-beta.4 did, with duplicates. */
 async function keyless(name: Name): Promise<string> {
   const old = table(name);
   const { quoted, query } = families[name];
@@ -240,7 +240,7 @@ const made = factories() as Record<Name, Factory>;
 
 describe("Kysely tables", () => {
   for (const name of names) {
-    it(`Kysely opens what ${name} made, and the other way round`, async () => {
+    it(`Kysely opens a table that ${name} created, and ${name} opens one that Kysely created`, async () => {
       const errors: unknown[] = [];
       const onError = (error: unknown) => errors.push(error);
       const tables = [table(name), table(name)];
@@ -270,12 +270,12 @@ describe("Kysely tables", () => {
       assert.equal(await store.size(), 3);
       const { quoted, query } = families[name];
       assert.equal((await query(`SELECT 1 FROM ${quoted(old)}`)).length, 5);
-      await using other = (direct[name] as Factory)(own); // finds nothing to do
+      await using other = (direct[name] as Factory)(own); // has nothing left to change
       assert.equal(await other.get("1:1"), 3);
       assert.deepEqual(errors, []);
     });
 
-    it(`Kysely upgrades what upstream wrote in ${title[name]}`, async () => {
+    it(`Kysely upgrades a table of 2.0.0-beta in ${title[name]}`, async () => {
       const path = { SQLite: "/sqlite", Postgres: "/pg", MySQL: "/mysql" }[name];
       const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", path)[name];
       const database = name === "SQLite"
@@ -300,7 +300,7 @@ describe("Kysely tables", () => {
       database?.close();
     });
 
-    it(`Kysely opens new and old tables in ${title[name]} from 12 processes at once`, async () => {
+    it(`Kysely opens new and old tables in ${title[name]} from 12 processes at the same time`, async () => {
       const tables = Array.from({ length: 8 }, () => table(name));
       for (let i = 0; i < 3; i++) tables.push(await keyless(name));
       const errors = await coldStart({
@@ -322,7 +322,7 @@ describe("Kysely tables", () => {
     });
   }
 
-  it("Kysely works within the limits of an old table that a role may not alter", async () => {
+  it("Kysely works within the limits of an old table if the role may not alter it", async () => {
     const old = table("Postgres");
     const role = `test_${randomBytes(6).toString("hex")}`;
     await postgres.query(`CREATE TABLE "${old}" (key varchar(32) PRIMARY KEY, session text)`);
@@ -345,7 +345,7 @@ describe("Kysely tables", () => {
     }
   });
 
-  it("Kysely takes a schema of PostgreSQL or MySQL, and none of SQLite", async () => {
+  it("Kysely accepts a schema for PostgreSQL and MySQL, and refuses one for SQLite", async () => {
     const schema = place();
     await postgres.query(`CREATE SCHEMA "${schema}"`);
     const db = connect("Postgres");
@@ -375,7 +375,7 @@ describe("Kysely tables", () => {
     }
   });
 
-  it("Kysely takes any names, quoted", async () => {
+  it("Kysely accepts any table name and quotes it", async () => {
     for (const name of names) {
       const own = Math.random().toString(36).slice(2, 10);
       const odds = ['"; DROP TABLE x; --' + own, "Ünï.côde \\ '$1?1'`" + own, own.padEnd(35, "é")];
@@ -391,7 +391,7 @@ describe("Kysely tables", () => {
 
 describe("Kysely databases", () => {
   for (const name of names) {
-    it(`Kysely leaves a db on ${title[name]} that was passed in open`, async () => {
+    it(`Kysely does not close a db on ${title[name]} that was passed in`, async () => {
       const db = connect(name);
       const store = KyselyStore({ db, table: table(name) });
       await store.set("k", 1);
@@ -402,7 +402,7 @@ describe("Kysely databases", () => {
     });
   }
 
-  it("Kysely is destroyed where it was made of a dialect", async () => {
+  it("Kysely destroys the instance that it created from a dialect", async () => {
     const database = new BetterSqlite3(join(folder, "own.sqlite"));
     const dialect = new kysely29.SqliteDialect({ database });
     await KyselyStore({ dialect }).close(); // never used
@@ -413,7 +413,7 @@ describe("Kysely databases", () => {
     assert.ok(!database.open);
   });
 
-  it("Kysely keeps one order for two stores on one db and table", async () => {
+  it("Kysely keeps the operations of two stores on one db and table in order", async () => {
     const db = connect("Postgres");
     const own = { db, table: table("Postgres") };
     const stores = [KyselyStore(own), KyselyStore(own)];
@@ -427,7 +427,7 @@ describe("Kysely databases", () => {
     await db.destroy();
   });
 
-  it("Kysely's plugins are not used", async () => {
+  it("Kysely does not apply the plugins of a db", async () => {
     const db = connect("SQLite")
       .withPlugin(new kysely29.ParseJSONResultsPlugin())
       .withPlugin(new kysely29.CamelCasePlugin({ upperCase: true }));
@@ -438,7 +438,7 @@ describe("Kysely databases", () => {
     await db.destroy();
   });
 
-  it("Kysely writes and reads in one statement what comes at once", async () => {
+  it("Kysely writes and reads simultaneous operations in batches", async () => {
     const log: string[] = [];
     const db = new kysely29.Kysely({
       dialect: d1(),
@@ -467,7 +467,7 @@ describe("Kysely databases", () => {
       return { db, store: KyselyStore({ db, table: name }) };
     });
     await Promise.all(stores.map(({ store }) => store.ready()));
-    failures.length = 0; // they may all have made the table
+    failures.length = 0; // several of them may have tried to create the table
     const keys = Array.from({ length: 40 }, (_, i) => `${i}`);
     await Promise.all(stores.map(async ({ store }, i) => {
       for (let round = 0; round < 40; round++) {
@@ -482,13 +482,13 @@ describe("Kysely databases", () => {
   });
 
   for (const name of ["Postgres", "MySQL"] as const) {
-    it(`Kysely goes on after connections to ${title[name]} were cut`, () =>
+    it(`Kysely works again after connections to ${title[name]} were cut`, () =>
       goesOnAfterCuts(address[name].url, (url) => made[name]({ url, table: table(name) })));
 
-    it(`Kysely opens once ${title[name]} is there`, () =>
+    it(`Kysely opens as soon as ${title[name]} is available`, () =>
       opensOnceThere(address[name].url, (url) => made[name]({ url, table: table(name) })));
 
-    it(`Kysely ends in time where ${title[name]} is silent`, async () => {
+    it(`Kysely times out if ${title[name]} does not respond`, async () => {
       await using proxy = await Proxy.to(address[name].url);
       const through = urlWith(address[name].url, { host: proxy.host });
       const store = made[name]({ url: through, table: table(name), timeout: 500 });
@@ -497,11 +497,11 @@ describe("Kysely databases", () => {
       await assert.rejects(store.get("k"), { name: "TimeoutError" });
       await store.set("k", 2); // on another connection
       proxy.cut();
-      await store.close().catch(() => {}); // mysql2 does not get over the loss
+      await store.close().catch(() => {}); // mysql2 rejects because of the lost connection
     });
   }
 
-  it("Kysely tries again while SQLite is locked", async () => {
+  it("Kysely retries while SQLite is locked", async () => {
     const where = table("SQLite");
     await using store = made.SQLite({ filename, table: where });
     await store.ready();
@@ -514,7 +514,7 @@ describe("Kysely databases", () => {
     other.close();
   });
 
-  it("Kysely refuses a session that is larger than MySQL takes, and nothing else", async () => {
+  it("Kysely refuses only a session that exceeds MySQL's limit", async () => {
     const [[most]] = await families.MySQL.query("SELECT @@max_allowed_packet") as [[number]];
     await using store = made.MySQL({ ...address.MySQL, table: table("MySQL") });
     const fits = Math.floor(most * 3 / 4) - 2048; // in base64
@@ -529,7 +529,7 @@ describe("Kysely databases", () => {
     assert.equal((await store.get("fits")).length, fits);
   });
 
-  it("Kysely keeps no process alive after close()", async () => {
+  it("Kysely does not keep the process alive after close()", async () => {
     const name = table("Postgres");
     const { code, output } = await run(`
       import { Postgres } from "${entry("tests/support/kysely", import.meta.url)}";
@@ -547,7 +547,7 @@ describe("Kysely errors", () => {
   const error = (message: string, properties: object = {}) =>
     Object.assign(new Error(message), properties);
 
-  it("Kysely tells what may pass from what will not, in the drivers' own words", () => {
+  it("Kysely distinguishes temporary errors of each driver from permanent ones", () => {
     const passing = [
       error("deadlock detected", { code: "40P01" }), // pg, postgres.js, Neon, PGlite
       error("write CONNECTION_CLOSED localhost:5432", { code: "CONNECTION_CLOSED" }), // postgres.js
@@ -579,7 +579,7 @@ describe("Kysely errors", () => {
 describe("Kysely options", () => {
   const refused = (options: unknown) => () => KyselyStore(options as KyselyStoreOptions);
 
-  it("Kysely refuses options that are wrong", () => {
+  it("Kysely refuses invalid options", () => {
     assert.throws(refused({}), /^TypeError: KyselyStore: option "db" or "dialect" is needed/);
     const db = connect("SQLite");
     const dialect = d1();
@@ -591,7 +591,7 @@ describe("Kysely options", () => {
     return db.destroy();
   });
 
-  it("Kysely refuses what is no Kysely, and transactions", async () => {
+  it("Kysely refuses an invalid db, and transactions", async () => {
     const message = /^KyselyStore: option "db" must be a Kysely, but is an? /;
     const pool = new pg.Pool();
     for (const db of [{}, pool, [], new Map(), d1(), { executeQuery() {} }]) {
@@ -608,13 +608,13 @@ describe("Kysely options", () => {
     await db.destroy();
   });
 
-  it("Kysely refuses what is no dialect, with the first operation", async () => {
+  it("Kysely rejects the first operation if the dialect is invalid", async () => {
     await using store = refused({ dialect: {} })();
     await assert.rejects(store.get("k"), { name: "StoreError", message: /createDriver/ });
   });
 
-  it("Kysely refuses the dialects of other families, and names those it knows", async () => {
-    // One that compiles as SQL Server's does; nothing is connected.
+  it("Kysely refuses dialects of other families, and names the supported families", async () => {
+    // A dialect with the compiler of SQL Server. It does not connect.
     const dialect = Object.assign(d1(), {
       createQueryCompiler: () => new kysely29.MssqlQueryCompiler(),
       createAdapter: () => new kysely29.MssqlAdapter(),

@@ -1,4 +1,4 @@
-/** What happens at the limits of a database: the error is typed, the old session stays. */
+/** Tests at the limits of a database: the error has a type, and the old session stays. */
 
 import assert from "node:assert/strict";
 import BetterSqlite3 from "better-sqlite3";
@@ -13,10 +13,10 @@ import { Redis } from "../../redis.ts";
 import { SQLite } from "../../sqlite.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 
-/** It fits into a batch with others. */
+/** A large session that still fits into a batch with others. */
 const large = { text: "x".repeat(900_000) };
 
-/** A session that is too much is refused, with all that was there before still there. */
+/** Asserts that a session over the limit is refused, and that all stored sessions stay. */
 async function refuses(store: Store<unknown>, message: RegExp): Promise<void> {
   const error = { name: "StoreError", key: "k", operation: "write", message };
   await assert.rejects(store.set("k", large), error);
@@ -26,7 +26,7 @@ async function refuses(store: Store<unknown>, message: RegExp): Promise<void> {
   assert.equal(bad.status, "rejected");
 }
 
-/** It is refused alone: what is written with it is there, for others as well. */
+/** Asserts that only the large session is refused: other connections see the rest of the batch. */
 async function refusesAlone(store: Store<unknown>, filename: string): Promise<void> {
   const writes = [store.set("other", { b: 2 }), store.set("k", large), store.set("new", { c: 1 })];
   const results = await Promise.allSettled(writes);
@@ -39,7 +39,7 @@ async function refusesAlone(store: Store<unknown>, filename: string): Promise<vo
 describe("limits", () => {
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-limits-"));
 
-  it("Redis that has no memory left keeps the old session, and works once it has", async () => {
+  it("Redis without free memory keeps the old session, and works again after memory is free", async () => {
     await using servers = new RedisServers();
     const port = await servers.single("--maxmemory-policy", "noeviction");
     await using store = Redis({ url: `redis://127.0.0.1:${port}` });
@@ -55,7 +55,7 @@ describe("limits", () => {
     assert.deepEqual(await store.get("k"), { a: 2 });
   });
 
-  it("SQLite that is full keeps the old session, and works with what fits", async () => {
+  it("SQLite with a full database keeps the old session, and stores sessions that fit", async () => {
     const filename = join(folder, "full.sqlite");
     const database = new BetterSqlite3(filename);
     await using store = SQLite({ database });
@@ -72,7 +72,7 @@ describe("limits", () => {
     database.close();
   });
 
-  it("SQLite opens once its folder is there", async () => {
+  it("SQLite opens as soon as its folder exists", async () => {
     const filename = join(folder, "later", "x.sqlite");
     await using store = SQLite({ filename });
     await assert.rejects(store.get("k"), { name: "StoreError", key: "k" });
@@ -96,13 +96,13 @@ describe("limits", () => {
 
   const mayMount = process.platform === "linux" && process.getuid?.() === 0;
   const skip = !mayMount;
-  const why = skip ? " (only root may make one)" : "";
+  const why = skip ? " (only root can mount one)" : "";
 
   it(
     `SQLite on a full or read-only disk keeps the old session${why}`,
     { skip },
     async (context) => {
-      if (!mounted) return context.skip("this machine does not mount a disk");
+      if (!mounted) return context.skip("this machine cannot mount a disk");
       const filename = join(disk, "x.sqlite");
       const store = SQLite({ filename });
       try {
@@ -121,7 +121,7 @@ describe("limits", () => {
         await assert.rejects(second.set("k", { a: 3 }), { name: "StoreError", key: "k" });
       }
       assert.ok(mount("-o", "remount,rw"));
-      // SQLite would not write with what it has opened for reading.
+      // A connection that SQLite opened on the read-only disk stays read-only.
       await using third = SQLite({ filename });
       assert.deepEqual(await third.get("k"), { a: 2 });
       await third.set("k", { a: 3 });

@@ -1,4 +1,4 @@
-/** What MongoDB survives. */
+/** Tests of MongoDB under faults. */
 
 import { Buffer } from "node:buffer";
 import process from "node:process";
@@ -12,7 +12,7 @@ import { serverUrl } from "../support/servers.ts";
 
 const ferretdb = process.env.TEST_MONGODB_KIND === "ferretdb";
 
-/** What a server that is no longer the primary answers to a write; nothing to the rest. */
+/** Returns the reply of a former primary to a write, and undefined for other requests. */
 function notPrimary(request: Buffer): Buffer | undefined {
   const isMessage = request.length > 21 && request.readInt32LE(12) === 2013 && request[20] === 0;
   if (!isMessage) return undefined;
@@ -34,7 +34,7 @@ const harness: FaultHarness = {
   start: () => ownServer("mongodb"),
   options: (url, collection) => ({ url, collection }) as object,
   store: (options) => Mongo(options as { url: string }),
-  // Without a replica set, MongoDB acknowledges what is not in its journal yet.
+  // Without a replica set, MongoDB acknowledges writes before they are in its journal.
   durable: ferretdb,
   async peek(url, collection, key) {
     const client = new MongoClient(url);
@@ -73,7 +73,7 @@ const harness: FaultHarness = {
     proxy.answer = refuse ? notPrimary : undefined;
     return Promise.resolve();
   },
-  /** A client with one connection, on which somebody else waits for an answer. */
+  /** A client with one connection, which is busy with a command of another caller. */
   async exhaust({ url }, { place: collection, timeout }) {
     const proxy = await Proxy.to(url);
     const client = new MongoClient(urlWith(url, { host: proxy.host }), { maxPoolSize: 1 });
@@ -104,7 +104,8 @@ const harness: FaultHarness = {
   },
 };
 
-// What is sent just as its connection ends is neither answered nor fails there until its deadline.
+// On Bun, a command that is sent while its connection ends gets no reply and no error before its
+// deadline.
 const skip = "on Bun the driver does not notice lost connections";
 if ("bun" in process.versions) it(`MongoDB survives faults (${skip})`, { skip }, () => {});
 else faults(harness);

@@ -23,7 +23,7 @@ import { underTelegraf } from "../suites/telegraf.ts";
 const url = serverUrl("mongodb");
 const ferretdb = process.env.TEST_MONGODB_KIND === "ferretdb";
 
-/** Works past the store. */
+/** Runs a function with a direct connection, without the store. */
 async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> {
   const client = new MongoClient(url);
   try {
@@ -61,7 +61,7 @@ const versions = {
 };
 const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
 
-/** A test with a client of its own and a collection that does not exist yet. */
+/** Runs a test with its own client and a collection that does not exist yet. */
 function test(
   title: string,
   body: (collection: mongodb7.Collection, client: MongoClient) => Promise<void>,
@@ -77,7 +77,7 @@ function test(
     }));
 }
 
-/** The unique indexes of a collection but for `_id`. */
+/** Returns the unique indexes of a collection, except the one on `_id`. */
 async function uniqueIndexes(collection: mongodb7.Collection) {
   return (await collection.indexes()).filter(({ unique }) => unique).map(({ key }) => key);
 }
@@ -105,7 +105,7 @@ describe("MongoDB data", () => {
     },
   );
 
-  /** Lets upstream race with itself until keys have several documents, then writes on. */
+  /** Runs racing writes of 2.0.0-beta.7 until keys have several documents, then writes again. */
   async function race(collection: mongodb7.Collection, client: MongoClient): Promise<unknown[]> {
     const old = upstream.Mongo({ client, collection: collection.collectionName });
     const keys = chats.slice(0, 20);
@@ -114,12 +114,12 @@ describe("MongoDB data", () => {
       if (await collection.countDocuments() > keys.length) break;
       await collection.deleteMany({});
     }
-    assert.ok(await collection.countDocuments() > keys.length, "no race to be had");
+    assert.ok(await collection.countDocuments() > keys.length, "the writes did not race");
     for (const [i, key] of keys.entries()) if (i % 2) await old.set(key, { i: 3 });
     return Promise.all(keys.map((key) => old.get(key)));
   }
 
-  test("keeps, of upstream's duplicates, what upstream reads", async (collection, client) => {
+  test("keeps the duplicate of a key that 2.0.0-beta reads", async (collection, client) => {
     const sessions = await race(collection, client);
     await using store = Mongo({ url, collection: collection.collectionName });
     const keys = chats.slice(0, sessions.length);
@@ -130,7 +130,7 @@ describe("MongoDB data", () => {
     assert.deepEqual(await Promise.all(keys.map((key) => old.get(key))), sessions);
   });
 
-  test("opens 12 times at once, with duplicates to remove", async (collection, client) => {
+  test("opens 12 times at the same time, with duplicates to remove", async (collection, client) => {
     const sessions = await race(collection, client);
     const seen: unknown[] = [];
     const options = { url, collection: collection.collectionName, timeout: 60_000 };
@@ -148,7 +148,7 @@ describe("MongoDB data", () => {
     assert.deepEqual(seen, []);
   });
 
-  it("MongoDB opens new collections from 12 processes at once", async () => {
+  it("MongoDB opens new collections from 12 processes at the same time", async () => {
     const names = Array.from({ length: 15 }, () => place());
     const errors = await coldStart({
       module: entry("mongodb", import.meta.url),
@@ -167,7 +167,7 @@ describe("MongoDB data", () => {
     });
   });
 
-  test("finds the sessions of keys that upstream stored as numbers", async (collection, client) => {
+  test("finds sessions with keys that 2.0.0-beta stored as numbers", async (collection, client) => {
     const old = upstream.Mongo({ client, collection: collection.collectionName });
     await old.set(42, { a: 1 });
     await old.set(-1001234567890, { a: 2 });
@@ -176,7 +176,7 @@ describe("MongoDB data", () => {
     assert.deepEqual(await store.get("-1001234567890"), { a: 2 });
   });
 
-  test("lets documents alone that are no sessions", async (collection) => {
+  test("does not change documents that are not sessions", async (collection) => {
     await collection.insertMany([{ a: 1 }, { a: 2 }, { key: { b: 1 } }, { key: { b: 1 } }]);
     await using store = Mongo({ url, collection: collection.collectionName });
     await store.set("k", { a: 3 });
@@ -185,7 +185,7 @@ describe("MongoDB data", () => {
     assert.equal(await collection.countDocuments(), 5);
   });
 
-  test("leaves a unique index alone that is there", async (collection, client) => {
+  test("keeps an existing unique index", async (collection, client) => {
     await collection.createIndex({ key: 1 }, { unique: true, name: "mine" });
     const seen: unknown[] = [];
     await using store = Mongo({
@@ -200,7 +200,7 @@ describe("MongoDB data", () => {
 
   for (const forbidden of [["createIndex"], ["createIndex", "listIndexes"]]) {
     test(`works without the right to ${forbidden.join(" and ")}`, async (collection, client) => {
-      // FerretDB knows no rights: a driver that tells what MongoDB says.
+      // FerretDB does not check rights, so this driver throws MongoDB's error.
       const refuse = () => {
         throw new mongodb7.MongoServerError({ message: "not authorized on test", code: 13 });
       };
@@ -235,7 +235,7 @@ describe("MongoDB data", () => {
     });
   }
 
-  test("does not see what has expired, and set() makes it last", async (collection) => {
+  test("does not return expired sessions, and set() removes their expiry", async (collection) => {
     const expires = new Date(Date.now() + 60_000);
     await collection.insertMany([
       { key: "past", session: { a: 1 }, expires: new Date(Date.now() - 1) },
@@ -249,7 +249,7 @@ describe("MongoDB data", () => {
     assert.equal((await collection.findOne({ key: "past" }))?.expires, undefined);
   });
 
-  it("MongoDB uses the database and the collection that it is told", async () => {
+  it("MongoDB uses the given database and the default collection", async () => {
     await direct(async (client) => {
       const database = place();
       try {
@@ -279,7 +279,7 @@ describe("MongoDB data", () => {
     assert.deepEqual(await Promise.all([store.get("a"), store.get("b")]), [{ a: 2 }, { a: 3 }]);
   });
 
-  test("takes the largest session that MongoDB takes", async (collection) => {
+  test("stores the largest session that MongoDB allows", async (collection) => {
     await using store = Mongo({ url, collection: collection.collectionName, timeout: 60_000 });
     const most = 16 * 2 ** 20 - document.size({ key: "k", session: "" }) - 35;
     const session = "x".repeat(most);
@@ -295,7 +295,7 @@ describe("MongoDB data", () => {
 describe("MongoDB clients", () => {
   for (const [version, driver] of Object.entries(versions)) {
     for (const connected of [true, false]) {
-      it(`MongoDB takes a client of ${version}, ${connected ? "" : "not yet "}connected`, async () => {
+      it(`MongoDB accepts a client of ${version}, ${connected ? "" : "not yet "}connected`, async () => {
         await using cleanup = new Cleanup();
         const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
         if (connected) await client.connect();
@@ -303,7 +303,7 @@ describe("MongoDB clients", () => {
       });
     }
 
-    it(`MongoDB says so when a client of ${version} was closed`, async () => {
+    it(`MongoDB rejects operations on a closed client of ${version}`, async () => {
       await using cleanup = new Cleanup();
       const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
       const collection = place();
@@ -318,18 +318,18 @@ describe("MongoDB clients", () => {
           assert.rejects(operation, { name: "StoreError", message: /must be connected|closed/ })
         ),
       );
-      assert.ok(Date.now() - start < 8_000); // not at its deadline
+      assert.ok(Date.now() - start < 8_000); // well before the deadline
     });
   }
 
-  it("MongoDB takes mongoose's client", async () => {
+  it("MongoDB accepts mongoose's client", async () => {
     await using cleanup = new Cleanup();
     const connection = await mongoose.createConnection(url).asPromise();
     cleanup.of(connection, () => connection.close());
     await exercise(connection.getClient(), mongoose.mongo);
   });
 
-  /** Works with a client and the types of its own copy of the driver; it stays open. */
+  /** Tests a store on a client with the types of the same driver. The client stays open. */
   // deno-lint-ignore no-explicit-any
   async function exercise(client: any, driver: any): Promise<void> {
     const collection = place();
@@ -361,7 +361,7 @@ describe("MongoDB clients", () => {
     }
   }
 
-  it("MongoDB keeps the order of two stores on one client", async () => {
+  it("MongoDB keeps the operations of two stores on one client in order", async () => {
     await direct(async (client) => {
       const collection = place();
       await using a = Mongo({ client, collection });
@@ -374,7 +374,7 @@ describe("MongoDB clients", () => {
     });
   });
 
-  it("MongoDB sends a handful of commands for 100 sessions at once", async () => {
+  it("MongoDB sends only a few commands for 100 sessions at the same time", async () => {
     await using cleanup = new Cleanup();
     const client = new MongoClient(url, { monitorCommands: true });
     cleanup.of(client, () => client.close());
@@ -388,7 +388,7 @@ describe("MongoDB clients", () => {
     await Promise.all(chats.map((chat, i) => store.set(chat, { i })));
     await Promise.all(chats.map((chat) => store.get(chat)));
     await Promise.all(chats.map((chat) => store.delete(chat)));
-    assert.deepEqual(commands, { update: 2, find: 2, delete: 2 }); // at most 64 in one
+    assert.deepEqual(commands, { update: 2, find: 2, delete: 2 }); // at most 64 keys in a command
     const again = Mongo({ url, collection });
     await again.ready();
     await again.close();
@@ -399,7 +399,7 @@ describe("MongoDB clients", () => {
 describe("MongoDB options", () => {
   const bad = (options: unknown) => () => Mongo(options as MongoOptions);
 
-  it("MongoDB refuses what is no option", () => {
+  it("MongoDB refuses invalid options", () => {
     assert.throws(bad(null), { name: "TypeError", message: /^Mongo: options must be/ });
     assert.throws(bad({}), { name: "TypeError", message: /"url" or "client" is missing/ });
     assert.throws(bad({ url, table: "" }), { name: "TypeError", message: /option "table"/ });
@@ -430,7 +430,7 @@ describe("MongoDB options", () => {
     }
   });
 
-  it("MongoDB refuses what is no MongoClient", () => {
+  it("MongoDB refuses an invalid client", () => {
     const connection = mongoose.createConnection();
     const others = [{}, [], connection, new MongoClient(url).db(), { connect() {} }, { db() {} }];
     for (const client of others) {
@@ -439,7 +439,7 @@ describe("MongoDB options", () => {
     }
   });
 
-  it("MongoDB refuses a bad url without telling it", () => {
+  it("MongoDB refuses an invalid url without repeating it", () => {
     const urls = [
       "",
       "user:s3cret@localhost",
@@ -461,7 +461,7 @@ describe("MongoDB options", () => {
     }
   });
 
-  it("MongoDB takes the url out of what older drivers say", () => {
+  it("MongoDB removes the url from error messages of older drivers", () => {
     for (const url of ["mongodb://user:s3cret@", "mongodb://us\"er:s3cret@x'y@"]) {
       const make = () => new versions["mongodb 5"].MongoClient(url);
       assert.throws(make, (error: Error) => {
@@ -475,7 +475,7 @@ describe("MongoDB options", () => {
     }
   });
 
-  it("MongoDB leaves time for another try, unless the url says how long to wait", () => {
+  it("MongoDB leaves time for a retry unless the url sets the timeouts", () => {
     const all = (selection: number, connect: number, socket: number) => ({
       serverSelectionTimeoutMS: selection,
       connectTimeoutMS: connect,
@@ -490,8 +490,8 @@ describe("MongoDB options", () => {
   });
 });
 
-describe("MongoDB trouble", () => {
-  it("MongoDB rejects in time when no server is there, and the process lives", async () => {
+describe("MongoDB errors", () => {
+  it("MongoDB rejects in time if no server is available, and the process survives", async () => {
     const { code, output, duration } = await run(`
       import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};
       const store = Mongo({ url: "mongodb://127.0.0.1:1/test", timeout: 4000 });
@@ -505,7 +505,7 @@ describe("MongoDB trouble", () => {
     assert.ok(duration < 20_000);
   });
 
-  it("MongoDB lets the process end once the store is closed", async () => {
+  it("MongoDB lets the process end after the store is closed", async () => {
     const collection = place();
     const { code, output, duration } = await run(`
       import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};
@@ -519,7 +519,7 @@ describe("MongoDB trouble", () => {
     await harness.drop(collection);
   });
 
-  it("MongoDB says at once that it does not let the user in", async () => {
+  it("MongoDB rejects immediately if the user may not connect", async () => {
     const at = url.replace("://", "://user:wr0ng@");
     const start = Date.now();
     const seen: unknown[] = [];
@@ -534,10 +534,10 @@ describe("MongoDB trouble", () => {
     assert.deepEqual(seen, [error]);
     assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
     await assert.rejects(store.set("k", 1), { name: "StoreError" });
-    assert.ok(Date.now() - start < 8_000); // not at its deadline
+    assert.ok(Date.now() - start < 8_000); // well before the deadline
   });
 
-  it("MongoDB goes on when the connection is cut, in the middle of commands too", async () => {
+  it("MongoDB works again after the connection was cut, even during commands", async () => {
     await using proxy = await Proxy.to(url);
     const seen: unknown[] = [];
     const where = place();
@@ -560,7 +560,7 @@ describe("MongoDB trouble", () => {
   });
 
   for (const [name, driver] of [["a url", undefined], ...Object.entries(versions)] as const) {
-    it(`MongoDB opens, with ${name}, once the server is there`, async () => {
+    it(`MongoDB opens, with ${name}, as soon as the server is available`, async () => {
       await using proxy = await Proxy.to(url);
       await proxy.down();
       await using cleanup = new Cleanup();
@@ -582,7 +582,7 @@ describe("MongoDB trouble", () => {
     });
   }
 
-  it("MongoDB waits for a server that is away", async () => {
+  it("MongoDB waits for an unavailable server", async () => {
     await using proxy = await Proxy.to(url);
     const where = place();
     await using store = Mongo({
@@ -600,7 +600,7 @@ describe("MongoDB trouble", () => {
     await harness.drop(where);
   });
 
-  it("MongoDB gives up a connection on which nothing comes back", async () => {
+  it("MongoDB discards a connection that hangs", async () => {
     await using proxy = await Proxy.to(url);
     const where = place();
     await using store = Mongo({
@@ -613,7 +613,7 @@ describe("MongoDB trouble", () => {
     await harness.drop(where);
   });
 
-  it("MongoDB knows which errors pass", () => {
+  it("MongoDB distinguishes temporary errors from permanent ones", () => {
     const server = (code: number) => new mongodb7.MongoServerError({ message: "no", code });
     for (const code of [11600, 11602, 10107, 13435, 189, 91, 112, 262, 11000, 6, 7, 89]) {
       assert.ok(transient(server(code)), `${code}`);

@@ -1,4 +1,4 @@
-/** What MySQL and MariaDB survive. */
+/** Tests of MySQL and MariaDB under faults. */
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
@@ -14,7 +14,7 @@ import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../sui
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
-/** Works past the store. */
+/** Runs a statement on a direct connection, without the store. */
 async function rows(uri: string, sql: string, ...values: unknown[]): Promise<unknown[][]> {
   const connection = await createConnection({ uri, rowsAsArray: true });
   try {
@@ -24,7 +24,7 @@ async function rows(uri: string, sql: string, ...values: unknown[]): Promise<unk
   }
 }
 
-/** The URL of one who may do everything; the others obey `read_only`. */
+/** The URL of a user with all rights, whom `read_only` does not restrict. */
 const admin = (url: string) => urlWith(url, { username: "test" });
 
 const harness: FaultHarness = {
@@ -34,7 +34,7 @@ const harness: FaultHarness = {
     const server = await ownServer("mysql");
     await rows(server.url, "CREATE USER bot@'%' IDENTIFIED BY 's3cret'");
     await rows(server.url, "GRANT ALL ON test.* TO bot@'%'");
-    // Not a copy: the process id changes with each start.
+    // Inherits from the server, because a copy would keep the process id of the first start.
     return Object.create(server, { url: { value: urlWith(server.url, { username: "bot" }) } });
   },
   options: (url, table) => ({ url, table }) as object,
@@ -76,7 +76,7 @@ const harness: FaultHarness = {
       admin(url),
       "SELECT id FROM information_schema.processlist WHERE user <> 'system user'",
     );
-    for (const [id] of ids) await rows(admin(url), "KILL ?", id).catch(() => {}); // it has gone
+    for (const [id] of ids) await rows(admin(url), "KILL ?", id).catch(() => {}); // may have ended
   },
   async refuseWrites(url, _proxy, refuse) {
     await rows(admin(url), `SET GLOBAL read_only = ${refuse ? 1 : 0}`);
@@ -92,7 +92,7 @@ const harness: FaultHarness = {
       close: () => pool.end(),
     };
   },
-  /** Its clients ask for TLS in the middle of a handshake: the server itself has it for a while. */
+  /** MySQL starts TLS in the middle of the handshake, so this restarts the server with TLS. */
   async secure(server) {
     if (server.pid === undefined) return undefined;
     const folder = mkdtempSync(join(tmpdir(), "telegraf-session-tls-"));
@@ -122,7 +122,7 @@ const harness: FaultHarness = {
 
 faults(harness);
 
-it("MySQL never shows a deadlock, though it is the victim of one", async () => {
+it("MySQL does not reject a write that is the victim of a deadlock", async () => {
   const url = serverUrl("mysql");
   const table = place();
   const [a, b] = [0, 1].map(() => createConnection({ uri: url, rowsAsArray: true }));
@@ -132,7 +132,7 @@ it("MySQL never shows a deadlock, though it is the victim of one", async () => {
       "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'",
     ) as unknown as [[string, string][]];
     if (count !== undefined) return Number(count);
-    // MySQL
+    // MySQL does not have this status variable.
     const [[[metric]]] = await watcher.query(
       "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'",
     ) as unknown as [[[number]]];
@@ -146,7 +146,7 @@ it("MySQL never shows a deadlock, though it is the victim of one", async () => {
     const set = (key: string) =>
       other.query(`UPDATE \`${table}\` SET session = '9' WHERE \`key\` = ?`, [key]);
     await other.query("BEGIN");
-    // Who has changed most is no victim.
+    // The transaction with the most changes is not the victim.
     await other.query(`UPDATE \`${table}\` SET session = '9' WHERE \`key\` LIKE 'more-%'`);
     await set("b");
     const writes = Promise.all(["a", "b"].map((key) => store.set(key, 1)));
@@ -164,13 +164,13 @@ it("MySQL never shows a deadlock, though it is the victim of one", async () => {
     assert.deepEqual([await store.get("a"), await store.get("b")], [1, 1]);
     assert.equal(await store.get("more-0"), 9);
   } finally {
-    other.destroy(); // before anything that waits for its locks
+    other.destroy(); // before statements that would wait for its locks
     watcher.destroy();
     await rows(url, `DROP TABLE \`${table}\``);
   }
 });
 
-it("MySQL tells at once what the table does not allow", async () => {
+it("MySQL rejects immediately if the table does not allow a session", async () => {
   const url = serverUrl("mysql");
   const table = place();
   await using store = MySQL({ url, table });

@@ -1,4 +1,4 @@
-/** What is special to MySQL and MariaDB. */
+/** Tests that only MySQL and MariaDB need. */
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -30,7 +30,7 @@ after(async () => {
   await admin.end();
 });
 
-/** A table of its own, dropped at the end. */
+/** Returns the name of a table, which is dropped at the end. */
 function table(name = place()): string {
   used.push(name);
   return name;
@@ -51,7 +51,7 @@ async function rows(sql: string, ...values: unknown[]): Promise<any[][]> {
   return rows as any[][];
 }
 
-/** The table's columns with their types, and how many unique indexes it has. */
+/** Returns the table's columns with their types, and the number of its indexed columns. */
 async function shape(...name: string[]): Promise<{ columns: unknown; unique: number }> {
   const columns = await rows(`SHOW FULL COLUMNS FROM ${quoted(...name)}`);
   const indexes = await rows(`SHOW INDEX FROM ${quoted(...name)}`);
@@ -69,12 +69,12 @@ const ours = {
   unique: 1,
 };
 
-/** Upstream's store on a pool. */
+/** Creates a store of 2.0.0-beta.7 on a pool. */
 function upstream(pool: unknown, table: string) {
   return requireVersion("@telegraf/session", "2.0.0-beta.7", "/mysql").MySQL({ pool, table });
 }
 
-/** A table as upstream's versions up to beta.4 made it, with what later ones then stored. */
+/** Creates a table as versions up to 2.0.0-beta.4 did, with rows that later versions added. */
 async function keyless(name: string[], charset = "utf8mb4"): Promise<void> {
   const table = quoted(...name);
   await rows(`CREATE TABLE ${table} (\`key\` varchar(32), session text) CHARACTER SET ${charset}`);
@@ -97,7 +97,7 @@ const remaining: [key: string | null, session: string][] = [
   ["é", "1"],
 ];
 
-/** A database of its own, in which nobody has rights that were not granted. */
+/** Creates a database in which users have only the rights that the test grants. */
 async function createDatabase(charset = "utf8mb4"): Promise<{ name: string; url: string }> {
   const name = place();
   await admin.query(`CREATE DATABASE ${quoted(name)} CHARACTER SET ${charset}`);
@@ -107,7 +107,7 @@ async function createDatabase(charset = "utf8mb4"): Promise<{ name: string; url:
   return { name, url: own.href };
 }
 
-/** A user who may do only what the grants say; the URL. */
+/** Creates a user who has only the given grants; returns the URL. */
 async function createUser(url: string, ...grants: string[]): Promise<string> {
   const name = `test_${randomBytes(6).toString("hex")}`;
   await admin.query(`CREATE USER ${name} IDENTIFIED BY 'secret'`);
@@ -183,7 +183,7 @@ sqlTables({
 
 describe("MySQL tables", () => {
   for (const charset of ["utf8mb4", "latin1"]) {
-    it(`MySQL reads what upstream wrote in ${charset}, and upgrades its table beside it`, async () => {
+    it(`MySQL upgrades a table in ${charset} while 2.0.0-beta reads and writes it`, async () => {
       const errors: unknown[] = [];
       const database = await createDatabase(charset);
       const pool = createCallbackPool(database.url);
@@ -193,7 +193,7 @@ describe("MySQL tables", () => {
         "-1001234567890:1234567890": { text: charset === "latin1" ? "é" : "é 🔑" },
         [(charset === "latin1" ? "é" : "🔑").repeat(32)]: { long: "key" },
         "large": { text: "e".repeat(65_000) },
-        // One key in many collations, but not in the one of latin1.
+        // These keys are equal in many collations, but not in the default one of latin1.
         ...(charset === "latin1" && { "a": 1, "ä": 2 }),
       };
       for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
@@ -227,7 +227,7 @@ describe("MySQL tables", () => {
     });
   }
 
-  it("MySQL ends an upgrade that another process did not end", async () => {
+  it("MySQL finishes an upgrade that another process left unfinished", async () => {
     const errors: unknown[] = [];
     for (let done = 1;; done++) {
       const name = table();
@@ -250,9 +250,9 @@ describe("MySQL tables", () => {
     assert.deepEqual(errors, []);
   });
 
-  it("MySQL opens, upgrades and prunes from 12 processes where the server refuses locks", async () => {
+  it("MySQL opens, upgrades and prunes from 12 processes if the server refuses locks", async () => {
     await using proxy = await Proxy.to(url);
-    // The name of a function that the server does not know, as long as the real one.
+    // A function name of the same length that the server does not know.
     proxy.change = (request) => {
       const at = request.indexOf("GET_LOCK");
       if (at >= 0) request.write("GXT_LOCK", at);
@@ -268,10 +268,10 @@ describe("MySQL tables", () => {
     }, all);
     assert.deepEqual(errors, []);
     for (const [i, name] of all.entries()) {
-      await using store = MySQL({ url: through, table: name, ttl: 60_000 }); // ends what is left
+      await using store = MySQL({ url: through, table: name, ttl: 60_000 }); // finishes the upgrade
       await store.ready();
       const { columns, unique } = await shape(name);
-      assert.deepEqual({ columns, unique }, { ...ours, unique: 2 }); // the key, and what expires
+      assert.deepEqual({ columns, unique }, { ...ours, unique: 2 }); // the key and the expiry
       const own = await rows(`SELECT 1 FROM ${quoted(name)} WHERE \`key\` LIKE 'process:%'`);
       assert.equal(own.length, processes);
       if (i < 6) continue;
@@ -317,7 +317,7 @@ describe("MySQL tables", () => {
     });
   }
 
-  it("MySQL changes nothing silently in an old table without strict mode", async () => {
+  it("MySQL does not alter data silently in an old table without strict mode", async () => {
     const { name, url } = await createDatabase("latin1");
     const old = createCallbackPool(url);
     await upstream(old, "telegraf-sessions").set("k", { a: "é" });
@@ -345,7 +345,7 @@ describe("MySQL tables", () => {
     old.end();
   });
 
-  it("MySQL opens the table of another database that upstream took a dot for", async () => {
+  it("MySQL opens a table of another database if 2.0.0-beta read the name as database.table", async () => {
     const { name: database } = await createDatabase();
     const pool = createCallbackPool(url);
     const dotted = `${database}.sess`;
@@ -363,7 +363,7 @@ describe("MySQL tables", () => {
     pool.end();
   });
 
-  it("MySQL keeps a table with a dot in its name, and makes one where there is no other", async () => {
+  it("MySQL keeps a table with a dot in its name, and creates one if there is no other", async () => {
     const { name: database } = await createDatabase();
     for (const name of [table(`${database}.sess`), table(`${place()}.sess`)]) {
       await using made = MySQL({ url, table: name });
@@ -377,7 +377,7 @@ describe("MySQL tables", () => {
     }
   });
 
-  it("MySQL works in a database that is not the connection's", async () => {
+  it("MySQL works in a database other than the connection's", async () => {
     const { name: database } = await createDatabase();
     const none = new URL(url);
     none.pathname = "";
@@ -390,7 +390,7 @@ describe("MySQL tables", () => {
     assert.equal(await store.prune(), 0);
   });
 
-  it("MySQL takes any names, quoted", async () => {
+  it("MySQL accepts any table name and quotes it", async () => {
     for (const name of ["`; DROP TABLE x; --", "Ünï.côde \\ '?' \"", "é".repeat(64)]) {
       await using store = MySQL({ url, table: table(name) });
       await store.set("k", { name });
@@ -401,7 +401,7 @@ describe("MySQL tables", () => {
 });
 
 describe("MySQL pools", () => {
-  it("MySQL leaves pools of both kinds open", async () => {
+  it("MySQL does not close pools that were passed in, of either kind", async () => {
     const callbacks = createCallbackPool(url);
     const promises = createPool(url);
     const name = table();
@@ -418,7 +418,7 @@ describe("MySQL pools", () => {
     }
   });
 
-  it("MySQL leaves no lock and no setting behind on a connection", async () => {
+  it("MySQL releases its locks and restores its settings on a connection", async () => {
     const pool = createPool({ uri: url, connectionLimit: 1 });
     const name = table();
     await using store = MySQL({ pool, table: name });
@@ -432,7 +432,7 @@ describe("MySQL pools", () => {
     await pool.end();
   });
 
-  it("MySQL keeps one order for two stores on both forms of one pool", async () => {
+  it("MySQL keeps the operations of two stores on both forms of one pool in order", async () => {
     const pool = createCallbackPool(url);
     const name = table();
     const stores = [MySQL({ pool, table: name }), MySQL({ pool: pool.promise(), table: name })];
@@ -447,7 +447,7 @@ describe("MySQL pools", () => {
     pool.end();
   });
 
-  it("MySQL keeps keys and sessions on pools with other settings, of other copies", async () => {
+  it("MySQL keeps keys and sessions on pools with other settings and another version of mysql2", async () => {
     const { createPool: createOldPool } = requireVersion("mysql2", "3.9.0");
     const settings: PoolOptions[] = [
       { charset: "latin1" },
@@ -458,7 +458,7 @@ describe("MySQL pools", () => {
       { typeCast: (field, next) => field.type === "TINY" ? field.string() === "1" : next() },
     ];
     const text = `é ß ｷ 鍵 🔑 ÿ ' " \\ \u0080 \u2028`;
-    // Until 3.22 mysql2 sent bytes as text of the connection's character set.
+    // Before 3.22, mysql2 sent bytes as text in the connection's character set.
     const newer: PoolOptions[] = [...settings, { charset: "utf8" }, { charset: "sjis" }];
     for (const [create, all] of [[createCallbackPool, newer], [createOldPool, settings]]) {
       for (const setting of all) {
@@ -481,7 +481,7 @@ describe("MySQL pools", () => {
     }
   });
 
-  it("MySQL lives on when the server ends a connection, and reports it", async () => {
+  it("MySQL works again after the server ended a connection, and reports the loss", async () => {
     const pool = createPool({ uri: url, connectionLimit: 1 });
     const errors: unknown[] = [];
     await using store = MySQL({ pool, table: table(), onError: (error) => errors.push(error) });
@@ -496,7 +496,7 @@ describe("MySQL pools", () => {
     await pool.end();
   });
 
-  it("MySQL refuses what exceeds max_allowed_packet, and nothing else", async () => {
+  it("MySQL refuses only sessions that exceed max_allowed_packet", async () => {
     const [[packet]] = await rows("SELECT @@max_allowed_packet") as [[number]];
     await using store = MySQL({ url, table: table() });
     await store.set("k", "old");
@@ -520,21 +520,21 @@ describe("MySQL pools", () => {
     assert.equal((await store.get("k")).length, most.length);
   });
 
-  it("MySQL sends batches that the server takes, whatever they hold", async () => {
+  it("MySQL keeps batches within max_allowed_packet, whatever they contain", async () => {
     const [[packet]] = await rows("SELECT @@GLOBAL.max_allowed_packet") as [[number]];
     await admin.query("SET GLOBAL max_allowed_packet = 1048576");
     try {
       await using proxy = await Proxy.to(url);
       const through = urlWith(url, { host: proxy.host });
       await using store = MySQL({ url: through, table: table() });
-      // Three bytes in UTF-8 for one, and the most padding that there can be: 5 or 65 are doubled.
+      // Each character has three bytes in UTF-8. Batches of 5 and 65 get the most padding.
       for (const [count, size] of [[1, 300_000], [5, 60_000], [65, 5_000], [300, 1_000]] as const) {
         const sessions = Array.from({ length: count }, (_, i) => "鍵".repeat(size) + i);
         await Promise.all(sessions.map((session, i) => store.set("k".repeat(500) + i, session)));
         const read = sessions.map((_, i) => store.get("k".repeat(500) + i));
         assert.deepEqual(await Promise.all(read), sessions);
       }
-      assert.equal(proxy.connections, 1); // the server ends one that sends too much
+      assert.equal(proxy.connections, 1); // the server closes a connection that sends too much
     } finally {
       await admin.query("SET GLOBAL max_allowed_packet = ?", [packet]);
     }
@@ -544,7 +544,7 @@ describe("MySQL pools", () => {
 describe("MySQL options", () => {
   const refused = (options: unknown) => () => MySQL(options as MySQLOptions);
 
-  it("MySQL refuses options that are wrong", () => {
+  it("MySQL refuses invalid options", () => {
     assert.throws(refused({ tabel: "x" }), /^TypeError: MySQL: unknown option "tabel"/);
     assert.throws(refused({ schema: "" }), RangeError);
     assert.throws(refused({ table: "" }), RangeError);
@@ -565,7 +565,7 @@ describe("MySQL options", () => {
     return pool.end();
   });
 
-  it("MySQL refuses what is no pool", () => {
+  it("MySQL refuses an invalid pool", () => {
     const method = () => {};
     for (
       const pool of [
@@ -585,7 +585,7 @@ describe("MySQL options", () => {
     }
   });
 
-  it("MySQL refuses a bad URL without repeating it", () => {
+  it("MySQL refuses an invalid URL without repeating it", () => {
     for (
       const url of [
         "mysql://user:s3cret@host:port/db",
@@ -606,7 +606,7 @@ describe("MySQL options", () => {
     }
   });
 
-  it("MySQL takes host, port, database, user, password and config", async () => {
+  it("MySQL accepts host, port, database, user, password and config", async () => {
     const { hostname, port, pathname, username: user, password } = new URL(url);
     const own = { host: hostname, port: Number(port), database: pathname.slice(1), user, password };
     const name = table();

@@ -1,4 +1,4 @@
-/** What PostgreSQL survives. */
+/** Tests of PostgreSQL under faults. */
 
 import assert from "node:assert/strict";
 import { it } from "node:test";
@@ -9,7 +9,7 @@ import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../sui
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
-/** Works past the store. */
+/** Runs a statement on a direct connection, without the store. */
 async function rows(url: string, text: string, ...values: unknown[]): Promise<unknown[][]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
@@ -90,7 +90,7 @@ const harness: FaultHarness = {
 
 faults(harness);
 
-it("PostgreSQL never shows a deadlock, though it is the victim of one", async () => {
+it("PostgreSQL does not reject a write that is the victim of a deadlock", async () => {
   const url = serverUrl("postgres");
   const table = place();
   const config = { application_name: table };
@@ -104,7 +104,7 @@ it("PostgreSQL never shows a deadlock, though it is the victim of one", async ()
     const before = await deadlocks();
     const set = (key: string) =>
       other.query(`UPDATE "${table}" SET session = '9' WHERE key = $1`, [key]);
-    // Whose patience is shorter is the victim.
+    // The session with the shorter deadlock_timeout is the victim.
     await other.query("SET deadlock_timeout = '60s'");
     await other.query("BEGIN");
     await set("b");
@@ -128,7 +128,7 @@ it("PostgreSQL never shows a deadlock, though it is the victim of one", async ()
   }
 });
 
-it("PostgreSQL tells at once what the table does not allow", async () => {
+it("PostgreSQL rejects immediately if the table does not allow a session", async () => {
   const url = serverUrl("postgres");
   const table = place();
   await using store = Postgres({ url, table });

@@ -1,4 +1,4 @@
-/** What is special to PostgreSQL. */
+/** Tests that only PostgreSQL needs. */
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -22,7 +22,7 @@ after(async () => {
   await admin.end();
 });
 
-/** A table of its own, dropped at the end. */
+/** Returns the name of a table, which is dropped at the end. */
 function table(name = place()): string {
   used.push(name);
   return name;
@@ -40,7 +40,7 @@ async function rows(text: string, ...values: unknown[]): Promise<unknown[][]> {
   return (await admin.query({ text, values, rowMode: "array" })).rows;
 }
 
-/** The table's columns with their types, and the definitions of its unique indexes. */
+/** Returns the table's columns with their types, and the number of its unique indexes. */
 async function shape(name: string): Promise<{ columns: unknown; unique: number }> {
   const columns = await rows(
     `SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
@@ -56,12 +56,12 @@ async function shape(name: string): Promise<{ columns: unknown; unique: number }
 
 const ours = { columns: { key: "text", session: "text", expires: "bigint" }, unique: 1 };
 
-/** Upstream's store on a pool. */
+/** Creates a store of 2.0.0-beta.7 on a pool. */
 function upstream(pool: unknown, table: string) {
   return requireVersion("@telegraf/session", "2.0.0-beta.7", "/pg").Postgres({ pool, table });
 }
 
-/** The table as upstream's versions up to beta.4 made it, with duplicates. */
+/** Creates a table without a unique key, as versions up to 2.0.0-beta.4 did, with duplicates. */
 async function keyless(name: string, columns = "key varchar(32), session text"): Promise<void> {
   await admin.query(`CREATE TABLE ${quoted(name)} (${columns})`);
   await admin.query(
@@ -70,7 +70,7 @@ async function keyless(name: string, columns = "key varchar(32), session text"):
   );
 }
 
-/** A role that may do only what the grants say; its URL. */
+/** Creates a role that has only the given grants; returns the URL. */
 async function role(...grants: string[]): Promise<string> {
   const name = `test_${randomBytes(6).toString("hex")}`;
   await admin.query(`CREATE ROLE ${name} LOGIN PASSWORD 'secret'`);
@@ -149,7 +149,7 @@ sqlTables({
 });
 
 describe("PostgreSQL tables", () => {
-  it("PostgreSQL reads what upstream wrote, and upgrades its table beside it", async () => {
+  it("PostgreSQL upgrades a table while 2.0.0-beta reads and writes it", async () => {
     const errors: unknown[] = [];
     const name = table();
     const old = upstream(admin, name);
@@ -215,7 +215,7 @@ describe("PostgreSQL tables", () => {
     assert.match(String(errors[0]), /of an older version and cannot be upgraded.*must be owner/);
   });
 
-  it("PostgreSQL opens the table of another schema that upstream took a dot for", async () => {
+  it("PostgreSQL opens a table of another schema if 2.0.0-beta read the name as schema.table", async () => {
     const schema = place();
     await admin.query(`CREATE SCHEMA ${quoted(schema)}`);
     try {
@@ -234,7 +234,7 @@ describe("PostgreSQL tables", () => {
     }
   });
 
-  it("PostgreSQL keeps a table with a dot in its name, and makes one where there is no other", async () => {
+  it("PostgreSQL keeps a table with a dot in its name, and creates one if there is no other", async () => {
     const schema = place();
     await admin.query(`CREATE SCHEMA ${quoted(schema)}`);
     try {
@@ -253,10 +253,10 @@ describe("PostgreSQL tables", () => {
     }
   });
 
-  it("PostgreSQL prunes in one turn, with what version 11 understands", async () => {
+  it("PostgreSQL asks for the lock of prune() once, in SQL that version 11 supports", async () => {
     const text = dialect('"t"').prune(1).next().value as unknown as [string];
-    assert.doesNotMatch(text[0], /MATERIALIZED/); // since 12
-    // Not inlined: that would ask for the lock once per row.
+    assert.doesNotMatch(text[0], /MATERIALIZED/); // only since version 12
+    // The CTE must not be inlined because then it would ask for the lock once per row.
     const name = table();
     await using store = Postgres({ url, table: name, ttl: 1 });
     await Promise.all(Array.from({ length: 20 }, (_, i) => store.set(`${i}`, i)));
@@ -268,7 +268,7 @@ describe("PostgreSQL tables", () => {
     assert.equal(await store.prune(), 20);
   });
 
-  it("PostgreSQL takes any names, quoted", async () => {
+  it("PostgreSQL accepts any table name and quotes it", async () => {
     const schema = place() + ' "s"';
     await admin.query(`CREATE SCHEMA ${quoted(schema)}`);
     try {
@@ -286,7 +286,7 @@ describe("PostgreSQL tables", () => {
     }
   });
 
-  it("PostgreSQL goes on when the table is altered under its prepared statements", async () => {
+  it("PostgreSQL works again after a table with prepared statements was altered", async () => {
     const errors: unknown[] = [];
     const name = table();
     await using store = Postgres({ url, table: name, onError: (error) => errors.push(error) });
@@ -301,7 +301,7 @@ describe("PostgreSQL tables", () => {
 });
 
 describe("PostgreSQL pools", () => {
-  it("PostgreSQL leaves a pool that was passed in open", async () => {
+  it("PostgreSQL does not close a pool that was passed in", async () => {
     const pool = new pg.Pool({ connectionString: url });
     const name = table();
     const store = Postgres({ pool, table: name });
@@ -312,7 +312,7 @@ describe("PostgreSQL pools", () => {
     await pool.end();
   });
 
-  it("PostgreSQL keeps one order for two stores on one pool and table", async () => {
+  it("PostgreSQL keeps the operations of two stores on one pool and table in order", async () => {
     const pool = new pg.Pool({ connectionString: url });
     const name = table();
     const stores = [Postgres({ pool, table: name }), Postgres({ pool, table: name })];
@@ -327,7 +327,7 @@ describe("PostgreSQL pools", () => {
     await pool.end();
   });
 
-  it("PostgreSQL listens to a pool once, and reports the connections that it loses", async () => {
+  it("PostgreSQL adds only one listener to a pool, and reports lost connections", async () => {
     const pool = new pg.Pool({ connectionString: url });
     const errors: unknown[] = [];
     const onError = (error: unknown) => errors.push(error);
@@ -348,7 +348,7 @@ describe("PostgreSQL pools", () => {
     await pool.end();
   });
 
-  it("PostgreSQL prepares its statements, unless it is told not to", async () => {
+  it("PostgreSQL prepares its statements unless `prepare` is false", async () => {
     for (const prepare of [undefined, true, false]) {
       const pool = new pg.Pool({ connectionString: url, max: 1 });
       let queries = 0;
@@ -360,7 +360,7 @@ describe("PostgreSQL pools", () => {
       for (let i = 0; i < 3; i++) {
         await store.set("k", i);
         await store.get("k");
-        // Three entries and four are one statement, and those of two another.
+        // Batches of three and four entries share one statement; batches of two use another.
         for (const keys of [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]) {
           queries = 0;
           await Promise.all(keys.map((key) => store.set(key, key + i)));
@@ -377,12 +377,12 @@ describe("PostgreSQL pools", () => {
     }
   });
 
-  it("PostgreSQL says what to do when prepared statements get lost", async () => {
+  it("PostgreSQL reports what to do if prepared statements get lost", async () => {
     const pool = new pg.Pool({ connectionString: url, max: 1 });
     const name = table();
     await using store = Postgres({ pool, table: name });
     await store.set("k", 1);
-    await pool.query("DEALLOCATE ALL"); // as a pooler, that gives the client another connection
+    await pool.query("DEALLOCATE ALL"); // like a pooler that gives the client another connection
     const message = /prepared statement .* does not exist; set the option "prepare" to false/;
     await assert.rejects(store.set("k", 2), { name: "StoreError", message });
     await store.set("k", 3);
@@ -398,7 +398,7 @@ describe("PostgreSQL pools", () => {
 describe("PostgreSQL options", () => {
   const refused = (options: unknown) => () => Postgres(options as PostgresOptions);
 
-  it("PostgreSQL refuses options that are wrong", () => {
+  it("PostgreSQL refuses invalid options", () => {
     assert.throws(refused({ tabel: "x" }), /^TypeError: Postgres: unknown option "tabel"/);
     assert.throws(refused({ table: "" }), RangeError);
     assert.throws(refused({ table: "é".repeat(32) }), RangeError);
@@ -419,7 +419,7 @@ describe("PostgreSQL options", () => {
     assert.throws(refused({ url, host: "x" }), /"host" has no effect together with "url"/);
   });
 
-  it("PostgreSQL refuses what is no pool", () => {
+  it("PostgreSQL refuses an invalid pool", () => {
     const client = new pg.Client();
     for (const pool of [{}, client, { query() {} }, { connect() {}, on() {} }, [], new Map()]) {
       assert.throws(refused({ pool }), {
@@ -429,7 +429,7 @@ describe("PostgreSQL options", () => {
     }
   });
 
-  it("PostgreSQL refuses a bad URL without repeating it", () => {
+  it("PostgreSQL refuses an invalid URL without repeating it", () => {
     for (
       const url of [
         "postgres://user:s3cret@host:port/db",
@@ -450,7 +450,7 @@ describe("PostgreSQL options", () => {
     }
   });
 
-  it("PostgreSQL takes host, port, database, user, password and config", async () => {
+  it("PostgreSQL accepts host, port, database, user, password and config", async () => {
     const { hostname, port, pathname, username, password } = new URL(url);
     const own = { host: hostname, port: Number(port), database: pathname.slice(1), user: username };
     let asked = 0;

@@ -1,4 +1,4 @@
-/** What Redis survives. */
+/** Tests of Redis under faults. */
 
 import process from "node:process";
 import { createClient } from "redis";
@@ -8,7 +8,7 @@ import { type FaultHarness, faults, patiently, urlWith } from "../suites/faults.
 import { serverUrl } from "../support/servers.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 
-/** Sends a command past the store. */
+/** Sends a command on a direct connection, without the store. */
 const send = (url: string, ...args: string[]) => command(Number(new URL(url).port), ...args);
 
 const harness: FaultHarness = {
@@ -73,7 +73,7 @@ const harness: FaultHarness = {
   async refuseWrites(url, _proxy, refuse) {
     await send(url, "REPLICAOF", ...(refuse ? ["127.0.0.1", "1"] : ["NO", "ONE"]));
   },
-  /** A client that somebody else has wait: what comes after it waits as well. */
+  /** A client with a blocking command of another caller: later commands wait for it. */
   async exhaust({ url }, { place, timeout }) {
     const client = createClient({ url });
     client.on("error", () => {});

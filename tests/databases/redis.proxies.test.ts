@@ -1,4 +1,4 @@
-/** What Redis does with replies that only proxies give, as Envoy does in front of several servers. */
+/** Tests of Redis with replies that only proxies send, for example Envoy before several servers. */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -28,12 +28,13 @@ const clients: Record<string, (url: string) => OwnClient> = {
 
 describe("Redis behind a proxy", () => {
   for (const [title, make] of Object.entries(clients)) {
-    it(`Redis takes no error among the replies of a batch for a session (${title})`, async () => {
+    it(`Redis does not read an error among the replies of a batch as a session (${title})`, async () => {
       await using proxy = await Proxy.to(url);
       const client = make(urlWith(url, { host: proxy.host }));
       client.on("error", () => {});
       try {
-        // "discard" would take what cannot be decoded as no session, and the next `set` overwrite it.
+        // With "discard", a reply that cannot be decoded counts as a missing session, and the next
+        // `set` overwrites the stored one.
         const options = { client, prefix: `${place()}:`, onCorrupt: "discard" } as object;
         await using store = Redis(options);
         await Promise.all([store.set("a", 1), store.set("b", 2)]);
@@ -48,7 +49,7 @@ describe("Redis behind a proxy", () => {
           /mget/i.test(String(request))
             ? Buffer.from("*2\r\n-WRONGTYPE of b\r\n-WRONGTYPE of a\r\n")
             : undefined;
-        // An error that does not pass belongs to one of the keys: each is read by itself.
+        // A permanent error belongs to one of the keys, so the store reads each key separately.
         assert.deepEqual(await Promise.all([store.get("a"), store.get("b")]), [1, 2]);
         proxy.answer = undefined;
         await store.clear();
@@ -58,7 +59,7 @@ describe("Redis behind a proxy", () => {
     });
   }
 
-  it("Redis repeats a batch of which the proxy could write only a part", async () => {
+  it("Redis repeats a batch that the proxy wrote only in part", async () => {
     await using proxy = await Proxy.to(url);
     const prefix = `${place()}:`;
     await using store = Redis({ url: urlWith(url, { host: proxy.host }), prefix });

@@ -23,12 +23,12 @@ import { until } from "../support/until.ts";
 
 const url = serverUrl("redis");
 
-/** A client of the test's own. */
+/** Creates a client for one test. */
 function createClient(at = url) {
   return redis6.createClient({ url: at }).on("error", () => {});
 }
 
-/** Works past the store. */
+/** Runs a function with a direct connection, without the store. */
 async function direct<T>(
   work: (client: ReturnType<typeof createClient>) => Promise<T>,
 ): Promise<T> {
@@ -80,7 +80,7 @@ describe("Redis data", () => {
     assert.equal(await old.get(keys[1]), undefined);
   });
 
-  it("Redis takes an empty prefix", async () => {
+  it("Redis accepts an empty prefix", async () => {
     const key = place();
     await using store = Redis({ url, prefix: "" });
     await store.set(key, { a: 1 });
@@ -109,7 +109,7 @@ describe("Redis data", () => {
     const session = await store.get("k");
     await using other = harness.store(where);
     await other.set("k", { a: 2 });
-    await store.set("k", session); // is known to be unchanged
+    await store.set("k", session); // writes nothing because the session is unchanged
     assert.deepEqual(await other.get("k"), { a: 2 });
     await other.delete("k");
   });
@@ -150,7 +150,7 @@ describe("Redis clients", () => {
       const close = (client: ReturnType<typeof create>) =>
         client.destroy ? client.destroy() : client.disconnect();
 
-      it(`Redis takes a ${kind} of node-redis ${version}, connected`, async () => {
+      it(`Redis accepts a connected ${kind} of node-redis ${version}`, async () => {
         const client = create();
         client.on("error", () => {});
         await client.connect();
@@ -168,7 +168,7 @@ describe("Redis clients", () => {
         }
       });
 
-      it(`Redis connects a ${kind} of node-redis ${version} once, if nobody does`, async () => {
+      it(`Redis connects a ${kind} of node-redis ${version} only once`, async () => {
         const client = create();
         try {
           const stores = [1, 2, 3].map(() => Redis({ client, prefix: `${place()}:` }));
@@ -182,7 +182,7 @@ describe("Redis clients", () => {
         }
       });
 
-      it(`Redis lets its owner connect a ${kind} of node-redis ${version}`, async () => {
+      it(`Redis works if the application connects a ${kind} of node-redis ${version}`, async () => {
         for (const first of ["store", "owner"]) {
           const client = create();
           client.on("error", () => {});
@@ -196,7 +196,7 @@ describe("Redis clients", () => {
         }
       });
 
-      it(`Redis says so when a ${kind} of node-redis ${version} was closed`, async () => {
+      it(`Redis rejects operations on a closed ${kind} of node-redis ${version}`, async () => {
         await using cleanup = new Cleanup();
         const client = cleanup.of(create(), close);
         client.on("error", () => {});
@@ -211,14 +211,14 @@ describe("Redis clients", () => {
           [used.get("k"), used.set("k", 1), used.delete("k"), unused.get("k")]
             .map((operation) => assert.rejects(operation, { name: "StoreError", message })),
         );
-        assert.ok(Date.now() - start < 8_000); // not at its deadline
+        assert.ok(Date.now() - start < 8_000); // well before the deadline
         assert.equal(client.isOpen, false);
         await Promise.all([used.close(), unused.close()]);
       });
     }
   }
 
-  it("Redis sends a cluster no command with keys of several servers", async () => {
+  it("Redis does not send a cluster commands with keys of several servers", async () => {
     for (const port of nodes) {
       const stats = `${await command(port, "INFO", "everything")}`;
       assert.match(stats, /cmdstat_set:/);
@@ -227,7 +227,7 @@ describe("Redis clients", () => {
   });
 
   for (const driver of ["node-redis 4", "node-redis 5", "node-redis 6", "ioredis 5", "ioredis 6"]) {
-    it(`Redis lists all of a cluster by ${driver}, and nothing else`, async () => {
+    it(`Redis lists all sessions of a cluster with ${driver}, and no other keys`, async () => {
       const [kind, version] = driver.split(" ") as [string, "4" | "5" | "6"];
       await using cleanup = new Cleanup();
       const client = kind === "ioredis"
@@ -241,7 +241,7 @@ describe("Redis clients", () => {
       const others = [`${where}bxy\\d^:`, `${where}[a-c]?*d^:`, `${where}[a-c]zz\\d^:`, ""];
       const [store, ...neighbours] = [prefix, ...others].map((prefix) => Redis({ client, prefix }));
       const sessions = chats.map((key): [string, unknown] => [key, { key }]).sort();
-      for (const some of neighbours) await some.set("other", { a: 1 });
+      for (const neighbour of neighbours) await neighbour.set("other", { a: 1 });
       await Promise.all(sessions.map(([key, session]) => store!.set(key, session)));
       for (const port of nodes) {
         const here = await command(port, "KEYS", `${where}*`) as string[];
@@ -256,14 +256,14 @@ describe("Redis clients", () => {
       assert.equal(await store!.size(), 100);
       await store!.clear();
       assert.equal(await store!.size(), 0);
-      for (const some of neighbours) {
-        assert.deepEqual(await some.get("other"), { a: 1 });
-        await some.delete("other");
+      for (const neighbour of neighbours) {
+        assert.deepEqual(await neighbour.get("other"), { a: 1 });
+        await neighbour.delete("other");
       }
     });
   }
 
-  it("Redis listens once to a client of 50 stores", async () => {
+  it("Redis adds only one listener to a client that 50 stores share", async () => {
     await direct(async (client) => {
       const listeners = client.listenerCount("error");
       const stores = chats.slice(50).map((chat) =>
@@ -275,7 +275,7 @@ describe("Redis clients", () => {
     });
   });
 
-  it("Redis keeps the order of two stores on one client", async () => {
+  it("Redis keeps the operations of two stores on one client in order", async () => {
     await direct(async (client) => {
       const prefix = `${place()}:`;
       await using a = Redis({ client, prefix });
@@ -287,7 +287,7 @@ describe("Redis clients", () => {
     });
   });
 
-  it("Redis sends a handful of commands for 100 sessions at once", async () => {
+  it("Redis sends only a few commands for 100 sessions at the same time", async () => {
     const at = `redis://127.0.0.1:${await servers.single()}`;
     await using store = Redis({ url: at, prefix: "" });
     await store.ready();
@@ -304,7 +304,7 @@ describe("Redis clients", () => {
     );
   });
 
-  it("Redis goes on when the master changes", async () => {
+  it("Redis works again after the master changed", async () => {
     const own = await servers.sentinel();
     const client = redis6.createSentinel({
       name: "main",
@@ -331,16 +331,16 @@ describe("Redis clients", () => {
     assert.deepEqual(await store.get("k"), { a: 1 });
   });
 
-  it("Redis says at once that the server is out of memory", async () => {
+  it("Redis rejects immediately if the server is out of memory", async () => {
     const port = await servers.single("--maxmemory", "1mb");
     await using store = Redis({ url: `redis://127.0.0.1:${port}` });
     const start = Date.now();
     await assert.rejects(store.set("k", "x".repeat(2e6)), { name: "StoreError", message: /OOM/ });
     assert.equal(await store.get("k"), undefined);
-    assert.ok(Date.now() - start < 8_000); // not at its deadline
+    assert.ok(Date.now() - start < 8_000); // well before the deadline
   });
 
-  it("Redis opens once the server is there", async () => {
+  it("Redis opens as soon as the server is available", async () => {
     const port = await servers.single();
     await servers.kill(port);
     const at = `redis://127.0.0.1:${port}`;
@@ -361,7 +361,7 @@ describe("Redis clients", () => {
 describe("Redis options", () => {
   const bad = (options: unknown) => () => Redis(options as RedisOptions);
 
-  it("Redis refuses what is no option", () => {
+  it("Redis refuses invalid options", () => {
     assert.throws(bad(null), { name: "TypeError", message: /^Redis: options must be/ });
     assert.throws(bad({ prefx: "" }), { name: "TypeError", message: /unknown option "prefx"/ });
     for (const options of [{ url: 1 }, { prefix: 1 }, { config: 1 }, { client: 1 }]) {
@@ -381,7 +381,7 @@ describe("Redis options", () => {
     bad({ client, url: undefined })();
   });
 
-  it("Redis refuses what is no client", () => {
+  it("Redis refuses an invalid client", () => {
     const promise = createClient().connect();
     const other = { status: "ready", get() {}, set() {}, del() {}, connect() {}, on() {} };
     const legacy = requireVersion("redis", "4").createClient({ url, legacyMode: true });
@@ -392,7 +392,7 @@ describe("Redis options", () => {
     return promise.then((client) => client.destroy());
   });
 
-  it("Redis refuses a bad url without telling it", async () => {
+  it("Redis refuses an invalid url without repeating it", async () => {
     const urls = [
       "",
       "user:s3cret@localhost",
@@ -412,7 +412,7 @@ describe("Redis options", () => {
         return true;
       });
     }
-    // What only node-redis knows is told when it is there.
+    // Only node-redis can check these options, so the error appears after it has loaded.
     const config = { RESP: 2, clientSideCache: {} };
     await using store = Redis({ url: "redis://user:s3cret@localhost", config } as RedisOptions);
     await assert.rejects(store.ready(), (error: Error) => {
@@ -449,7 +449,7 @@ describe("Redis servers", () => {
     "false": false,
     "a function that returns false": () => false as const,
     "a function that returns an error": () => new Error("enough"),
-    "a function that ends after some attempts": (attempts: number) => attempts > 2 ? false : 5,
+    "a function that stops after a few attempts": (attempts: number) => attempts > 2 ? false : 5,
   } as const;
   for (const [title, reconnectStrategy] of Object.entries(strategies)) {
     it(`Redis works again after a reconnectStrategy ended its client: ${title}`, async () => {
@@ -466,7 +466,7 @@ describe("Redis servers", () => {
       for (let n = 2; n <= 3; n++) {
         await proxy.down();
         for (let i = 0; i < 500 && errors.length < n - 1; i++) await wait(10);
-        await wait(50); // the strategy has ended it
+        await wait(50); // until the strategy has ended the client
         const write = store.set("k", n); // waits for the server
         await wait(50);
         await proxy.up();
@@ -478,8 +478,8 @@ describe("Redis servers", () => {
   }
 });
 
-describe("Redis trouble", () => {
-  it("Redis rejects in time when no server is there, and the process lives", async () => {
+describe("Redis errors", () => {
+  it("Redis rejects in time if no server is available, and the process survives", async () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
       const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 3000 });
@@ -494,7 +494,7 @@ describe("Redis trouble", () => {
     assert.ok(duration < 25_000);
   });
 
-  it("Redis lets the process end once the store is closed", async () => {
+  it("Redis lets the process end after the store is closed", async () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
       const store = Redis({ url: ${JSON.stringify(url)} });
@@ -506,7 +506,7 @@ describe("Redis trouble", () => {
     assert.ok(duration < 20_000);
   });
 
-  it("Redis says at once that the password is wrong or something is forbidden", async () => {
+  it("Redis rejects immediately if the password is wrong or a command is forbidden", async () => {
     const user = place();
     await direct((client) =>
       client.sendCommand([
@@ -547,13 +547,13 @@ describe("Redis trouble", () => {
       );
       await using passed = Redis({ client });
       await assert.rejects(passed.get("k"), { name: "StoreError", message: /WRONGPASS/ });
-      assert.ok(Date.now() - start < 8_000); // not at its deadline
+      assert.ok(Date.now() - start < 8_000); // well before the deadline
     } finally {
       await direct((client) => client.sendCommand(["ACL", "DELUSER", user]));
     }
   });
 
-  it("Redis goes on when the connection is cut, in the middle of commands too", async () => {
+  it("Redis works again after the connection was cut, even during commands", async () => {
     await using proxy = await Proxy.to(url);
     const seen: unknown[] = [];
     const where = place();
@@ -575,7 +575,7 @@ describe("Redis trouble", () => {
     await harness.drop(where);
   });
 
-  it("Redis waits for a server that is away, and tells once", async () => {
+  it("Redis waits for an unavailable server, and reports it once", async () => {
     await using proxy = await Proxy.to(url);
     const seen: Error[] = [];
     const options = {
@@ -583,7 +583,7 @@ describe("Redis trouble", () => {
       timeout: 4000, // node-redis waits up to 2 s before it connects again
       onError: (error: unknown) => void seen.push(error as Error),
     };
-    const socket = { reconnectStrategy: 200 }; // its own comes to wait for seconds
+    const socket = { reconnectStrategy: 200 }; // the default back-off grows to seconds
     const client = redis6.createClient({ url: `redis://${proxy.host}`, socket });
     client.on("error", () => {});
     await using cleanup = new Cleanup();
@@ -605,12 +605,12 @@ describe("Redis trouble", () => {
       await wait(500);
       await proxy.up();
       assert.deepEqual(await reads, [{ a }, { a }]);
-      assert.equal(seen.splice(0).length, 2); // each lost its connection
+      assert.equal(seen.splice(0).length, 2); // each store lost its connection
     }
     await stores[0]!.delete("k");
   });
 
-  it("Redis makes a connection anew on which nothing comes back, and keeps an idle one", async () => {
+  it("Redis replaces a connection that hangs, and keeps an idle one", async () => {
     await using dead = await Proxy.to(url);
     await using idle = await Proxy.to(url);
     const options = { prefix: `${place()}:` };
@@ -624,10 +624,10 @@ describe("Redis trouble", () => {
     assert.equal(idle.connections, 1);
   });
 
-  it("Redis leaves no connection behind when it cannot open in time", async () => {
+  it("Redis closes its connection if it cannot open in time", async () => {
     const sockets = new Set<Socket>();
     const server = createServer((socket) => {
-      sockets.add(socket.resume()); // and never answers
+      sockets.add(socket.resume()); // never replies
       socket.on("close", () => sockets.delete(socket));
     }).listen(0, "127.0.0.1");
     await once(server, "listening");
@@ -639,7 +639,7 @@ describe("Redis trouble", () => {
     await until(() => Promise.resolve(sockets.size === 0), 1000);
   });
 
-  it("Redis connects again as config.socket.reconnectStrategy says", async () => {
+  it("Redis reconnects according to config.socket.reconnectStrategy", async () => {
     await using proxy = await Proxy.to(url);
     const calls: number[] = [];
     const config = { socket: { reconnectStrategy: (attempts: number) => calls.push(attempts) } };
@@ -650,17 +650,17 @@ describe("Redis trouble", () => {
     assert.equal(calls.length, 1);
     await using never = Redis({ url: "redis://127.0.0.1:1", config, timeout: 300 });
     await assert.rejects(never.get("k"), { name: "TimeoutError" });
-    assert.equal(calls.length, 1); // not while it opens
+    assert.equal(calls.length, 1); // not used while the store opens
   });
 
-  it("Redis lets nothing overtake commands of a batch that failed", async () => {
+  it("Redis waits for all commands of a batch that failed", async () => {
     let done = false;
     const slow = wait(50).then(() => done = true);
     await assert.rejects(settleAll([slow, Promise.reject(new Error("no"))]), /no/);
     assert.ok(done);
   });
 
-  it("Redis knows which errors pass", () => {
+  it("Redis distinguishes temporary errors from permanent ones", () => {
     const passing = [
       "LOADING Redis is loading the dataset in memory",
       "CLUSTERDOWN The cluster is down",

@@ -1,6 +1,6 @@
 /**
- * Settings of drivers that change what a read returns, one row per option: the store reads what it
- * stored, or refuses. A row that exists must never pass for a missing session.
+ * Tests of driver settings that change the rows of a read, one per setting. The store must read
+ * back what it stored, or reject. It must never report a stored session as missing.
  */
 
 import BetterSqlite3 from "better-sqlite3";
@@ -23,7 +23,7 @@ import { Redis } from "../../redis.ts";
 import { SQLite } from "../../sqlite.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
-/** Node.js 20 has none. */
+/** Undefined on Node.js 20. */
 const node = process.getBuiltinModule("node:sqlite");
 // deno-lint-ignore no-explicit-any
 const bun = process.getBuiltinModule("bun:sqlite") as any;
@@ -31,20 +31,20 @@ const bun = process.getBuiltinModule("bun:sqlite") as any;
 // deno-lint-ignore no-explicit-any
 type AnyStore = Store<any>;
 
-/** A handle with a setting, and a store on it. */
+/** A handle with a setting, and a function that creates a store on it. */
 interface Handle {
   store(where: string, options: StoreOptions): AnyStore;
   close(): unknown;
 }
 
-/** Settings of one driver: how to make a handle with each. */
+/** The settings of one driver, each with a function that creates a handle. */
 interface Driver {
   readonly name: string;
   readonly skip?: string | false;
   readonly settings: Record<string, () => Handle>;
-  /** Why the store refuses a handle with a setting, for the settings that it cannot undo. */
+  /** The error of the store for each setting that it refuses because it cannot undo it. */
   readonly refused?: Record<string, RegExp>;
-  /** Why a read fails, for settings that show only then. */
+  /** The error of a read for each setting that the store notices only there. */
   readonly unreadable?: Record<string, RegExp>;
 }
 
@@ -102,7 +102,7 @@ function test({ name, skip = false, settings, refused = {}, unreadable = {} }: D
   }
 }
 
-/** A handle whose databases are all its own. */
+/** Creates a handle that closes its database. */
 // deno-lint-ignore no-explicit-any
 function onDatabase(database: any): Handle {
   return {
@@ -171,7 +171,7 @@ function onPool(options: any): () => Handle {
   };
 }
 
-/** Sets a global parser of pg as long as the handle is open. */
+/** Sets a global parser of pg while the handle is open. */
 // deno-lint-ignore no-explicit-any
 function withParser(type: number, parse: (value: any) => unknown): () => Handle {
   return () => {
@@ -188,7 +188,7 @@ function withParser(type: number, parse: (value: any) => unknown): () => Handle 
   };
 }
 
-/** Types of columns, by their numbers in PostgreSQL. */
+/** The numbers of column types in PostgreSQL. */
 const { BOOL, INT8, INT4, TEXT } = pg.types.builtins;
 
 describe("PostgreSQL settings", () => {
@@ -265,7 +265,7 @@ describe("MySQL settings", () => {
       Object.entries(mysqlSettings).map(([name, options]) => [name, onMySQLPool(options)]),
     ),
   });
-  const { queryFormat: _, ...others } = mysqlSettings; // Kysely's values go by `query`
+  const { queryFormat: _, ...others } = mysqlSettings; // Kysely passes its values to `query`
   const changed = /the driver changes the rows that it returns/;
   test({
     name: "Kysely on mysql2",

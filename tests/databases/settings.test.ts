@@ -1,4 +1,4 @@
-/** Settings of a connection that are given twice, or as the driver calls them. */
+/** Tests of connection settings that are given twice or under the driver's own names. */
 
 import assert from "node:assert/strict";
 import process from "node:process";
@@ -27,14 +27,14 @@ const factories: Record<string, (options: any) => unknown> = {
   MySQL,
 };
 
-/** How each driver calls the URL. */
+/** The name of the URL option in each driver. */
 const names: Record<string, string> = {
   Redis: "url",
   Postgres: "connectionString",
   MySQL: "uri",
 };
 
-/** Options of node-redis. */
+/** Returns the options that the store passes to node-redis. */
 function redisOptions(url: string | undefined, config: object) {
   const { socket, username, password, database } = redisSettings(() => true, url, config) as Record<
     string,
@@ -44,7 +44,7 @@ function redisOptions(url: string | undefined, config: object) {
   return JSON.parse(JSON.stringify({ socket: place, username, password, database }));
 }
 
-/** What pg makes of options. */
+/** Returns the settings that pg derives from options. */
 function pgOptions(options: object) {
   const client = new pg.Client(pgSettings(pg.Client, options));
   // deno-lint-ignore no-explicit-any
@@ -67,7 +67,7 @@ async function dropMySQL(table: string): Promise<void> {
 }
 
 describe("connection settings", () => {
-  it("Redis, PostgreSQL and MySQL take the URL as the driver calls it", async () => {
+  it("Redis, PostgreSQL and MySQL accept the URL under the driver's own name", async () => {
     const urls = {
       Redis: serverUrl("redis"),
       Postgres: serverUrl("postgres"),
@@ -91,7 +91,7 @@ describe("connection settings", () => {
     await dropPostgres(name);
   });
 
-  it("a place that is given twice is refused", () => {
+  it("a server or database that is given twice is refused", () => {
     for (const [name, property] of Object.entries(names)) {
       const options = { url: "x://:s3cret@a", config: { [property]: "x://:s3cret@b" } };
       assert.throws(() => factories[name]!(options), {
@@ -113,7 +113,7 @@ describe("connection settings", () => {
     });
   });
 
-  it("a URL in config that is no string is refused", () => {
+  it("a URL in config that is not a string is refused", () => {
     for (const [name, property] of Object.entries(names)) {
       const config = { [property]: new URL("redis://:s3cret@localhost") };
       assert.throws(() => factories[name]!({ config }), {
@@ -123,7 +123,7 @@ describe("connection settings", () => {
     }
   });
 
-  it("what the driver would ignore is refused", () => {
+  it("options that the driver would ignore are refused", () => {
     const ignored: Record<string, Record<string, string>> = {
       Redis: {
         uri: 'option "url"',
@@ -209,14 +209,14 @@ describe("connection settings", () => {
     }
   });
 
-  it("parameters that do not say where to connect, or how safely, are taken as before", async () => {
-    // A number of Upstash's and Railway's URLs, and the one parameter of a socket's.
+  it("parameters of a URL that set neither the server nor the security are accepted", async () => {
+    // URLs of Upstash and Railway have a family, and the URL of a socket has only the parameter db.
     await using _1 = Redis({ url: "redis://localhost?family=0" });
     await using _2 = Redis({ url: "unix:///run/redis.sock?db=3" });
     await using _3 = MySQL({ url: "mysql://localhost/bot?ssl={}&charset=utf8mb4" });
   });
 
-  it("Redis lets config win over the URL", () => {
+  it("Redis prefers config to the URL", () => {
     const url = "rediss://user:p%40ss@localhost:1234/5";
     const socket = { host: "localhost", port: 1234, tls: true };
     const all = { socket, username: "user", password: "p@ss", database: 5 };
@@ -242,7 +242,7 @@ describe("connection settings", () => {
     assert.deepEqual(redisOptions(undefined, { socket: { port: 1 } }), { socket: { port: 1 } });
   });
 
-  it("PostgreSQL lets config win over the URL", () => {
+  it("PostgreSQL prefers config to the URL", () => {
     const url = "postgres://user:p%40ss@db.example:1234/bot" +
       "?sslmode=require&application_name=one&statement_timeout=5";
     const all = {
@@ -269,7 +269,7 @@ describe("connection settings", () => {
     };
     assert.deepEqual(pgOptions({ url, config }), config);
     assert.deepEqual(pgOptions({ url, config: { ssl: false } }), { ...all, ssl: false });
-    // A database that is not named is that of the user.
+    // Without a name, the database has the name of the user.
     const { database, host } = pgOptions({ url: "postgres://a@/", config: { user: "b" } });
     assert.deepEqual([database, host], [
       process.env.PGDATABASE ?? "b",
@@ -280,7 +280,7 @@ describe("connection settings", () => {
     assert.deepEqual([own.host, own.port], ["b", 5]);
   });
 
-  it("MySQL lets config win over the URL", () => {
+  it("MySQL prefers config to the URL", () => {
     const url = "mysql://user:p%40ss@[::1]:1234/bot" +
       '?ssl={"rejectUnauthorized":true}&connectTimeout=5&charset=latin1&multipleStatements=true';
     const all = {
@@ -314,7 +314,7 @@ describe("connection settings", () => {
     assert.deepEqual([own.host, own.port], ["b", 5]);
   });
 
-  it("PostgreSQL takes a certificate that config.ssl trusts, with sslmode in the URL", async () => {
+  it("PostgreSQL accepts a certificate that config.ssl trusts, with sslmode in the URL", async () => {
     const url = serverUrl("postgres");
     await using secured = await withTLS(url, true);
     const at = urlWith(url, { host: secured.host, search: "sslmode=require" });
@@ -331,13 +331,13 @@ describe("connection settings", () => {
     await dropPostgres(table);
   });
 
-  it("Redis takes a certificate that config.socket trusts", async () => {
+  it("Redis accepts a certificate that config.socket trusts", async () => {
     const url = serverUrl("redis");
     await using secured = await withTLS(url);
     const at = urlWith(url, { host: secured.host });
     const prefix = `${place()}:`;
     for (const [protocol, tls] of [["rediss:", undefined], ["redis:", true]] as const) {
-      // `tls` alone makes TLS of redis://.
+      // `tls` alone turns on TLS for a redis:// URL.
       const socket = { tls, rejectUnauthorized: false } as { tls: true };
       await using store = Redis({
         url: at.replace("redis:", protocol),
@@ -350,7 +350,7 @@ describe("connection settings", () => {
     }
   });
 
-  it("MongoDB lets config win over the URL", async () => {
+  it("MongoDB prefers config to the URL", async () => {
     const url = serverUrl("mongodb");
     await using secured = await withTLS(url);
     const at = urlWith(url, {

@@ -1,4 +1,4 @@
-/** What SQLite survives. */
+/** Tests of SQLite under faults. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,10 +21,10 @@ const harness: ProcessHarness = {
 };
 
 processes(harness, () => folder);
-it("SQLite holds what a map would hold, though others lock the file", () =>
+it("SQLite stores the same sessions as a map while other connections lock the file", () =>
   model({
     open: (where, options) => harness.store({ ...harness.options(folder, where), ...options }),
-    /** Somebody else writes to the file for a while. */
+    /** Another connection locks the file for a while. */
     async disturb(where) {
       const database = new BetterSqlite3(join(folder, `${where}.sqlite`), { timeout: 0 });
       try {
@@ -32,7 +32,7 @@ it("SQLite holds what a map would hold, though others lock the file", () =>
         await wait(20);
         database.exec("ROLLBACK");
       } catch {
-        // The store is at it.
+        // The store has the lock.
       } finally {
         database.close();
       }

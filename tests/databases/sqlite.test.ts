@@ -1,4 +1,4 @@
-/** What is special to SQLite. */
+/** Tests that only SQLite needs. */
 
 import assert from "node:assert/strict";
 import BetterSqlite3 from "better-sqlite3";
@@ -17,7 +17,7 @@ import { conformance } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place } from "../support/servers.ts";
 
-/** Node.js 20 has none. */
+/** Undefined on Node.js 20. */
 const node = process.getBuiltinModule("node:sqlite");
 // deno-lint-ignore no-explicit-any
 const bun = process.getBuiltinModule("bun:sqlite") as any;
@@ -25,7 +25,7 @@ const bun = process.getBuiltinModule("bun:sqlite") as any;
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
 after(() => rmSync(folder, { recursive: true }));
 
-/** A file in the folder. */
+/** Returns the path of a file in the folder. */
 function file(name = place()): string {
   return join(folder, `${name}.sqlite`);
 }
@@ -33,7 +33,7 @@ function file(name = place()): string {
 // deno-lint-ignore no-explicit-any
 type Open = (filename: string, readonly?: boolean) => any;
 
-/** What opens databases, for each driver. */
+/** A function that opens databases, for each driver. */
 const kinds: Record<string, { open: Open; skip: string | false }> = {
   "better-sqlite3": {
     open: (filename, readonly = false) => new BetterSqlite3(filename, { readonly }),
@@ -50,8 +50,8 @@ const kinds: Record<string, { open: Open; skip: string | false }> = {
 };
 
 /**
- * What is in a file, seen by another connection. It is always one of the driver that has the file
- * open: two copies of SQLite in one process break each other's locks.
+ * Returns rows of a file, as another connection sees them. The connection must use the driver that
+ * has the file open, because two copies of SQLite in one process break each other's locks.
  */
 function rows(filename: string, sql: string, open = kinds["better-sqlite3"]!.open): unknown[][] {
   const database = open(filename);
@@ -59,7 +59,7 @@ function rows(filename: string, sql: string, open = kinds["better-sqlite3"]!.ope
   try {
     return statement.all().map((row: object) => Object.values(row));
   } finally {
-    statement.finalize?.(); // Bun's, without which the file stays open
+    statement.finalize?.(); // only in Bun: without it the file stays open
     database.close();
   }
 }
@@ -70,7 +70,7 @@ function execute(filename: string, sql: string, open = kinds["better-sqlite3"]!.
   database.close();
 }
 
-/** The table's columns with their types, and how many unique indexes it has. */
+/** Returns the table's columns with their types, and the number of its unique indexes. */
 function shape(filename: string, open: Open): { columns: unknown; unique: number } {
   const columns = rows(
     filename,
@@ -86,18 +86,18 @@ function shape(filename: string, open: Open): { columns: unknown; unique: number
 
 const table = "telegraf-sessions";
 
-/** A table as upstream's versions up to beta.4 made it, with duplicates. */
+/** Creates a table without a unique key, as versions up to 2.0.0-beta.4 did, with duplicates. */
 const keyless = `CREATE TABLE "${table}" (key varchar(32), session text);
   INSERT INTO "${table}" VALUES
   ('1:1', '1'), ('1:2', '1'), ('1:1', '2'), (NULL, '1'), ('1:1', '3'), (NULL, '2');`;
 
-/** What opens files: better-sqlite3, or the runtime's own driver where that is not installed. */
+/** A driver for files: better-sqlite3, or the runtime's own if that one is not installed. */
 interface Opener {
   readonly name: string;
   readonly open: Open;
   readonly skip: string | false;
   factory: typeof SQLite;
-  /** Of the entry's module. */
+  /** The URL of the entry's module. */
   url: string;
 }
 
@@ -113,13 +113,13 @@ const openers: Opener[] = [
 ];
 
 for (const opener of openers) {
-  describe(`SQLite files by ${opener.name}`, { skip: opener.skip }, () => {
+  describe(`SQLite files with ${opener.name}`, { skip: opener.skip }, () => {
     before(async () => {
       if (opener.url === "") Object.assign(opener, await withoutDriver(folder, import.meta.url));
     });
 
     conformance({
-      name: `SQLite by ${opener.name}`,
+      name: `SQLite with ${opener.name}`,
       store: (name, options) => opener.factory({ filename: file(name), ...options }),
       drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
       dates: "text",
@@ -135,13 +135,13 @@ for (const opener of openers) {
   });
 }
 
-/** What a store does with files, whatever opens them. */
+/** Tests of a store on files, the same for each driver. */
 function testFiles(opener: Opener): void {
   const { name: by, open } = opener;
   const SQLite = (options: SQLiteOptions) => opener.factory(options);
 
-  describe(`SQLite tables by ${by}`, () => {
-    it(`SQLite by ${by} reads what upstream wrote, and upgrades its table`, async () => {
+  describe(`SQLite tables with ${by}`, () => {
+    it(`SQLite with ${by} reads sessions of 2.0.0-beta, and upgrades its table`, async () => {
       const errors: unknown[] = [];
       const filename = file();
       const { SQLite: Upstream } = requireVersion("@telegraf/session", "2.0.0-beta.7", "/sqlite");
@@ -159,7 +159,7 @@ function testFiles(opener: Opener): void {
       };
       for (const [key, session] of Object.entries(sessions)) await old.set(key, session);
       execute(filename, `INSERT INTO "${table}" VALUES ('null', NULL), ('empty', '')`);
-      const beside = by === "better-sqlite3"; // as upstream
+      const beside = by === "better-sqlite3"; // the driver of 2.0.0-beta
       if (!beside) database.close();
 
       await using store = SQLite({ filename, onError: (error) => errors.push(error) });
@@ -189,7 +189,7 @@ function testFiles(opener: Opener): void {
       assert.deepEqual(errors, []);
     });
 
-    it(`SQLite by ${by} keeps the newest of duplicates, and loses nothing else`, async () => {
+    it(`SQLite with ${by} keeps the newest duplicate of each key, and all other rows`, async () => {
       const errors: unknown[] = [];
       const filename = file();
       execute(filename, keyless, open);
@@ -208,7 +208,7 @@ function testFiles(opener: Opener): void {
       assert.deepEqual(errors, []);
     });
 
-    it(`SQLite by ${by} opens new and old files from 12 processes at once`, async () => {
+    it(`SQLite with ${by} opens new and old files from 12 processes at the same time`, async () => {
       const fresh = Array.from({ length: 15 }, () => file());
       const old = Array.from({ length: 5 }, () => file());
       for (const filename of old) execute(filename, keyless, open);
@@ -226,7 +226,7 @@ function testFiles(opener: Opener): void {
       }
     });
 
-    it(`SQLite by ${by} takes any names, quoted`, async () => {
+    it(`SQLite with ${by} accepts any table name and quotes it`, async () => {
       const filename = file();
       for (const name of ['"; DROP TABLE x; --', "Ünï.côde \\ '?1'", "é".repeat(500)]) {
         await using store = SQLite({ filename, table: name });
@@ -239,7 +239,7 @@ function testFiles(opener: Opener): void {
       );
     });
 
-    it(`SQLite by ${by} has a write-ahead log in files of its own, until it is closed`, async () => {
+    it(`SQLite with ${by} keeps a write-ahead log for its own files until it is closed`, async () => {
       const filename = file();
       const store = SQLite({ filename });
       await store.set("k", 1);
@@ -250,8 +250,8 @@ function testFiles(opener: Opener): void {
     });
   });
 
-  describe(`SQLite read-only by ${by}`, () => {
-    it(`SQLite by ${by} reads a table of its own, and writes nothing`, async () => {
+  describe(`SQLite read-only with ${by}`, () => {
+    it(`SQLite with ${by} reads a table of the current version, and writes nothing`, async () => {
       const errors: unknown[] = [];
       const filename = file();
       {
@@ -269,7 +269,7 @@ function testFiles(opener: Opener): void {
       assert.deepEqual(errors, []);
     });
 
-    it(`SQLite by ${by} works within the limits of an old table, and says so`, async () => {
+    it(`SQLite with ${by} works within the limits of an old table, and reports them`, async () => {
       const filename = file();
       execute(
         filename,
@@ -291,7 +291,7 @@ function testFiles(opener: Opener): void {
       for (const { database } of databases) database?.close();
     });
 
-    it(`SQLite by ${by} does not open what has no table, or one without a key`, async () => {
+    it(`SQLite with ${by} does not open a file without a table, or a table without a key`, async () => {
       const filename = file();
       execute(filename, "CREATE TABLE other (key)", open);
       await using none = SQLite({ filename, config: { readonly: true } });
@@ -305,8 +305,8 @@ function testFiles(opener: Opener): void {
     });
   });
 
-  describe(`SQLite locks by ${by}`, () => {
-    it(`SQLite by ${by} waits for another process without standing still`, async () => {
+  describe(`SQLite locks with ${by}`, () => {
+    it(`SQLite with ${by} waits for another process without blocking the event loop`, async () => {
       const filename = file();
       await using store = SQLite({ filename });
       await store.set("k", 1);
@@ -325,7 +325,7 @@ function testFiles(opener: Opener): void {
       clearInterval(ticks);
       other.exec("COMMIT");
       await Promise.all(writes);
-      assert.ok(longest < 2000, `stood still for ${longest} ms`); // a busy machine does, for a while
+      assert.ok(longest < 2000, `blocked for ${longest} ms`); // a busy machine adds some delay
       assert.deepEqual(rows(filename, `SELECT session FROM "${table}"`, open), [["2"], ["2"]]);
       other.exec("BEGIN IMMEDIATE");
       await using impatient = SQLite({ filename, timeout: 300 });
@@ -336,7 +336,7 @@ function testFiles(opener: Opener): void {
       assert.equal(await store.get("k"), 4);
     });
 
-    it(`SQLite by ${by} opens once another process lets it`, async () => {
+    it(`SQLite with ${by} opens as soon as another process releases its lock`, async () => {
       const filename = file();
       const other = open(filename);
       other.exec("CREATE TABLE other (x); BEGIN EXCLUSIVE");
@@ -373,7 +373,7 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
       },
     });
 
-    it(`SQLite leaves a database of ${kind} open and as it is`, async () => {
+    it(`SQLite does not close a database of ${kind} or change its settings`, async () => {
       const filename = file();
       const database = open(filename);
       database.exec("PRAGMA synchronous = EXTRA");
@@ -394,7 +394,7 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
       database.close();
     });
 
-    it(`SQLite keeps one order for two stores on one database of ${kind}`, async () => {
+    it(`SQLite keeps the operations of two stores on one database of ${kind} in order`, async () => {
       const filename = file();
       const database = open(filename);
       database.exec("PRAGMA busy_timeout = 10");
@@ -416,7 +416,7 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
     });
 
     for (const what of ["ABORT", "ROLLBACK"]) {
-      it(`SQLite goes on after an error with ${what} in a batch in ${kind}`, async () => {
+      it(`SQLite works again after an error with ${what} in a batch with ${kind}`, async () => {
         const filename = file();
         const database = open(filename);
         await using store = SQLite({ database });
@@ -427,7 +427,7 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
         );
         const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, 1)));
         const outcomes = results.map(({ status }) => status);
-        assert.deepEqual(outcomes, ["fulfilled", "rejected", "fulfilled"]); // one by one, at last
+        assert.deepEqual(outcomes, ["fulfilled", "rejected", "fulfilled"]); // retried one by one
         await Promise.all(["c", "d"].map((key) => store.set(key, 2)));
         const stored = rows(filename, `SELECT key, session FROM "${table}" ORDER BY key`, open);
         assert.deepEqual(stored, [["a", "1"], ["c", "2"], ["d", "2"]]);
@@ -438,9 +438,9 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
 }
 
 describe("SQLite logs", () => {
-  it("SQLite goes on with its journal where a write-ahead log cannot be had", {
+  it("SQLite keeps its journal mode if a write-ahead log is not possible", {
     skip: !node &&
-      "node:sqlite, which takes a file system without shared memory, came with Node.js 22",
+      "node:sqlite, which supports a VFS without shared memory, came with Node.js 22",
   }, async () => {
     const database = new node.DatabaseSync(`file:${file()}?vfs=unix-dotfile`);
     const errors: unknown[] = [];
@@ -458,7 +458,7 @@ describe("SQLite logs", () => {
     database.close();
   });
 
-  it("SQLite reports nothing of a database in memory", async () => {
+  it("SQLite reports no error for a database in memory", async () => {
     const errors: unknown[] = [];
     await using store = SQLite({ filename: ":memory:", onError: (error) => errors.push(error) });
     await store.set("k", 1);
@@ -468,7 +468,7 @@ describe("SQLite logs", () => {
 });
 
 describe("SQLite transactions", () => {
-  it("SQLite writes in one transaction what is written at once", async () => {
+  it("SQLite writes simultaneous operations in one transaction", async () => {
     const statements: string[] = [];
     const verbose = (sql: unknown) => statements.push(String(sql).split(" ")[0]!);
     const ran = () => statements.splice(0).join(" ");
@@ -487,7 +487,7 @@ describe("SQLite transactions", () => {
 describe("SQLite options", () => {
   const refused = (options: unknown) => () => SQLite(options as SQLiteOptions);
 
-  it("SQLite refuses options that are wrong", () => {
+  it("SQLite refuses invalid options", () => {
     assert.throws(refused({ filenam: "x" }), /^TypeError: SQLite: unknown option "filenam"/);
     assert.throws(refused({}), /^TypeError: SQLite: option "filename" or "database" is needed/);
     assert.throws(refused({ filename: 5 }), TypeError);
@@ -500,7 +500,7 @@ describe("SQLite options", () => {
     database.close();
   });
 
-  it("SQLite refuses what is no database that answers at once", () => {
+  it("SQLite refuses an invalid or asynchronous database", () => {
     const method = () => {};
     const sqlite3 = { prepare: method, exec: method, all: method, each: method, close: method };
     for (const database of [{}, [], new Map(), { prepare: method }, sqlite3]) {
@@ -512,7 +512,7 @@ describe("SQLite options", () => {
     }
   });
 
-  it("SQLite hands config to better-sqlite3", async () => {
+  it("SQLite passes config to better-sqlite3", async () => {
     const statements: unknown[] = [];
     const filename = file();
     await using missing = SQLite({ filename, config: { fileMustExist: true } });
@@ -524,7 +524,7 @@ describe("SQLite options", () => {
     });
     await store.get("k");
     assert.ok(statements.some((sql) => String(sql).includes("CREATE TABLE")));
-    await missing.set("k", 1); // the file is there now
+    await missing.set("k", 1); // the file exists now
     assert.equal(await store.get("k"), 1);
     await using wrong = SQLite({ filename, config: { timeout: -1 } });
     await assert.rejects(wrong.get("k"), { name: "StoreError", message: /"timeout"/ });
@@ -542,7 +542,7 @@ describe("SQLite options", () => {
 describe("SQLite drivers", () => {
   const skip = kinds[builtIn]!.skip;
 
-  it(`SQLite uses ${builtIn}, and says so, if better-sqlite3 does not load`, { skip }, async () => {
+  it(`SQLite uses ${builtIn} and reports it if better-sqlite3 cannot load`, { skip }, async () => {
     const broken = 'throw new Error("compiled against a different Node.js version")';
     const { factory } = await withoutDriver(folder, import.meta.url, broken);
     const errors: Error[] = [];
@@ -564,7 +564,7 @@ describe("SQLite drivers", () => {
   });
 
   it(
-    `SQLite has ${builtIn} take what it can of config, and refuses the rest`,
+    `SQLite passes the options that ${builtIn} supports, and refuses the others`,
     { skip },
     async () => {
       const { factory } = await withoutDriver(folder, import.meta.url);
@@ -595,7 +595,7 @@ describe("SQLite drivers", () => {
     await assert.rejects(store.get("k"), { name: "StoreError", message });
   });
 
-  it("SQLite says what to install where there is no driver", {
+  it("SQLite reports what to install if there is no driver", {
     skip: !skip && `this runtime has ${builtIn}`,
   }, async () => {
     const { factory } = await withoutDriver(folder, import.meta.url);
@@ -611,7 +611,7 @@ describe("SQLite drivers", () => {
 });
 
 describe("SQLite errors", () => {
-  it("SQLite tells at once that a file cannot be opened", async () => {
+  it("SQLite rejects immediately if a file cannot be opened", async () => {
     const text = file();
     writeFileSync(
       text,
@@ -621,11 +621,11 @@ describe("SQLite errors", () => {
       const started = Date.now();
       await using store = SQLite({ filename });
       await assert.rejects(store.get("k"), { name: "StoreError", operation: "read" });
-      assert.ok(Date.now() - started < 8_000); // not at its deadline
+      assert.ok(Date.now() - started < 8_000); // well before the deadline
     }
   });
 
-  it("SQLite tells that a database was closed beneath it", async () => {
+  it("SQLite rejects operations after the application closed the database", async () => {
     const database = new BetterSqlite3(":memory:");
     await using store = SQLite({ database });
     await store.set("k", 1);
@@ -634,7 +634,7 @@ describe("SQLite errors", () => {
     await assert.rejects(store.set("k", 1), { name: "StoreError" });
   });
 
-  it("SQLite keeps no process alive, and its files whole, after close()", async () => {
+  it("SQLite does not keep the process alive or leave a log after close()", async () => {
     const filename = file();
     const { code, output, duration } = await run(`
       import { SQLite } from "${entry("sqlite", import.meta.url)}";
@@ -646,7 +646,7 @@ describe("SQLite errors", () => {
     assert.equal(code, 0, output);
     assert.equal(output, "closed\n");
     assert.ok(duration < 20_000, `took ${duration} ms`);
-    assert.ok(!existsSync(`${filename}-wal`)); // all of it is in the file
+    assert.ok(!existsSync(`${filename}-wal`)); // all data is in the main file
     assert.equal(rows(filename, `SELECT 1 FROM "${table}"`).length, 2);
   });
 });

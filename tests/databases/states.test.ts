@@ -1,7 +1,7 @@
 /**
- * What an application may leave behind on a connection that it shares with the store. Whatever that
- * is, a session that `set()` has stored is there for every other connection, and nothing that the
- * application did not commit is committed.
+ * Tests of states that an application may leave on a connection that it shares with the store. In
+ * each state, every other connection sees a session that `set()` has stored, and the store does not
+ * commit changes that the application did not commit.
  */
 
 import BetterSqlite3 from "better-sqlite3";
@@ -30,19 +30,19 @@ type AnyStore = Store<any>;
 
 /** A pool of one connection, which the application has used. */
 interface Application {
-  /** Statements on the connection. */
+  /** Runs statements on the connection. */
   run(...statements: string[]): Promise<void>;
   store(options: StoreOptions): AnyStore;
   close(): unknown;
 }
 
-/** How others see the data. */
+/** The data as other connections see it. */
 interface Others {
-  /** What another connection reads from the table of the store, by key. */
+  /** Returns the sessions in the store's table, by key. */
   sessions(): Promise<Record<string, string>>;
-  /** Stores a session in that table. */
+  /** Changes a session in the store's table. */
   change(key: string, session: string): Promise<unknown>;
-  /** How many rows the application has stored in a table of its own. */
+  /** Returns the number of rows in the application's own table. */
   rows(): Promise<number>;
 }
 
@@ -99,7 +99,7 @@ after(async () => {
   await postgres.end();
 });
 
-/** The names of a table of the store, one of the application, and a database or schema. */
+/** The names of the store's table, the application's table, and another database or schema. */
 interface Names {
   table: string;
   own: string;
@@ -176,7 +176,7 @@ describe("MySQL states of connections", () => {
     });
   }
 
-  // Kysely's driver keeps a connection that met an error: there `set()` rejects.
+  // Kysely's driver keeps a connection after an error, so `set()` rejects in these states.
   const {
     "tables that were left locked": _locked,
     "transactions read-only": _readOnly,
@@ -214,7 +214,7 @@ describe("MySQL states of connections", () => {
         }
         await store.close();
       }
-      await mysql.query(`ALTER TABLE \`${all.table}\` COMMENT ''`); // is not locked
+      await mysql.query(`ALTER TABLE \`${all.table}\` COMMENT ''`); // the table is not locked
       await pool.end();
     });
   }
@@ -254,11 +254,11 @@ const postgresStates: Record<string, (names: Names) => string[]> = {
     `SELECT * FROM "${own}"`,
   ],
   "a read-only transaction that was left open": () => ["BEGIN READ ONLY"],
-  "a transaction that had failed": () => ["BEGIN", failing],
+  "a failed transaction": () => ["BEGIN", failing],
   "transactions read-only": () => ["SET default_transaction_read_only = on"],
   "another search path": ({ other }) => [`SET search_path = "${other}"`],
   "no search path": () => ["SET search_path = ''"],
-  "a temporary table of its name": ({ table }) => [
+  "a temporary table of the same name": ({ table }) => [
     `CREATE TEMP TABLE IF NOT EXISTS "${table}" (key text PRIMARY KEY, session text, expires bigint)`,
   ],
   "other rules for strings": () => [
@@ -312,12 +312,12 @@ describe("PostgreSQL states of connections", () => {
     });
   }
 
-  // Kysely's driver keeps a connection that met an error: there `set()` rejects. A snapshot of the
-  // application is not found out.
+  // Kysely's driver keeps a connection after an error, so `set()` rejects in these states. It also
+  // cannot detect a snapshot of the application.
   const {
     "an old snapshot": _snapshot,
     "a read-only transaction that was left open": _readOnly,
-    "a transaction that had failed": _failed,
+    "a failed transaction": _failed,
     "transactions read-only": _default,
     ...states
   } = postgresStates;
@@ -348,7 +348,7 @@ describe("PostgreSQL states of connections", () => {
 
 const redisUrl = serverUrl("redis");
 
-/** Clients that the application shares, with its commands `MULTI`, `EXEC` and `DISCARD`. */
+/** Clients that the store and the application share, and the application's transaction commands. */
 const clients: Record<
   string,
   () => {
@@ -410,7 +410,7 @@ describe("Redis states of clients", () => {
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-states-"));
 after(() => rmSync(folder, { recursive: true }));
 
-/** Node.js 20 has none. */
+/** Undefined on Node.js 20. */
 const node = process.getBuiltinModule("node:sqlite");
 // deno-lint-ignore no-explicit-any
 const bun = process.getBuiltinModule("bun:sqlite") as any;
@@ -471,7 +471,7 @@ describe("SQLite states of databases", () => {
       );
     }
 
-    it(`SQLite on ${kind} says that a transaction is open when it cannot wait any longer`, {
+    it(`SQLite on ${kind} reports an open transaction when it times out`, {
       skip,
     }, async () => {
       const database = open(":memory:");

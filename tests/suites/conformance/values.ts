@@ -154,24 +154,21 @@ export function values(test: Test, harness: Harness): void {
 
   if (harness.corrupt !== undefined) {
     const { corrupt } = harness;
-    test(
-      "onCorrupt discards or replaces a stored value that cannot be decoded",
-      async (store, where) => {
-        await store.ready();
-        await corrupt(where, "bad");
-        await using discarding = harness.store(where, { onCorrupt: "discard" });
-        assert.equal(await discarding.get("bad"), undefined);
-        const reported: unknown[] = [];
-        await using mending = harness.store(where, {
-          onCorrupt: (value, key) => (reported.push(value, key), { mended: true }),
-        });
-        assert.deepEqual(await mending.get("bad"), { mended: true });
-        assert.equal(typeof reported[0], "string");
-        assert.equal(reported[1], "bad");
-        await mending.set("bad", await mending.get("bad"));
-        await using other = harness.store(where);
-        assert.deepEqual(await other.get("bad"), { mended: true });
-      },
-    );
+    test("onCorrupt discards or replaces an invalid stored value", async (store, where) => {
+      await store.ready();
+      await corrupt(where, "bad");
+      await using discarding = harness.store(where, { onCorrupt: "discard" });
+      assert.equal(await discarding.get("bad"), undefined);
+      const reported: unknown[] = [];
+      await using mending = harness.store(where, {
+        onCorrupt: (value, key) => (reported.push(value, key), { mended: true }),
+      });
+      assert.deepEqual(await mending.get("bad"), { mended: true });
+      assert.equal(typeof reported[0], "string");
+      assert.equal(reported[1], "bad");
+      await mending.set("bad", await mending.get("bad"));
+      await using other = harness.store(where);
+      assert.deepEqual(await other.get("bad"), { mended: true });
+    });
   }
 }

@@ -32,7 +32,7 @@ const day = 24 * 60 * 60 * 1000;
 const kind = (name: string) => kinds.find((kind) => kind.name === name)!;
 const text = kind("SQLite");
 
-/** Expects exit code 0, and returns what was printed. */
+/** Expects exit code 0, and returns the output. */
 async function ok(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await cli(...args);
   assert.equal(code, 0, stdout + stderr);
@@ -53,7 +53,7 @@ function terminal(read: (text: string) => unknown, columns?: number) {
   return { isTTY: true, columns, write: (text: string) => read(text) };
 }
 
-/** What a terminal shows in the end: `\r\x1b[K` returns to the start of the line and erases it. */
+/** The final text on a terminal: `\r\x1b[K` returns to the start of the line and erases it. */
 function screen(written: string): string {
   return written.split("\n").map((line) => line.split("\r\x1b[K").at(-1)).join("\n");
 }
@@ -95,7 +95,7 @@ function three(place: Place): Promise<void> {
 
 for (const { name, place, prunes } of kinds) {
   describe(`${name} on the command line`, { timeout: 600_000 }, () => {
-    it(`${name} stats counts sessions, bytes and when they expire`, async () => {
+    it(`${name} stats counts sessions and bytes, and reports when sessions expire`, async () => {
       await using here = place();
       await here.fill([["1:1", { text: "x".repeat(5_000) }], ["2:2", 1, Date.now() + 2 * day]]);
       const output = await ok("stats", here.url);
@@ -115,7 +115,7 @@ for (const { name, place, prunes } of kinds) {
       await fails(1, /has no session "3:3"\n$/, "get", here.url, "3:3"); // it has expired
     });
 
-    it(`${name} delete deletes a session and no other`, async () => {
+    it(`${name} delete deletes only the given session`, async () => {
       await using here = place();
       await three(here);
       assert.match(await ok("delete", here.url, "1:1"), /^Deleted session "1:1" from /);
@@ -124,7 +124,7 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(raw.has("2:2") && !raw.has("1:1"));
     });
 
-    it(`${name} prune deletes what has expired`, async () => {
+    it(`${name} prune deletes expired sessions`, async () => {
       await using here = place();
       await three(here);
       const output = await ok("prune", here.url);
@@ -132,7 +132,7 @@ for (const { name, place, prunes } of kinds) {
       assert.deepEqual([...(await here.raw()).keys()].toSorted(), ["1:1", "2:2"]);
     });
 
-    it(`${name} export and import keep sessions and when they expire`, async () => {
+    it(`${name} export and import keep sessions and their expiry times`, async () => {
       await using here = place();
       await using there = place();
       await three(here);
@@ -153,7 +153,7 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(Math.abs(after.get("2:2")!.expires! - before.get("2:2")!.expires!) < 1_000);
     });
 
-    it(`${name} import reports invalid lines by their numbers, and imports the others`, async () => {
+    it(`${name} import reports invalid lines by number, and imports the others`, async () => {
       await using here = place();
       const input = [
         '{"key":"1:1","session":{"n":1}}',
@@ -214,7 +214,7 @@ for (const { name, place, prunes } of kinds) {
       assert.deepEqual([...(await to.raw()).keys()], ["1:1"]);
     });
 
-    it(`${name} copy leaves expired sessions behind`, async () => {
+    it(`${name} copy skips expired sessions`, async () => {
       await using from = place();
       await using to = text.place();
       await three(from);
@@ -237,8 +237,8 @@ for (const { name, place, prunes } of kinds) {
       assert.deepEqual((await here.raw()).get("1:1"), before.get("1:1"));
     });
 
-    it(`${name} doctor finds what cannot be decoded`, {
-      skip: name === "MongoDB" && "its documents are what they are",
+    it(`${name} doctor finds sessions that cannot be decoded`, {
+      skip: name === "MongoDB" && "its documents can always be decoded",
     }, async () => {
       await using here = place();
       await here.fill([["1:1", { n: 1 }]]);
@@ -271,7 +271,7 @@ describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 },
     return await ok("doctor", url);
   }
 
-  it("PostgreSQL tables without a key are read as they are", async () => {
+  it("PostgreSQL tables without a key are read and not changed", async () => {
     const client = new pg.Client(serverUrl("postgres"));
     await client.connect();
     const table = place();
@@ -300,7 +300,7 @@ describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 },
     }
   });
 
-  it("MySQL tables without a key are read as they are", async () => {
+  it("MySQL tables without a key are read and not changed", async () => {
     const connection = await createConnection(serverUrl("mysql"));
     const table = place();
     try {
@@ -321,7 +321,7 @@ describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 },
     }
   });
 
-  it("SQLite files are read as they are, byte for byte", async () => {
+  it("SQLite files are read, and not one byte is changed", async () => {
     await using here = text.place();
     const database = new Database(here.url);
     database.exec(`CREATE TABLE "telegraf-sessions" (key varchar(32), session text);
@@ -343,12 +343,12 @@ describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 },
     assert.ok(!existsSync(`${here.url}-wal`) && !existsSync(`${here.url}-shm`));
   });
 
-  it("MongoDB collections without an index are read as they are", async () => {
+  it("MongoDB collections without an index are read and not changed", async () => {
     const client = new MongoClient(serverUrl("mongodb"));
     const collection = client.db().collection(place());
     try {
       await collection.insertMany([
-        { key: "1:1", session: { n: "new" } }, // of duplicates the first one was used
+        { key: "1:1", session: { n: "new" } }, // the beta used the first of duplicates
         { key: "1:1", session: { n: "old" } },
         { key: "2:2", session: {} },
         { key: 3, session: { number: true } },
@@ -375,7 +375,7 @@ describe("data of version 2.0.0-beta on the command line", { timeout: 600_000 },
 describe("MongoDB's types on the command line", { timeout: 600_000 }, () => {
   const date = new Date("2026-01-02T03:04:05.678Z");
 
-  it("MongoDB dates stay dates in MongoDB", async () => {
+  it("MongoDB dates remain dates in MongoDB", async () => {
     await using from = kind("MongoDB").place();
     await using to = kind("MongoDB").place();
     await from.fill([["1:1", { date, list: [{ date }], id: new ObjectId() }]]);
@@ -384,7 +384,7 @@ describe("MongoDB's types on the command line", { timeout: 600_000 }, () => {
   });
 
   for (const to of kinds.filter((kind) => kind.text)) {
-    it(`${to.name} gets MongoDB's dates as ISO text, and says how many`, async () => {
+    it(`${to.name} receives MongoDB's dates as ISO text, and copy reports their number`, async () => {
       await using from = kind("MongoDB").place();
       await using there = to.place();
       const id = new ObjectId();
@@ -412,7 +412,7 @@ describe("MongoDB's types on the command line", { timeout: 600_000 }, () => {
 });
 
 describe("the command line", { timeout: 600_000 }, () => {
-  it("--help names every command, and each has its own", async () => {
+  it("--help lists every command, and each command has its own --help", async () => {
     const help = await ok("--help");
     const commands = ["copy", "stats", "get", "delete", "export", "import", "prune", "doctor"];
     for (const command of commands) {
@@ -424,7 +424,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("wrong usage ends with 2 and one sentence", async () => {
+  it("wrong usage ends with exit code 2 and one sentence", async () => {
     await fails(2, /^error: unknown command 'coppy'/, "coppy");
     await fails(2, /^error: missing required argument 'TO'/, "copy", "a.db");
     await fails(2, /^error: unknown option '--dry'/, "copy", "a.db", "b.db", "--dry");
@@ -439,7 +439,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     await fails(2, /choices/, "import", "--format", "csv", "a", "b.db");
   });
 
-  it("what fails ends with 1 and one sentence without the password", async () => {
+  it("a failure ends with exit code 1 and one sentence without the password", async () => {
     const wrong = (url: string) => url.replace(/:\/\/[^@]*@/, "://nobody:s3cret@");
     await fails(1, /^There is no file missing\.db\n$/, "stats", "missing.db");
     await fails(1, /^PostgreSQL .*: password auth.*\n$/, "stats", wrong(serverUrl("postgres")));
@@ -499,7 +499,7 @@ describe("the command line", { timeout: 600_000 }, () => {
       await client.query(`GRANT CREATE ON SCHEMA ${schema} TO ${role}`);
       assert.match(await ok("doctor", missing), /\n✓ create it \(dry run\)\n$/);
       assert.match(await ok("doctor", missing), /• table ".*" does not exist yet/);
-      await client.query(`DROP SCHEMA ${schema}`); // fails if there is something in it
+      await client.query(`DROP SCHEMA ${schema}`); // fails unless the schema is empty
 
       await client.query(`ALTER TABLE "${table}" DROP COLUMN expires`);
       const old = await doctor(`GRANT INSERT ON "${table}" TO ${role}`);
@@ -577,7 +577,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("SQLite doctor finds a folder that is missing", async () => {
+  it("SQLite doctor finds a missing folder", async () => {
     const file = join(tmpdir(), place(), "bot.sqlite");
     const { code, stdout } = await cli("doctor", file);
     assert.equal(code, 1, stdout);
@@ -590,7 +590,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.ok(!existsSync(here.url));
   });
 
-  it("Ctrl-C ends every command that waits for a server with 130", async () => {
+  it("Ctrl-C ends every command that waits for a server, with exit code 130", async () => {
     const sockets = new Set<Socket>();
     const silent = createServer((socket) => sockets.add(socket.on("error", () => {})));
     await once(silent.listen(0, "127.0.0.1"), "listening");
@@ -639,7 +639,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(stderr, /^Interrupted; run the same command again to continue/m);
   });
 
-  it("Ctrl-C that ends the writer of a pipe as well ends an import", async () => {
+  it("Ctrl-C ends an import even if it also ends the writer of its pipe", async () => {
     await using to = text.place();
     const child = start("import", "-", to.url);
     const ended = end(child);
@@ -652,7 +652,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(stderr, /^Interrupted; run the same command again to continue/m);
   });
 
-  it("Ctrl-C ends doctor and stats without a result for a part of the sessions", async () => {
+  it("Ctrl-C ends doctor and stats, and they print no partial result", async () => {
     await using here = text.place();
     await here.fill(
       Array.from({ length: 2_000 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]),
@@ -660,7 +660,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     for (const command of [doctor, stats]) {
       const aborter = new AbortController();
       let stdout = "";
-      // The sessions are counted before the bar appears, so the first text with a number is a batch.
+      // The bar appears after the sessions are counted, so the first number above 0 is a batch.
       const stderr = terminal((shown) => /[1-9]\d* of 2000/.test(shown) && aborter.abort());
       const context = sqliteContext({
         stdout: { write: (text) => stdout += text },
@@ -672,12 +672,12 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("a session that the other database refuses fails alone", async () => {
+  it("a session that the other database rejects fails alone", async () => {
     await using from = kind("Redis").place();
     await using to = kind("PostgreSQL").place();
     const sessions = Array.from({ length: 200 }, (_, i): [string, unknown] => [`${i}:${i}`, { i }]);
     await from.fill([...sessions, ["x".repeat(513), { n: 1 }]]);
-    await from.write("nul:nul", '{"a":"\0"}'); // PostgreSQL refuses the batch that it is in
+    await from.write("nul:nul", '{"a":"\0"}'); // PostgreSQL rejects its whole batch
     const { code, stdout, stderr } = await cli("copy", from.url, to.url);
     assert.equal(code, 1);
     assert.match(stdout, /^Copied 200 sessions /);
@@ -698,10 +698,10 @@ describe("the command line", { timeout: 600_000 }, () => {
     const client = new pg.Client(serverUrl("postgres"));
     await client.connect();
     const table = new URL(to.url).searchParams.get("table");
-    for (let some = 0; some === 0;) {
+    for (let copied = 0; copied === 0;) {
       const { rows } = await client.query(`SELECT count(*)::int FROM "${table}"`)
         .catch(() => ({ rows: [{ count: 0 }] }));
-      some = rows[0].count;
+      copied = rows[0].count;
     }
     await client.end();
     interrupt(child);
@@ -719,7 +719,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.equal((await to.raw()).size, total);
   });
 
-  it("progress is a bar on a terminal, and lines elsewhere", () => {
+  it("progress is a bar on a terminal, and nothing elsewhere", () => {
     let shown = "";
     const bar = startProgress(terminal((text) => shown += text, 120), 2_000);
     bar.add(500);
@@ -744,7 +744,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("the bar never wraps, however narrow the terminal is", () => {
+  it("the bar never wraps, even on a narrow terminal", () => {
     for (const columns of [0, 1, 2, 10, 40, 46, 47, 80, 120, undefined]) {
       for (const total of [0, 7, 1_000_000_000]) {
         const written: string[] = [];
@@ -773,7 +773,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(screen(shown), /^░{24} 0 % \| 0 of 2000 \| 0 per s \| \? left\n$/);
   });
 
-  it("messages of copy have lines of their own on a terminal, and elsewhere there is no bar", async () => {
+  it("messages of copy have their own lines on a terminal, and elsewhere there is no bar", async () => {
     await using from = text.place();
     await from.fill([["1:1", 1], ["x".repeat(513), 2], ["3:3", 3]]);
     for (const isTTY of [true, false]) {
@@ -795,7 +795,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.deepEqual(times, ["0s", "0s", "59s", "1m00s", "1m05s", "1h00m", "2h03m", "100h00m"]);
   });
 
-  it("--version is the package's", async () => {
+  it("--version prints the version of the package", async () => {
     assert.equal(await ok("--version"), `${version}\n`);
   });
 
@@ -812,7 +812,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     for (const wrong of ["x", "0", "-1", ""]) {
       await fails(2, /^--timeout must be a number of seconds/, "stats", down, "--timeout", wrong);
     }
-    // A server that has to wake up refuses connections for longer than the default of 10 s.
+    // A suspended server that restarts may refuse connections for longer than the default of 10 s.
     const { hostname, port } = new URL(serverUrl("postgres"));
     let refused = 0;
     const sleepy = createServer((near) => {
@@ -833,7 +833,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     }
   });
 
-  it("an address without a scheme is answered with the right beginning", async () => {
+  it("for an address without a scheme, the error names the right one", async () => {
     const begin = (place: string, hint: RegExp) => fails(2, hint, "stats", place);
     await begin(
       "localhost:6379",
@@ -859,7 +859,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(local.message, /; run: npm install pg$/);
   });
 
-  it("copy says which sessions cannot be decoded and are copied unchanged", async () => {
+  it("copy reports sessions that cannot be decoded and are copied unchanged", async () => {
     await using from = text.place();
     await using to = kind("PostgreSQL").place();
     await from.fill([["1:1", { n: 1 }]]);
@@ -879,7 +879,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     assert.match(run.stderr, /^Not copied: session "2:2": /);
   });
 
-  it("a file's name may be anything after sqlite:", async () => {
+  it("after sqlite: a file may have any name", async () => {
     const file = join(tmpdir(), `${place()} 100%.session`);
     try {
       const url = `sqlite:${file.replaceAll("%", "%25")}?table=bot`;

@@ -10,7 +10,7 @@ const many = Number(process.env.TEST_CLI_SESSIONS ?? 300);
 
 const week = 7 * 24 * 60 * 60 * 1000;
 
-/** Three sessions that are hard to copy, and many easy ones, of which two in three expire. */
+/** Three sessions that are hard to copy, and many easy ones. Two thirds of those expire. */
 function* sessions(): Generator<[string, unknown, number?]> {
   yield ["a:A", { text: "it's" }];
   yield ["A:a", { text: '\u{1F600}\0\\"\r\n', empty: "", none: null, zero: 0, no: false }];
@@ -40,7 +40,7 @@ function assertSame(actual: Raw, from: Kind, expected: Raw, to: Kind): void {
 describe("copy", { timeout: 3_600_000 }, () => {
   for (const from of kinds) {
     for (const to of kinds) {
-      it(`${to.name} gets what ${from.name} has`, async () => {
+      it(`${to.name} receives all sessions of ${from.name}`, async () => {
         await using source = from.place();
         await using target = to.place();
         await source.fill(sessions());

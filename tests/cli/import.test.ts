@@ -1,4 +1,4 @@
-/** `import` of sessions that other packages stored, with those packages themselves. */
+/** `import` of sessions from other packages. The tests use those packages to store them. */
 
 import { FileAdapter } from "@grammyjs/storage-file";
 import { MongoDBAdapter } from "@grammyjs/storage-mongodb";
@@ -18,7 +18,7 @@ import RedisSession from "telegraf-session-redis";
 import { cli, kinds } from "../support/commandLine.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
-/** The sessions that a database must have after the import, by key. */
+/** The expected sessions after the import, by key. */
 type Expected = Record<string, unknown>;
 
 const [sqlite] = kinds.filter(({ name }) => name === "SQLite");
@@ -49,7 +49,7 @@ const session = { name: "Zoë", cart: [{ id: 1 }] };
 describe("import", { timeout: 600_000 }, () => {
   const folder = () => mkdtempSync(join(tmpdir(), "telegraf-session-import-"));
 
-  it("takes what telegraf-session-local wrote", async () => {
+  it("imports sessions of telegraf-session-local", async () => {
     const path = folder();
     try {
       const database = join(path, "sessions.json");
@@ -79,7 +79,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what telegraf-session-redis wrote, and nothing else of that server", async () => {
+  it("imports sessions of telegraf-session-redis, and no other data of that server", async () => {
     const url = new URL(serverUrl("redis"));
     const before = place();
     const own = new RedisSession({
@@ -94,7 +94,7 @@ describe("import", { timeout: 600_000 }, () => {
       await other.set(`${before}:counter`, "5");
       await other.set(`${before}:text`, "hello");
       await other.hSet(`${before}:hash`, "a", "b");
-      // Other programs store JSON there as well: a job queue, a web site.
+      // Other programs store JSON on the same server: a job queue, a web site.
       await other.set(`${before}:bull:mails:7`, '{"attempts":1}');
       await other.set(`${before}:sess:xyz`, '{"cookie":{}}');
       await other.set(`${before}:3:3`, "[1]"); // not a JSON object
@@ -137,7 +137,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what telegraf-session-mongodb wrote", async () => {
+  it("imports sessions of telegraf-session-mongodb", async () => {
     const client = new MongoClient(serverUrl("mongodb"));
     const collectionName = place();
     try {
@@ -158,7 +158,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what grammY's file storage wrote", async () => {
+  it("imports sessions of grammY's file storage", async () => {
     const path = folder();
     try {
       const storage = new FileAdapter({ dirName: path });
@@ -192,7 +192,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what grammY's Redis storage wrote", async () => {
+  it("imports sessions of grammY's Redis storage", async () => {
     const client = createClient({ url: serverUrl("redis"), database: 2 });
     await client.connect();
     const instance = {
@@ -221,7 +221,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what grammY's MongoDB storage wrote", async () => {
+  it("imports sessions of grammY's MongoDB storage", async () => {
     const client = new MongoClient(serverUrl("mongodb"));
     const collection = client.db().collection(place());
     try {
@@ -241,7 +241,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("takes what grammY's PostgreSQL storage wrote", async () => {
+  it("imports sessions of grammY's PostgreSQL storage", async () => {
     const client = new pg.Client(serverUrl("postgres"));
     await client.connect();
     const tableName = place().replace("-", "_");
@@ -266,7 +266,7 @@ describe("import", { timeout: 600_000 }, () => {
     }
   });
 
-  it("reports a table that is missing, and a database of the wrong kind", async () => {
+  it("reports a missing table, and a database of the wrong kind", async () => {
     await using to = sqlite!.place();
     const run = (...args: string[]) => cli("import", "--format", ...args, to.url);
     const table = await run("grammy-psql", `${serverUrl("postgres")}?table=${place()}`);

@@ -48,7 +48,7 @@ describe("ttl", () => {
     assert.deepEqual(renewals, ["renew a b c"]);
   });
 
-  it("that is renewed while the session is being written changes only the expiry", async () => {
+  it("of a session that is renewed during a write changes only the expiry", async () => {
     const script = new Script();
     await using store = script.store({ ttl: 10 });
     await store.ready();
@@ -66,7 +66,7 @@ describe("ttl", () => {
     assert.ok(script.sessions.get("k")?.expires! >= script.clock.date() + 10);
   });
 
-  it("is given to and taken from unchanged sessions that were stored otherwise", async () => {
+  it("is added to or removed from unchanged sessions stored with another ttl", async () => {
     const script = new Script();
     await using store = script.store({ ttl });
     await using forever = script.store();
@@ -94,16 +94,20 @@ describe("ttl", () => {
 
   it("prunes with an unreferenced timer, reports errors, and stops at close()", async () => {
     const script = new Script();
-    const told: unknown[] = [];
-    const store = script.store({ ttl, pruneInterval: 10, onError: (error) => told.push(error) });
+    const reported: unknown[] = [];
+    const store = script.store({
+      ttl,
+      pruneInterval: 10,
+      onError: (error) => reported.push(error),
+    });
     script.before = (call) => {
       if (call === "prune") throw new Error("no");
     };
     await store.get("k");
-    await script.clock.advance(100); // the timer of the queue's deadlines has gone
+    await script.clock.advance(100); // the timer of the queue's deadlines has ended
     assert.equal(script.clock.referenced, 0);
-    assert.ok(told.length >= 6 && told.length <= 20, `${told.length} times in 100 ms`);
-    assert.match(String(told[0]), /Cannot prune the store: no/);
+    assert.ok(reported.length >= 6 && reported.length <= 20, `${reported.length} times in 100 ms`);
+    assert.match(String(reported[0]), /Cannot prune the store: no/);
     await store.close();
     const { length } = script.calls;
     await script.clock.advance(1_000);

@@ -1,4 +1,4 @@
-/** What sessions lose when they are stored, and that `onError` is told. */
+/** Reports about values that sessions lose when they are stored. */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -21,7 +21,7 @@ class Cart {
   items = 1;
 }
 
-/** What is reported of sessions in a format, without what is the same in all messages. */
+/** The messages about sessions in a format, without the text that all of them share. */
 function reports(codec: typeof json | typeof document, ...sessions: unknown[]): string[] {
   const found: string[] = [];
   const losses = new Losses(codec.storedAs!, (error) => found.push((error as Error).message));
@@ -81,12 +81,12 @@ describe("losses", () => {
     }
   });
 
-  it("each kind is told with its path, and how it comes back", () => {
+  it("each kind of value is reported with its path and its stored form", () => {
     for (const [what, value, ...fates] of values) {
       for (const [i, codec] of [json, document].entries()) {
         const storedAs = fates[i];
-        const told = storedAs === undefined ? [] : [`"a.b": ${storedAs} because it is ${what}`];
-        assert.deepEqual(reports(codec, { a: { b: value } }), told, `${what} ${i}`);
+        const reported = storedAs === undefined ? [] : [`"a.b": ${storedAs} because it is ${what}`];
+        assert.deepEqual(reports(codec, { a: { b: value } }), reported, `${what} ${i}`);
       }
     }
     assert.deepEqual(reports(document, { a: 1n }), [
@@ -99,7 +99,7 @@ describe("losses", () => {
     ]);
   });
 
-  it("what is said is what happens", () => {
+  it("each report matches the stored value", () => {
     for (const [what, value, ...fates] of values) {
       for (const [i, codec] of [json, document].entries()) {
         if (what === "a whole ctx") continue;
@@ -119,11 +119,11 @@ describe("losses", () => {
     }
   });
 
-  it("each kind and path is told once", () => {
+  it("each kind and path is reported once", () => {
     const session = { a: new Map(), b: [new Set(), new Set(), new Map()], c: {} };
     const again = { ...session, c: new Map() };
-    const told = reports(json, session, session, session, again);
-    assert.deepEqual(told.map((it) => it.replace(/:.*a /, " ")), [
+    const reported = reports(json, session, session, session, again);
+    assert.deepEqual(reported.map((it) => it.replace(/:.*a /, " ")), [
       '"a" Map',
       '"b[]" Set',
       '"b[]" Map',
@@ -131,7 +131,7 @@ describe("losses", () => {
     ]);
   });
 
-  it("names of users are not told, and there is an end to it", () => {
+  it("users' names are not reported, and the number of reports is limited", () => {
     const byUser = { users: { "1234": new Map(), "Zoë": new Map(), "5678": new Map() } };
     assert.deepEqual(reports(json, byUser), [
       '"users.*": an empty object because it is a Map',
@@ -140,7 +140,7 @@ describe("losses", () => {
     assert.equal(reports(json, many, many).length, 20);
   });
 
-  it("looks at the sessions that are the 1st, 2nd, 4th … and 1024th", () => {
+  it("inspects the 1st, 2nd, 4th … and every 1024th session", () => {
     let looks = 0;
     const session = {
       get a() {
@@ -153,7 +153,7 @@ describe("losses", () => {
     assert.equal(looks, 13 + 1); // 1 … 4096, and 3072
   });
 
-  it("no session is too deep or circular for it", () => {
+  it("inspects deep and circular sessions", () => {
     const circular: Record<string, unknown> = { map: new Map() };
     circular.self = [circular];
     assert.equal(reports(json, circular).length, 1);
@@ -162,7 +162,7 @@ describe("losses", () => {
     assert.deepEqual(reports(json, deep), []);
   });
 
-  it("a bigint that JSON refuses is told with its path", () => {
+  it("a bigint that JSON rejects is reported with its path", () => {
     const message = 'the session\'s value at "a[].b" is a bigint, which JSON does not have';
     assert.throws(() => json.encode({ a: [{ b: 1n }] }), { name: "TypeError", message });
     const circular: Record<string, unknown> = {};
@@ -170,7 +170,7 @@ describe("losses", () => {
     assert.throws(() => json.encode(circular), /circular|cyclic/i);
   });
 
-  it("every store tells onError, and stores the session all the same", async () => {
+  it("every store reports to onError, and still stores the session", async () => {
     const name = place();
     const stores: Record<string, (onError?: (error: unknown) => void) => Store<unknown>> = {
       Memory: (onError) => Memory({ onError }),
@@ -181,12 +181,12 @@ describe("losses", () => {
       MySQL: (onError) => MySQL({ url: serverUrl("mysql"), table: name, onError }),
     };
     for (const [kind, make] of Object.entries(stores)) {
-      const told: unknown[] = [];
-      await using store = make((error) => told.push(error));
+      const reported: unknown[] = [];
+      await using store = make((error) => reported.push(error));
       await store.set("k", { a: new Set([1]), b: 1 });
       assert.deepEqual(await store.get("k"), { a: {}, b: 1 });
       await store.clear();
-      assert.deepEqual(told.map(String), [
+      assert.deepEqual(reported.map(String), [
         `Error: the session's value at "a" is stored as an empty object because it is a Set`,
       ], kind);
       await using silent = make();

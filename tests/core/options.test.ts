@@ -1,4 +1,4 @@
-/** What options all factories take, refuse and suggest. No server is needed. */
+/** Options that the factories accept, reject and suggest. No server is needed. */
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -33,7 +33,7 @@ const factories: Record<string, Factory> = {
   KyselyStore,
 };
 
-/** Options with which each factory makes a store. */
+/** The options that each factory needs to make a store. */
 const least: Record<string, object> = {
   Mongo: { url: "mongodb://localhost" },
   SQLite: { filename: ":memory:" },
@@ -46,7 +46,7 @@ function refuses(name: string, options: unknown, message: string): void {
 }
 
 describe("options", () => {
-  it("a client, pool or database in place of options is named with its option", async () => {
+  it("for a client, pool or database, the error names the option to use", async () => {
     const sqlite = new BetterSqlite3(":memory:");
     const dialect = new SqliteDialect({ database: sqlite });
     const promises = createPromisePool({});
@@ -77,7 +77,7 @@ describe("options", () => {
     sqlite.close();
   });
 
-  it("a promise is to be awaited first", () => {
+  it("for a promise, the error says to await it first", () => {
     const options: Record<string, string> = {
       Redis: "client",
       Mongo: "client",
@@ -97,7 +97,7 @@ describe("options", () => {
     }
   });
 
-  it("plain objects of any realm are options", async () => {
+  it("plain objects of any realm are accepted as options", async () => {
     for (const [name, factory] of Object.entries(factories)) {
       const other = Object.assign(runInNewContext("({ config: {} })"), least[name]);
       if (name === "Memory" || name === "KyselyStore") delete other.config;
@@ -107,7 +107,7 @@ describe("options", () => {
     }
   });
 
-  it("what is no object is named without its content", () => {
+  it("for a value that is not an object, the error names the type and not the content", () => {
     const plain = "options must be a plain object, but this is";
     for (const name of Object.keys(factories)) {
       const option = { SQLite: "filename" }[name] ?? "url";
@@ -124,7 +124,7 @@ describe("options", () => {
     }
   });
 
-  it("a secret of the wrong type is named without its content", () => {
+  it("for a secret of the wrong type, the error names the type and not the content", () => {
     const cases: [unknown, string][] = [
       [12345, "a number"],
       [12345n, "a bigint"],
@@ -142,7 +142,7 @@ describe("options", () => {
     }
   });
 
-  it("without options a factory works if it needs none, and names what is missing else", async () => {
+  it("a factory without options works, or its error names the missing option", async () => {
     for (const [name, factory] of Object.entries(factories)) {
       if (name in least) {
         assert.throws(() => factory(), /option "\w+" or "\w+" is (needed|missing)/);
@@ -150,7 +150,7 @@ describe("options", () => {
     }
   });
 
-  it("an unknown option is suggested the nearest one", () => {
+  it("for an unknown option, the error suggests the nearest one", () => {
     const meant: [name: string, given: string, option: string][] = [
       ["Redis", "uri", "url"],
       ["Redis", "connectionString", "url"],
@@ -184,7 +184,7 @@ describe("options", () => {
     }
   });
 
-  it("an option of the driver belongs into config", () => {
+  it("for an option of the driver, the error says to put it into config", () => {
     const drivers: [name: string, given: string][] = [
       ["Redis", "socket"],
       ["Redis", "host"],
@@ -206,7 +206,7 @@ describe("options", () => {
     }
   });
 
-  it("a factory that is not called says so when it is used", () => {
+  it("a factory that was not called throws an error when it is used", () => {
     for (const [name, factory] of Object.entries(factories)) {
       const message = `${name} must be called: write session({ store: ${name}({ … }) })`;
       // deno-lint-ignore no-explicit-any
@@ -217,7 +217,7 @@ describe("options", () => {
     }
   });
 
-  it("a port may be text of digits", async () => {
+  it("a port may be a string of digits", async () => {
     for (const name of ["Postgres", "MySQL"]) {
       for (const port of [5432, "5432", "1", "65535"]) await factories[name]!({ port }).close();
       const options: unknown[] = ["", "0", "65536", "5432 ", "0x10", "1e3", "54.32", -1, 1.5];
@@ -232,9 +232,9 @@ describe("options", () => {
     }
   });
 
-  it("a driver that is not installed is to be installed", () => {
+  it("for a missing driver, the error says how to install it", () => {
     const advice = "or pass a client of ioredis as { client }";
-    const told = "Cannot find package 'redis': npm install redis, " + advice;
+    const expected = "Cannot find package 'redis': npm install redis, " + advice;
     const messages = [
       "Cannot find package 'redis' imported from /bot/redis.js", // Node.js, Bun
       "Cannot find module 'redis'\nRequire stack:\n- /bot/redis.js", // Node.js, webpack
@@ -246,7 +246,7 @@ describe("options", () => {
     for (const message of messages) {
       const cause = new Error(message);
       const error = missing(cause, "redis", advice) as Error & { code: string };
-      assert.equal(error.message, told);
+      assert.equal(error.message, expected);
       assert.equal(error.code, "ERR_MODULE_NOT_FOUND");
       assert.equal(error.cause, cause);
     }

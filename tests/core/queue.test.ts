@@ -11,7 +11,7 @@ import { settle } from "../support/clock.ts";
 import { gate, Script, Transient } from "../support/scripted.ts";
 
 describe("batches", () => {
-  it("one tick's reads are one call, its writes another, its deletes a third", async () => {
+  it("the reads of one tick are one call, the writes another, the deletes a third", async () => {
     const script = new Script();
     await using store = script.store();
     await Promise.all([
@@ -25,7 +25,7 @@ describe("batches", () => {
     assert.deepEqual(script.calls, ["open", "read a b", "write c d", "remove e f"]);
   });
 
-  const skip = "bun" in process.versions && "Bun runs process.nextTick amid microtasks";
+  const skip = "bun" in process.versions && "Bun runs process.nextTick between microtasks";
   it("calls that come after a few more microtasks join the batch", { skip }, async () => {
     const script = new Script();
     await using store = script.store();
@@ -36,7 +36,7 @@ describe("batches", () => {
     assert.deepEqual(script.calls, ["open", "read k0 k1 k5 k20"]);
   });
 
-  it("reads of an embedded database are done at the call", async () => {
+  it("reads of an embedded database run during the call", async () => {
     const memory = memoryBackend();
     const calls: string[][] = [];
     const failures = [new Transient("busy")];
@@ -55,7 +55,7 @@ describe("batches", () => {
     await store.set("a", 1);
     const first = store.get("a");
     assert.deepEqual(calls, [["a"]]);
-    // While the first read is retried, others gather as they do in other databases.
+    // While the first read is retried, other reads form a batch as in other databases.
     const others = Promise.all([store.get("a"), store.get("b"), store.get("c")]);
     assert.equal(await first, 1);
     assert.deepEqual(await others, [1, undefined, undefined]);
@@ -66,7 +66,7 @@ describe("batches", () => {
     assert.equal(calls.length, 3);
   });
 
-  it("one batch is in progress while the next fills", async () => {
+  it("the next batch fills while one is in progress", async () => {
     const script = new Script();
     await using store = script.store();
     await store.ready();
@@ -88,7 +88,7 @@ describe("batches", () => {
     assert.ok(script.calls.length < 8, script.calls.join());
   });
 
-  it("are limited in keys and bytes, and a large value travels alone", async () => {
+  it("are limited in keys and bytes, and a large value is sent alone", async () => {
     const script = new Script({ keys: 3, bytes: 100 });
     await using store = script.store();
     await store.ready();
@@ -111,7 +111,7 @@ describe("batches", () => {
     ]);
   });
 
-  it("are small until the database has told its limits", async () => {
+  it("are small until the limits of the database are known", async () => {
     const script = new Script();
     await using store = script.store();
     const keys = Array.from({ length: 100 }, (_, i) => `k${i}`);
@@ -120,7 +120,7 @@ describe("batches", () => {
     assert.deepEqual(sizes, [0, 32, 68]);
   });
 
-  it("that fail are retried one by one, and only the bad entry fails", async () => {
+  it("that fail are retried one by one, and only the invalid entry fails", async () => {
     const script = new Script();
     await using store = script.store();
     script.before = (call) => {
@@ -199,7 +199,7 @@ describe("the order of one key", () => {
     assert.equal(script.sessions.get("k")?.value, "2");
   });
 
-  it("is kept by two stores on one handle, and not with another scope", async () => {
+  it("is shared by two stores on one handle and scope, and not with another scope", async () => {
     const script = new Script();
     await using one = script.store();
     await using two = script.store();

@@ -1,4 +1,4 @@
-/** Values and errors of another realm, as a bot has them under jest or from `node:vm`. */
+/** Values and errors of another realm, which a bot gets under jest or from `node:vm`. */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -48,7 +48,7 @@ it("MongoDB keeps dates, expressions, maps and bytes of another realm", async ()
   }
 });
 
-it("SQLite keeps what JSON has of a session of another realm", async () => {
+it("SQLite stores a session of another realm as JSON", async () => {
   await using store = SQLite({ filename: ":memory:" });
   await store.set("k", session());
   const { date, list, text } = await store.get("k");
@@ -61,7 +61,7 @@ it("SQLite keeps what JSON has of a session of another realm", async () => {
 
 const drivers = { Redis: redis, MongoDB: mongodb, PostgreSQL: pg, MySQL: mysql, Kysely: kysely };
 for (const [name, { transient }] of Object.entries(drivers)) {
-  it(`${name} tries again after a lost connection of another realm`, () => {
+  it(`${name} retries after a connection error of another realm`, () => {
     const error = make(`Object.assign(new Error("connect"), { code: "ECONNREFUSED" })`);
     assert.equal(error instanceof Error, false);
     assert.equal(transient(error), true);
@@ -70,13 +70,13 @@ for (const [name, { transient }] of Object.entries(drivers)) {
   });
 }
 
-it("SQLite tries again after a lock of another realm", () => {
+it("SQLite retries after a lock error of another realm", () => {
   const error = make(`Object.assign(new Error("database is locked"), { code: "SQLITE_BUSY" })`);
   assert.equal(sqlite.transient(error), true);
   assert.equal(sqlite.transient(undefined), false);
 });
 
-it("errors of another realm have their own words", () => {
+it("messages of errors of another realm are kept", () => {
   assert.equal(
     reason(make(`new Error("refused by redis://user:s3cret@host")`)),
     "refused by redis://***@host",

@@ -8,7 +8,7 @@ import { settle } from "../support/clock.ts";
 import { gate, never, Script, Transient } from "../support/scripted.ts";
 
 describe("opening", () => {
-  it("happens with the first operation, once for all", async () => {
+  it("happens once, with the first operation", async () => {
     const script = new Script();
     await using store = script.store();
     await script.clock.advance(5_000);
@@ -17,7 +17,7 @@ describe("opening", () => {
     assert.equal(script.calls.filter((call) => call === "open").length, 1);
   });
 
-  it("happens again when a second store on the same data has a ttl", async () => {
+  it("happens again if a second store on the same data has a ttl", async () => {
     const script = new Script();
     await using first = script.store();
     await first.set("a", 1);
@@ -44,7 +44,7 @@ describe("opening", () => {
     assert.deepEqual(script.calls.slice(0, 2), ["open", "open expiring"]);
   });
 
-  it("is refused with options that contradict those of another store on the same data", async () => {
+  it("is rejected if options contradict those of another store on the same data", async () => {
     const script = new Script();
     const shared = { shared: { prepare: true } };
     const other = { shared: { prepare: false } };
@@ -61,10 +61,10 @@ describe("opening", () => {
     assert.equal(await second.get("a"), 1);
   });
 
-  it("is tried again by the next operation after a permanent error", async () => {
+  it("is retried by the next operation after a permanent error", async () => {
     const script = new Script();
-    const told: unknown[] = [];
-    await using store = script.store({ onInitError: (error) => told.push(error) });
+    const reported: unknown[] = [];
+    await using store = script.store({ onInitError: (error) => reported.push(error) });
     const denied = new Error("password authentication failed");
     script.failures = [denied];
     const results = await Promise.allSettled(["a", "b", "c"].map((key) => store.set(key, 1)));
@@ -74,7 +74,7 @@ describe("opening", () => {
       assert.equal(result.reason.cause, denied);
     }
     assert.deepEqual(script.calls, ["open"]); // not once per entry
-    assert.equal(told.length, 1);
+    assert.equal(reported.length, 1);
     await store.set("a", 1);
     script.failures = [];
     assert.equal(await store.get("a"), 1);
@@ -101,13 +101,13 @@ describe("opening", () => {
 
   it("ready() ends by its deadline", async () => {
     const script = new Script();
-    const told: unknown[] = [];
-    await using store = script.store({ timeout: 50, onInitError: (error) => told.push(error) });
+    const reported: unknown[] = [];
+    await using store = script.store({ timeout: 50, onInitError: (error) => reported.push(error) });
     script.before = (call) => call === "open" ? never() : undefined;
     const rejected = assert.rejects(store.ready(), { name: "TimeoutError", operation: "open" });
     await script.clock.run(rejected);
     assert.equal(script.clock.now(), 50);
-    assert.equal(told.length, 1);
+    assert.equal(reported.length, 1);
     await script.clock.advance(1_000);
     assert.equal(script.signals[0]?.aborted, true);
     script.before = () => {};
@@ -131,7 +131,7 @@ describe("retries and deadlines", () => {
     assert.equal(script.calls.length, 5);
   });
 
-  it("the pause before a retry is doubled from 10 to 500 ms, give or take a half", async () => {
+  it("the pause before a retry doubles from 10 to 500 ms, with a jitter of 50 %", async () => {
     const script = new Script();
     await using store = script.store({ timeout: 60_000 });
     await store.ready();
@@ -161,7 +161,7 @@ describe("retries and deadlines", () => {
   });
 
   for (const [what, jump] of [["forward", 3_600_000], ["back", -3_600_000]] as const) {
-    it(`deadlines do not move when the date is set ${what}`, async (t) => {
+    it(`deadlines do not change when the date is set ${what}`, async (t) => {
       const script = new Script();
       const { clock } = script;
       await using store = script.store({ timeout: 300 });
@@ -179,7 +179,7 @@ describe("retries and deadlines", () => {
       await clock.run(hanging);
       assert.equal(clock.now(), 300);
       script.before = () => {};
-      // The clock of the machine does not follow the date either.
+      // The machine's clock for durations does not follow the date either.
       const before = systemClock.now();
       const now = Date.now;
       t.mock.method(Date, "now", () => now() + jump);
@@ -188,7 +188,7 @@ describe("retries and deadlines", () => {
     });
   }
 
-  it("the last error before a deadline is not the one of an aborted call", async () => {
+  it("a TimeoutError does not report the error of an aborted call as the last error", async () => {
     const script = new Script();
     await using store = script.store({ timeout: 50 });
     await store.ready();
@@ -238,7 +238,7 @@ describe("retries and deadlines", () => {
     assert.equal(await store.get("a"), undefined);
   });
 
-  it("a write that has been rejected does not begin later", async () => {
+  it("a rejected write does not begin later", async () => {
     const script = new Script();
     await using patient = script.store();
     await using hasty = script.store({ timeout: 30 });
@@ -270,7 +270,7 @@ describe("retries and deadlines", () => {
     assert.equal(script.sessions.get("k")?.value, "1");
   });
 
-  it("a write begins when a read before it has timed out before its turn", async () => {
+  it("a write begins after an earlier read of its key timed out in the queue", async () => {
     const script = new Script();
     await using store = script.store({ timeout: 1000 });
     await using hasty = script.store({ timeout: 30 });

@@ -1,4 +1,4 @@
-/** Listing, unchanged sessions, the promise of get() and errors, against a scripted backend. */
+/** Listing, unchanged sessions, the promise from get() and errors, against a scripted backend. */
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -11,7 +11,7 @@ import { imports } from "../support/programs.ts";
 import { gate, Script } from "../support/scripted.ts";
 
 describe("listing", () => {
-  it("keys() and entries() hold one page at a time, whatever there is", async () => {
+  it("keys() and entries() hold only one page at a time, however many there are", async () => {
     const script = new Script();
     for (let i = 0; i < 1000; i++) {
       const key = `chat:${i}`;
@@ -34,7 +34,7 @@ describe("listing", () => {
     assert.equal(pages(), 1);
   });
 
-  it("size() lets other work run, although the database is synchronous", async () => {
+  it("size() lets other work run although the database is synchronous", async () => {
     const memory = memoryBackend(
       new Map(Array.from({ length: 1000 }, (_, i) => [`${i}`, { key: `${i}`, value: "{}" }])),
     );
@@ -81,7 +81,7 @@ describe("an unchanged session", () => {
     assert.equal(to.sessions.get("k")?.value, '{"a":1}');
   });
 
-  it("is known, though nothing of that shows", async () => {
+  it("is recognized by identity, without a visible mark", async () => {
     const script = new Script();
     await using store = script.store();
     await store.set("k", { a: 1 });
@@ -102,7 +102,7 @@ describe("an unchanged session", () => {
     assert.equal(script.sessions.get("k")?.value, '{"a":1}');
   });
 
-  it("is written when its key was written or deleted since get()", async () => {
+  it("is written if its key was written or deleted since get()", async () => {
     const script = new Script();
     await using store = script.store();
     await store.set("k", { a: 1 });
@@ -112,7 +112,7 @@ describe("an unchanged session", () => {
     assert.equal(script.sessions.get("k")?.value, '{"a":1}');
   });
 
-  it("ends with the pending write that get() answered from", async () => {
+  it("has the result of the pending write that get() returned it from", async () => {
     const script = new Script();
     await using store = script.store();
     await store.ready();
@@ -121,7 +121,7 @@ describe("an unchanged session", () => {
     script.failures = [new Error("no")];
     const write = assert.rejects(store.set("k", { a: 1 }));
     const session = await store.get("k");
-    const again = assert.rejects(store.set("k", session)); // not before its data is durable
+    const again = assert.rejects(store.set("k", session)); // waits until its data is durable
     open();
     await Promise.all([write, again]);
     await store.set("k", session); // the failed write does not count as stored
@@ -144,7 +144,7 @@ describe("get()", () => {
     assert.equal(script.calls.length, before + 1);
   });
 
-  it("returns a plain promise as long as it did not fail", async () => {
+  it("returns a plain promise if it does not fail", async () => {
     const script = new Script();
     await using store = script.store();
     const promise = store.get("k");
@@ -164,19 +164,19 @@ describe("get()", () => {
 });
 
 describe("errors", () => {
-  it("onError gets what is reported, and its own errors are ignored", async () => {
+  it("onError receives reports, and its own errors are ignored", async () => {
     const script = new Script();
-    const told: unknown[] = [];
+    const reported: unknown[] = [];
     await using store = script.store({
       onError(error) {
-        told.push(error);
+        reported.push(error);
         throw new Error("from the callback");
       },
     });
     await store.ready();
     script.report?.("connection lost");
     await settle();
-    assert.deepEqual(told, ["connection lost"]);
+    assert.deepEqual(reported, ["connection lost"]);
   });
 
   it("show no credentials", () => {

@@ -1,4 +1,4 @@
-/** The demo bot, in a process of its own that gets its lines from a pipe. */
+/** The demo bot, in a separate process that reads its lines from a pipe. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -52,7 +52,7 @@ async function answers(...lines: string[]): Promise<string[]> {
   return stdout.slice(start.length).split("\n").slice(0, -1);
 }
 
-/** The address of a port where nobody listens. */
+/** The address of a port where no process listens. */
 async function closedPort(): Promise<string> {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -62,12 +62,12 @@ async function closedPort(): Promise<string> {
   return `127.0.0.1:${port}`;
 }
 
-test("demo /count goes on in the next run", async () => {
+test("demo /count continues in the next run", async () => {
   assert.deepEqual(await answers("/count", "/count"), ["1", "2"]);
   assert.deepEqual(await answers("/count"), ["3"]);
 });
 
-test("demo /profile asks until it has a name and an age", async () => {
+test("demo /profile repeats its questions until it has a name and an age", async () => {
   assert.deepEqual(await answers("/profile", "/what", "Ann", "old", "0", "151", "31", "/me"), [
     "What is your name?",
     "What is your name?",
@@ -78,7 +78,7 @@ test("demo /profile asks until it has a name and an age", async () => {
   ]);
 });
 
-test("demo /profile goes on in the next run", async () => {
+test("demo /profile continues in the next run", async () => {
   assert.deepEqual(await answers("/profile", "Ann"), [
     "What is your name?",
     "How old are you, Ann?",
@@ -86,7 +86,7 @@ test("demo /profile goes on in the next run", async () => {
   assert.deepEqual(await answers("31", "/me"), ["Thank you, Ann. See /me.", "Ann, 31, count 0"]);
 });
 
-test("demo answers commands in the middle of /profile", async () => {
+test("demo answers other commands during /profile", async () => {
   assert.deepEqual(await answers("/profile", "/count", "Ann", "/count", "31"), [
     "What is your name?",
     "1",
@@ -96,7 +96,7 @@ test("demo answers commands in the middle of /profile", async () => {
   ]);
 });
 
-test("demo /forget deletes what is stored", async () => {
+test("demo /forget deletes the stored session", async () => {
   const lines = ["/count", "/profile", "Ann", "31", "/forget", "/me"];
   assert.deepEqual((await answers(...lines)).slice(-2), ["Forgotten.", "no profile, count 0"]);
   assert.deepEqual(await answers("/me", "/count"), ["no profile, count 0", "1"]);
@@ -120,7 +120,7 @@ test("demo ends with exit code 0 on SIGTERM", async () => {
   let output = "";
   for await (const chunk of child.stdout) {
     output += chunk;
-    // Not `child.kill()`, after which Deno reports the signal whatever the exit code was.
+    // After `child.kill()` Deno would report the signal instead of the exit code.
     if (output === `${start}1\n`) process.kill(child.pid!, "SIGTERM");
   }
   child.stdin.destroy();
@@ -150,13 +150,13 @@ for (const server of ["redis", "mongodb", "postgres", "mysql"] as const) {
   });
 }
 
-test("demo --help says how it is used", async () => {
+test("demo --help prints the usage", async () => {
   const { stdout, stderr, code } = await run([], "--help");
   assert.match(stdout, /^Usage: deno task demo/);
   assert.deepEqual({ stderr, code }, { stderr: "", code: 0 });
 });
 
-test("demo ends with exit code 2 on arguments that it does not know", async () => {
+test("demo ends with exit code 2 on unknown arguments", async () => {
   for (
     const [argument, complaint] of [
       ["--stor=x", /^Unknown option '--stor'/],
@@ -173,7 +173,7 @@ test("demo ends with exit code 2 on arguments that it does not know", async () =
   }
 });
 
-test("demo ends with exit code 1 and one line when the store cannot be opened", async () => {
+test("demo ends with exit code 1 and one line if the store cannot be opened", async () => {
   const address = `user:secret@${await closedPort()}`;
   const stores = [
     `redis://${address}`,

@@ -1,4 +1,4 @@
-/** The bots in `examples/`, each against a stand-in for Telegram and its real database. */
+/** The bots in `examples/`, each with a simulated Telegram server and a real database. */
 
 import { PGlite } from "@electric-sql/pglite";
 import { PGliteDialect } from "kysely";
@@ -18,7 +18,7 @@ import { serverUrl } from "../support/servers.ts";
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-examples-"));
 after(() => rmSync(folder, { recursive: true }));
 
-/** Where each bot keeps its sessions, and how they are opened to delete what it stored. */
+/** The factory and the place of each bot's sessions, to delete them after the test. */
 const examples = {
   redis: ["Redis", { REDIS_URL: serverUrl("redis") }],
   mongodb: ["Mongo", { MONGODB_URL: serverUrl("mongodb") }],
@@ -31,10 +31,10 @@ const examples = {
 const token = "1:token";
 const user = 1 + Math.floor(Math.random() * 2 ** 40);
 
-/** Sends the bot a /count in a process of its own, stops it, and returns its answer. */
+/** Starts the bot in a separate process, sends /count, stops it, and returns its answer. */
 async function count(example: string, env: Record<string, string>): Promise<string> {
   const server = new TelegramServer({ host: "127.0.0.1" });
-  server.config.port = 0; // any free one
+  server.config.port = 0; // any free port
   await server.start();
   const { port } = server["server"].address();
   const child = spawn(
@@ -61,12 +61,12 @@ async function count(example: string, env: Record<string, string>): Promise<stri
   return answer!;
 }
 
-// Others find the name of this package only where it is installed.
-const skip = process.versions.deno === undefined && "Deno knows this package by its name";
+// Other runtimes find the package by its name only if it is installed.
+const skip = process.versions.deno === undefined && "only Deno finds this package by its name";
 
 describe("examples", { skip }, () => {
   for (const [example, [factory, env]] of Object.entries(examples)) {
-    it(`examples/${example}.ts counts on after a restart`, async () => {
+    it(`examples/${example}.ts continues to count after a restart`, async () => {
       assert.match(await count(example, env), /^You have counted to 1\b/);
       assert.match(await count(example, env), /^You have counted to 2\b/);
       const [where] = Object.values(env);

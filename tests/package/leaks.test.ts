@@ -14,12 +14,12 @@ const urls = {
 
 describe("leaks", () => {
   for (const [name, client] of Object.entries(clients)) {
-    it(`${name} keeps nothing of 50 closed stores on one client`, async () => {
+    it(`${name} 50 closed stores on one client leave nothing behind`, async () => {
       await using shared = await client(urls);
       await leaveNothing(shared);
     });
 
-    it(`${name} keeps nothing of thousands of operations`, async () => {
+    it(`${name} thousands of operations leave nothing behind`, async () => {
       await using shared = await client(urls);
       const heap = await operate(shared, name === "MongoDB" ? 4_000 : 20_000); // FerretDB is slow
       const grown = growth(heap);
@@ -28,9 +28,9 @@ describe("leaks", () => {
   }
 });
 
-describe("a store that nobody closes", () => {
+describe("a store that is never closed", () => {
   const where = place();
-  /** The entry and its factory, the options, and whether the driver lets the process end. */
+  /** The entry, the factory, the options, and whether the driver lets the process end. */
   const stores: Record<string, [string, string, object, boolean]> = {
     Redis: ["redis", "Redis", { url: urls.redis, prefix: `${where}:` }, false],
     MongoDB: ["mongodb", "Mongo", { url: urls.mongodb, collection: where }, false],
@@ -38,7 +38,7 @@ describe("a store that nobody closes", () => {
     MySQL: ["mysql", "MySQL", { url: urls.mysql, table: where }, false],
     SQLite: ["sqlite", "SQLite", { filename: ":memory:" }, true],
   };
-  /** Processes that have used one, at once: they take a while. */
+  /** Processes that use such a store. They run at the same time because they are slow. */
   const endings = new Map<string, Promise<Ending>>();
   before(() => {
     for (const [name, [module, factory, options, ends]] of Object.entries(stores)) {

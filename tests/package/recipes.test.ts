@@ -128,7 +128,7 @@ const sections: [section: string, store: string, secure: Secure][] = [
 ];
 
 // Other runtimes find the package by its name only if it is installed.
-const skip = process.versions.deno === undefined && "Deno knows this package by its name";
+const skip = process.versions.deno === undefined && "only Deno finds this package by its name";
 
 describe("recipes", { skip, timeout: 300_000 }, () => {
   for (const [section, store, secure] of sections) {
@@ -141,12 +141,12 @@ describe("recipes", { skip, timeout: 300_000 }, () => {
       await works(unchecked, url);
     });
 
-    it(`${store} by TLS with an authority, and a certificate for a name`, async () => {
+    it(`${store} by TLS with an authority, and a certificate for one name`, async () => {
       const [known, elsewhere] = programs(section);
       await using server = await secure(named);
       await works(elsewhere, server.url, { ca: named.ca });
       await fails(elsewhere, server.url, { ca: cert });
-      await fails(known, server.url, { ca: named.ca }); // of another name
+      await fails(known, server.url, { ca: named.ca }); // issued for another name
     });
   }
 
@@ -173,8 +173,8 @@ describe("recipes", { skip, timeout: 300_000 }, () => {
       flag.replace(/db\.example\.com:\d+/, () => new URL(url).host)
     );
 
-    it(`${title} works with the documented permissions, and not with fewer`, async () => {
-      assert.ok(flags.length > 0, "docs/recipes.md has lost its command");
+    it(`${title} works with the documented permissions, and fails with fewer`, async () => {
+      assert.ok(flags.length > 0, "docs/recipes.md has no command for this program");
       await works(program, url, { flags });
       for (const flag of flags) {
         const fewer = flags.filter((it) => it !== flag);

@@ -1,4 +1,4 @@
-/** The rules that keep the source readable: who imports whom, and how long an entry may get. */
+/** Rules that keep the source readable: allowed imports, and the length of an entry. */
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -26,10 +26,10 @@ const drivers: Record<string, string[]> = {
   "kysely.ts": ["kysely"],
 };
 const entries = ["mod.ts", ...Object.keys(drivers)];
-/** The command line is an entry whose users run it; it loads the others when they are needed. */
+/** The command line is a separate entry. It loads the other entries when they are needed. */
 const cli = "cli.ts";
 
-/** What a file imports and exports from. */
+/** The modules from which a file imports or exports. */
 function imports(path: string): string[] {
   const code = read(path).replace(/\/\*[\s\S]*?\*\//g, "");
   return [...code.matchAll(/\b(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1]!);
@@ -66,7 +66,7 @@ function code(path: string): string {
 }
 
 describe("structure", () => {
-  it("every entry is exported, and nothing else", () => {
+  it("all entries are exported, and no other file", () => {
     const { exports } = JSON.parse(read("deno.json"));
     const all = [...entries, cli].toSorted();
     assert.deepEqual(Object.values(exports).toSorted(), all.map((e) => `./${e}`));
@@ -84,7 +84,7 @@ describe("structure", () => {
     }
   });
 
-  it("kysely.ts loads Kysely only where it must", () => {
+  it("kysely.ts loads Kysely only when it is needed", () => {
     assert.doesNotMatch(code("kysely.ts"), /from "kysely"|import "kysely"/);
     assert.match(code("kysely.ts"), /await import\("kysely"\)/);
   });
@@ -96,7 +96,7 @@ describe("structure", () => {
     }
   });
 
-  it("each folder of src/ imports what its layer may", () => {
+  it("each folder of src/ imports only files that its layer may import", () => {
     const folders = new Set(sources("src").map((path) => path.slice(0, path.lastIndexOf("/"))));
     assert.deepEqual([...folders].toSorted(), Object.keys(allowed).toSorted());
     for (const path of sources("src")) {
@@ -109,7 +109,7 @@ describe("structure", () => {
     }
   });
 
-  it("no file imports itself by way of others", () => {
+  it("no imports form a cycle", () => {
     const done = new Set<string>();
     const visit = (path: string, chain: string[]) => {
       assert.ok(!chain.includes(path), [...chain, path].join(" -> "));
@@ -136,7 +136,7 @@ describe("structure", () => {
     assert.ok(code("src/cli/version.ts").includes(`"${version}"`));
   });
 
-  it("nothing but the command line loads the command line", () => {
+  it("only the command line loads the command line", () => {
     const others = sources("src").filter((path) => !path.startsWith("src/cli/"));
     for (const path of [...entries, ...others]) {
       for (const name of imports(path)) {
@@ -145,7 +145,7 @@ describe("structure", () => {
     }
   });
 
-  it("the queue knows the contract and nothing else", () => {
+  it("the queue imports only the contract", () => {
     const queue = ["queue", "lane", "deadline", "clock"].map((name) => `src/store/${name}.ts`);
     for (const path of queue.slice(0, 2)) {
       for (const name of dependencies(path)) {
@@ -167,7 +167,7 @@ describe("structure", () => {
     assert.deepEqual(listed.toSorted(), sources("src").toSorted());
   });
 
-  it("an entry is read in five minutes", () => {
+  it("an entry is short enough to read in five minutes", () => {
     for (const entry of [...entries, cli]) {
       const lines = code(entry).split("\n").filter((line) => line.trim() !== "").length;
       const most = entry === cli ? 150 : 100;
@@ -192,7 +192,7 @@ describe("structure", () => {
     }
   });
 
-  it("what an export reaches runs on Node 20", () => {
+  it("all exported code runs on Node 20", () => {
     for (const path of [...entries, cli, ...sources("src")]) {
       const newer =
         /Object\.hasOwn|Promise\.withResolvers|Array\.fromAsync|\bglobalThis\b|import\.meta|\bDeno\./;

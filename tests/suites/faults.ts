@@ -1,6 +1,6 @@
 /**
- * What happens when things break: the suite for every store that has a server, which is a server of
- * its own, for it is killed, stopped and cut off; and one for several processes on one database.
+ * Two suites: one for faults of a server and its connections, one for several processes on one
+ * database. The first kills, stops and disconnects the server, so it starts its own.
  */
 
 import assert from "node:assert/strict";
@@ -22,69 +22,69 @@ import { Worker, type WorkerError } from "../support/worker.ts";
 export interface FaultServer {
   readonly url: string;
   readonly pid?: number | undefined;
-  /** Sends a signal to all its processes; absent where they are out of reach. */
+  /** Sends a signal to all its processes. Absent if the tests cannot reach them. */
   readonly signal?: (signal: NodeJS.Signals) => void;
-  /** Kills it at once. */
+  /** Kills it without a shutdown. */
   kill(): Promise<void>;
   /** Starts it again on the same port, with its data; resolves when it answers. */
   start(): Promise<void>;
-  /** Stops it for good. */
+  /** Stops it permanently. */
   stop(): Promise<void>;
 }
 
-/** What several processes need to know to work on one database. */
+/** Tells processes how to open a store on one database. */
 export interface ProcessHarness {
-  /** The backend's name, as test titles begin with it. */
+  /** The backend's name. Each test title begins with it. */
   readonly name: string;
   /** The entry's module and the factory in it. */
   readonly backend: readonly [module: string, factory: string];
-  /** Options of a store with its data in the place: they travel as JSON. */
+  /** Options of a store with its data in the place. They are sent as JSON. */
   options(url: string, place: string): StoreOptions;
   // deno-lint-ignore no-explicit-any
   store(options: StoreOptions): Store<any>;
 }
 
-/** What the suite needs to know of a backend. */
+/** Describes a backend to the suite. */
 export interface FaultHarness extends ProcessHarness {
   start(): Promise<FaultServer>;
-  /** What is stored, seen past the store. */
+  /** Reads the stored value without a store. */
   peek(url: string, place: string, key: string): Promise<unknown>;
-  /** Options with which a bot cannot work. */
+  /** Options that prevent a bot from working. */
   readonly broken: Record<string, Broken>;
-  /** Ends all connections to the server but one of its own, in the server. */
+  /** Makes the server close all connections except the one that asks for it. */
   disconnect?(url: string): Promise<void>;
-  /** Makes the server refuse writes, as one does that is no longer the primary, or not any more. */
+  /** Makes the server refuse writes like a former primary, or accept them again. */
   refuseWrites(url: string, proxy: Proxy, refuse: boolean): Promise<void>;
-  /** A store on a pool of which others use all, and how they stop doing so. */
+  /** A store on a pool whose connections are all in use. `release` makes them available again. */
   exhaust(
     server: FaultServer,
     options: { place: string; timeout: number },
     // deno-lint-ignore no-explicit-any
   ): Promise<{ store: Store<any>; release(): Promise<unknown>; close(): Promise<unknown> }>;
-  /** A way to the server with TLS and a certificate that nobody knows. */
+  /** Access to the server by TLS with an untrusted certificate. */
   secure(server: FaultServer): Promise<Secured | undefined>;
-  /** Whether the server keeps what it has acknowledged when it is killed. */
+  /** Whether acknowledged writes survive when the server is killed. */
   readonly durable: boolean;
 }
 
 /** A server with TLS. */
 export interface Secured extends AsyncDisposable {
-  /** Options of a store on it, with those for TLS handed to the driver. */
+  /** Options of a store on it. The TLS options are passed to the driver. */
   options(place: string, tls: { ca?: string; rejectUnauthorized?: boolean }): object;
 }
 
-/** Options with which a bot cannot work. */
+/** Options that prevent a bot from working. */
 export interface Broken {
   options(url: string): object;
-  /** What the error says. */
+  /** The expected error message. */
   readonly error: RegExp;
-  /** Makes them right, in the server. */
+  /** Changes the server so that the options work. */
   readonly repair?: (url: string) => Promise<unknown>;
-  /** Why it cannot be tried on this server. */
+  /** The reason if this server cannot run the test. */
   readonly skip?: string | false;
 }
 
-/** The server of `scripts/servers.ts`, for tests that break it. */
+/** Starts a separate server with `scripts/servers/`, for tests that break it. */
 export async function ownServer(backend: Backend): Promise<FaultServer> {
   const servers = await startServers({ backends: [backend], own: true });
   const server = servers.servers[backend];
@@ -122,7 +122,7 @@ function running(): Map<number, number> {
   );
 }
 
-/** A process and all that come from it. */
+/** The ids of a process and all its descendants. */
 function family(pid: number): number[] {
   const children = [...running()].filter(([, parent]) => parent === pid);
   return [pid, ...children.flatMap(([child]) => family(child))];
@@ -132,11 +132,11 @@ function end(pid: number): void {
   try {
     process.kill(pid, "SIGKILL");
   } catch {
-    // It has ended by itself.
+    // It has already ended.
   }
 }
 
-/** The URL by way of a proxy, or with other parts. */
+/** Replaces parts of the URL, such as the host by a proxy. */
 export function urlWith(url: string, parts: Partial<URL>): string {
   return Object.assign(new URL(url), parts).href;
 }
@@ -145,7 +145,7 @@ export function urlWith(url: string, parts: Partial<URL>): string {
 // deno-lint-ignore no-explicit-any
 type Open = (url: string) => Store<any>;
 
-/** Cuts the connections to the server of the URL while a store writes: nothing may be lost. */
+/** Cuts the connections to the server while a store writes. No write may be lost. */
 export async function goesOnAfterCuts(url: string, open: Open): Promise<void> {
   await using proxy = await Proxy.to(url);
   await using store = open(urlWith(url, { host: proxy.host }));
@@ -159,7 +159,7 @@ export async function goesOnAfterCuts(url: string, open: Open): Promise<void> {
   }
 }
 
-/** Lets a store open before the server of the URL is there. */
+/** Opens a store before its server accepts connections. */
 export async function opensOnceThere(url: string, open: Open): Promise<void> {
   await using proxy = await Proxy.to(url);
   await proxy.down();
@@ -170,20 +170,20 @@ export async function opensOnceThere(url: string, open: Open): Promise<void> {
   await opening;
 }
 
-/** How much later than its deadline something may end on a busy machine. */
+/** How much later than its deadline an operation may end on a busy machine, in ms. */
 const slack = 5_000;
 
-/** What becomes of operations that cannot succeed: each ends by its deadline, with the right error. */
+/** Asserts that all operations are rejected with a TimeoutError by their deadline. */
 async function allExpire(operations: Promise<unknown>[], timeout: number): Promise<void> {
   const late = wait(timeout + slack, undefined, { ref: false });
   const results = await Promise.race([Promise.allSettled(operations), late]);
-  assert.ok(results, `not at an end after ${timeout + slack} ms`);
+  assert.ok(results, `still pending after ${timeout + slack} ms`);
   for (const result of results) {
     assert.equal(result.status === "rejected" && result.reason.name, "TimeoutError");
   }
 }
 
-/** Does what must succeed, though its deadline may be too near for a busy machine. */
+/** Repeats work that must succeed, because a busy machine may miss its short deadline. */
 export function patiently<T>(work: () => Promise<T>): Promise<T> {
   let result: T;
   return until(async () => {
@@ -192,7 +192,7 @@ export function patiently<T>(work: () => Promise<T>): Promise<T> {
   }).then(() => result);
 }
 
-/** Does it again where a busy machine took longer than a deadline that is near; other errors count. */
+/** Repeats work after a TimeoutError, up to 10 times. Any other error is thrown. */
 async function again<T>(work: () => Promise<T>): Promise<T> {
   for (let tries = 1;; tries++) {
     try {
@@ -203,13 +203,13 @@ async function again<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Tests that run at once, for they mostly wait. */
+/** Runs the tests at the same time, because they mostly wait. */
 function atOnce(suite: string, tests: Record<string, () => Promise<void>>): void {
   describe(suite, () => {
     let runs: Promise<void>[];
     before(() => {
       runs = Object.values(tests).map((test) => test());
-      for (const run of runs) run.catch(() => {}); // its own test tells
+      for (const run of runs) run.catch(() => {}); // its test reports it
     });
     Object.keys(tests).forEach((title, i) => it(title, () => runs[i]));
   });
@@ -230,13 +230,13 @@ export function faults(harness: FaultHarness): void {
       worker = new Worker(harness.backend);
     });
     after(() => worker[Symbol.asyncDispose]());
-    /** Options of a bot that is impatient, so that its updates fail soon. */
+    /** Options of a bot with a short timeout, so that its updates fail soon. */
     const options = (url: string, timeout: number) => ({
       ...harness.options(url, place()),
       timeout,
     });
 
-    /** The errors of bots that cannot work, all at once: some take until their deadline. */
+    /** The errors of the broken bots. All run at the same time, because some fail at the deadline. */
     const failing: Record<string, Promise<WorkerError[]>> = {};
     before(() => {
       for (const [what, { options: wrong, skip }] of Object.entries(harness.broken)) {
@@ -244,12 +244,12 @@ export function faults(harness: FaultHarness): void {
         const opened = worker.open(what, { ...options(server.url, 5_000), ...wrong(server.url) });
         const failed = () => Promise.all([worker.failure(what), worker.failure(what, 2)]);
         failing[what] = opened.then(failed);
-        failing[what].catch(() => {}); // its test tells
+        failing[what].catch(() => {}); // its test reports it
       }
     });
 
     for (const [what, { error, repair, skip }] of Object.entries(harness.broken)) {
-      const title = `a bot outlives ${what}${repair ? " and answers once that is mended" : ""}`;
+      const title = `a bot survives ${what}${repair ? " and answers after it is corrected" : ""}`;
       it(`${name} ${title}${skip ? ` (${skip})` : ""}`, { skip: !!skip }, async () => {
         for (const { name, message } of (await failing[what])!) {
           assert.match(name, /^(Store|Timeout)Error$/);
@@ -260,19 +260,19 @@ export function faults(harness: FaultHarness): void {
       });
     }
 
-    it(`${name} a bot outlives a server that is down at its start, and answers later`, async () => {
+    it(`${name} a bot survives a server that is down at its start, and answers later`, async () => {
       await using proxy = await Proxy.to(server.url);
       await proxy.down();
       const at = urlWith(server.url, { host: proxy.host });
       await worker.open("down", options(at, 2_000));
       assert.equal((await worker.failure("down")).name, "TimeoutError");
       await proxy.up();
-      // More than 1 where what a busy machine gave up was counted all the same.
+      // The count exceeds 1 if an update was stored although a busy machine had timed out.
       await until(async () => Number(await worker.update("down")) >= 1);
       await worker.call("close", "down");
     });
 
-    it(`${name} a bot answers all updates though its connections are cut`, async () => {
+    it(`${name} a bot answers all updates although its connections are cut`, async () => {
       await using proxy = await Proxy.to(server.url);
       const at = urlWith(server.url, { host: proxy.host });
       await worker.open("cut", options(at, 60_000));
@@ -280,7 +280,7 @@ export function faults(harness: FaultHarness): void {
       let round = 0;
       for (const cut of cuts) {
         await worker.update("cut", 100);
-        await cut(); // while it is idle
+        await cut(); // while the bot is idle
         await worker.update("cut", 100);
         for (const delay of [0, 2, 5, 10, 20]) {
           const counts = worker.call("updates", "cut", 30);
@@ -294,14 +294,14 @@ export function faults(harness: FaultHarness): void {
       await worker.call("close", "cut");
     });
 
-    it(`${name} a bot outlives a server that refuses writes, and answers later`, async () => {
+    it(`${name} a bot survives a server that refuses writes, and answers later`, async () => {
       await using proxy = await Proxy.to(server.url);
       const at = urlWith(server.url, { host: proxy.host });
       await worker.open("read-only", options(at, 5_000));
       assert.equal(await worker.update("read-only"), 1);
       await harness.refuseWrites(server.url, proxy, true);
       try {
-        // Connections may take a moment to learn of it.
+        // It may take a moment to reach all connections.
         let failure: WorkerError | undefined;
         await until(async () => {
           failure = await worker.failure("read-only").catch(() => undefined);
@@ -318,7 +318,7 @@ export function faults(harness: FaultHarness): void {
 
     afterEach(() => server.start());
 
-    it(`${name} goes on after its server was killed in mid-load and started again`, async () => {
+    it(`${name} works again after its server is killed under load and restarted`, async () => {
       await worker.open("killed", options(server.url, 60_000));
       assert.equal(await worker.update("killed"), 1);
       const where = place();
@@ -339,7 +339,7 @@ export function faults(harness: FaultHarness): void {
       const load = async (done: () => boolean) => {
         while (!done()) {
           const written = write(writes.length);
-          written.catch(() => {}); // told at the end
+          written.catch(() => {}); // awaited at the end
           writes.push(written);
           await wait(10);
         }
@@ -359,7 +359,7 @@ export function faults(harness: FaultHarness): void {
       await server.start();
       const accepts = Date.now();
       const delay = Math.max(0, await recovery - accepts);
-      console.log(`${name}: first success ${delay} ms after the server was back`);
+      console.log(`${name}: first success ${delay} ms after the server restarted`);
       await load(() => writes.length >= 200);
       await Promise.all(writes);
       assert.ok(delay < 2_000 + slack, `took ${delay} ms`);
@@ -371,8 +371,8 @@ export function faults(harness: FaultHarness): void {
       await worker.call("close", "killed");
     });
 
-    it(`${name} bots print nothing, tell no password, and let their process end`, async () => {
-      await worker.call("reported"); // into the log
+    it(`${name} bots print nothing, reveal no password, and let their process end`, async () => {
+      await worker.call("reported"); // puts the errors into the log
       for (const what of Object.keys(harness.broken)) {
         if (!harness.broken[what]!.skip) await worker.call("close", what);
       }
@@ -384,45 +384,45 @@ export function faults(harness: FaultHarness): void {
   atOnce(`${name} lost messages and deadlines`, {
     ...Object.fromEntries(
       allFaults.map((fault) => [
-        `${name} keeps the right sessions when there is a ${fault}`,
+        `${name} keeps the correct sessions after a fault: ${fault}`,
         () => lose(fault),
       ]),
     ),
-    [`${name} operations end in time where nothing comes back, and later ones work`]: blackHole,
-    [`${name} operations end in time when others use the whole pool`]: exhaust,
-    [`${name} holds what a map would hold, whatever happens to its connections`]: useAtRandom,
+    [`${name} operations time out if no reply arrives, and later ones succeed`]: blackHole,
+    [`${name} operations time out if all connections of the pool are in use`]: exhaust,
+    [`${name} holds the same data as a map, despite random connection faults`]: useAtRandom,
   });
 
-  it(`${name} operations end in time when the server stands still`, async (context) => {
-    if (server.signal === undefined) return context.skip("the server's processes are elsewhere");
+  it(`${name} operations time out while the server is suspended`, async (context) => {
+    if (server.signal === undefined) return context.skip("the server's processes are out of reach");
     const where = place();
     await using store = harness.store({ ...harness.options(server.url, where), timeout: 1_000 });
     await patiently(() => store.set("k", 0));
     server.signal("SIGSTOP");
-    await wait(200); // threads on other processors go on for a moment
+    await wait(200); // threads on other processors may run a moment longer
     try {
       await inTheDark(store);
     } finally {
       server.signal("SIGCONT");
     }
-    // It now does what it was asked for before, for nobody.
+    // The server now executes the earlier requests. No caller waits for them.
     await until(async () => (await harness.peek(server.url, where, "k")) !== undefined);
     await wait(1_000);
     await recovers(store, where, 1);
   });
 
-  /** Lets the fault happen to each operation, and looks whether all is as it should be. */
+  /** Applies the fault to each operation, and checks the results and the stored sessions. */
   async function lose(fault: Fault): Promise<void> {
     await using proxy = await Proxy.to(server.url);
     const where = place();
     const own = harness.options(urlWith(server.url, { host: proxy.host }), where);
-    // Whether it is the beginning of a reply or none at all, no driver can tell from garbage.
+    // A driver may take garbage for the beginning of a reply, and wait for the rest.
     const timeout = fault === "reply garbled" ? 3_000 : 60_000;
     await using store = harness.store({ ...own, timeout });
     const [kept, read, gone, written] = ["kept", "read", "gone", "written"].map((what) =>
       `${what}-${place()}`
     ) as [string, string, string, string];
-    // All statements have been prepared when the fault happens, and the values are there.
+    // All statements are prepared and the values stored before the fault happens.
     await patiently(async () => {
       for (const key of [kept, read, gone, written]) await store.set(key, { key });
       for (const i of [0, 1]) {
@@ -433,14 +433,14 @@ export function faults(harness: FaultHarness): void {
       await store.get("other");
     });
 
-    /** Does the work, to which the fault happens, once. */
+    /** Runs the work once, with the fault; returns whether it succeeded. */
     async function meet(marker: string, work: () => Promise<unknown>): Promise<boolean> {
       const sprung = proxy.trap(fault, marker);
       try {
         await work();
         return true;
       } catch (error) {
-        // Who gets garbage may say so.
+        // Garbage may cause an error.
         if (fault !== "reply garbled") throw error;
         assert.match((error as Error).name, /^(Store|Timeout)Error$/);
         return false;
@@ -475,11 +475,11 @@ export function faults(harness: FaultHarness): void {
       assert.deepEqual(await harness.peek(server.url, where, "batch-1"), { text });
       assert.deepEqual(await harness.peek(server.url, where, "batch-2"), { text });
     }
-    // What waits while the fault happens comes after it.
+    // Writes that wait during the fault take effect after it.
     const last = place();
     const ended = await meet(last, async () => {
       const first = store.set(written, { last });
-      await wait(1); // it is under way
+      await wait(1); // the write is in progress
       await Promise.all([
         first,
         store.set(written, { value: 3 }),
@@ -492,7 +492,7 @@ export function faults(harness: FaultHarness): void {
 
   processes(harness, () => server.url);
 
-  it(`${name} checks the server's certificate, and hands TLS options to the driver`, async (context) => {
+  it(`${name} checks the server's certificate, and passes TLS options to the driver`, async (context) => {
     await using secured = await harness.secure(server);
     if (secured === undefined) return context.skip("the server cannot be given a certificate");
     const where = place();
@@ -507,7 +507,7 @@ export function faults(harness: FaultHarness): void {
     assert.deepEqual(await careless.get("k"), { a: 1 });
   });
 
-  /** Lets stores by way of proxies be used at random. */
+  /** Uses stores behind proxies at random. */
   function useAtRandom(): Promise<void> {
     return model({
       open(where, options, proxy) {
@@ -549,7 +549,7 @@ export function faults(harness: FaultHarness): void {
     }
   }
 
-  /** Operations end by their deadline, and reads answer with what was written last. */
+  /** Operations end by their deadline, and reads return the last written value. */
   async function inTheDark(store: Store<unknown>): Promise<void> {
     const operations = [
       store.get("a"),
@@ -563,7 +563,7 @@ export function faults(harness: FaultHarness): void {
     await allExpire([store.get("k"), store.set("k", -3)].slice(1), 1_000);
   }
 
-  /** The store works again, and what is written then is not overtaken by what was given up. */
+  /** The store works again, and abandoned writes do not overwrite new ones. */
   async function recovers(store: Store<unknown>, where: string, round: number): Promise<void> {
     await patiently(() => store.set("k", "first"));
     for (let i = 0; i < 20; i++) {
@@ -578,10 +578,10 @@ export function faults(harness: FaultHarness): void {
   }
 }
 
-/** Runs the tests with several processes on one database. */
+/** Runs the suite for several processes on one database. */
 export function processes(harness: ProcessHarness, url: () => string): void {
   const { name } = harness;
-  it(`${name} keeps the last writes of 4 processes, whole, and none of them fails`, async () => {
+  it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };
     const workers = [0, 1, 2, 3].map(() => new Worker(harness.backend));
     try {

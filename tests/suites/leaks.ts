@@ -1,4 +1,4 @@
-/** What stores leave behind: in memory, and on clients that live longer than they. */
+/** Checks that closed stores leave nothing in memory or on clients that live longer. */
 
 import assert from "node:assert/strict";
 import type { EventEmitter } from "node:events";
@@ -19,13 +19,13 @@ import { SharedBackend } from "../../src/store/shared.ts";
 import { collect, heapUsed } from "../support/heap.ts";
 import { place, type Server } from "../support/servers.ts";
 
-/** A client, pool or database that is there for many stores. */
+/** A client, pool or database that many stores share. */
 export interface Shared extends AsyncDisposable {
   readonly handle: object;
-  /** A store on it with its data in the place. */
+  /** Makes a store on it with its data in the place. */
   // deno-lint-ignore no-explicit-any
   store(place: string, options?: StoreOptions): Store<any>;
-  /** What its backend calls the place. */
+  /** The scope that its backend gives to the place. */
   scope(place: string): string;
   /** Deletes the data of the place. */
   drop(place: string): Promise<unknown>;
@@ -89,7 +89,7 @@ export const clients: Record<string, (urls: Record<Server, string>) => Promise<S
   },
 };
 
-/** How many listeners a client has; a database has none. */
+/** The number of listeners of a client. A database has none. */
 function listeners(client: object): number {
   const { eventNames, listenerCount } = client as Partial<EventEmitter>;
   if (eventNames === undefined) return 0;
@@ -97,17 +97,17 @@ function listeners(client: object): number {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-/** What the stores of a place have in common: it is known by the client and the scope. */
+/** The shared backend of the stores of a place, found by its handle and scope. */
 function connection(shared: Shared, place: string): SharedBackend<unknown> {
   const backend = { handle: shared.handle, scope: shared.scope(place) };
   return SharedBackend.of(backend as Backend<unknown>)!;
 }
 
-/** 50 stores on one client leave nothing on it, and nothing of them stays in memory. */
+/** Asserts that 50 closed stores leave no listener on their client and no object in memory. */
 export async function leaveNothing(shared: Shared): Promise<void> {
   const places = Array.from({ length: 25 }, place);
 
-  /** Uses two stores on each of the places; what may be collected when they are closed. */
+  /** Uses and closes two stores per place; returns weak references to their shared backends. */
   async function use(places: string[]) {
     const open = (where: string) => shared.store(where, { timeout: 8_000 });
     const stores = [...places, ...places].map(open);
@@ -126,10 +126,10 @@ export async function leaveNothing(shared: Shared): Promise<void> {
   const few = await use(places.slice(0, 1));
   const { refs, count } = await use(places);
   assert.equal(count, few.count);
-  // The timer of an operation holds its store until its time is up.
+  // The timer of an operation references its store until the timer fires.
   const end = Date.now() + 60_000;
   let alive = refs.length;
-  // Some runtimes take a word on the stack for a reference.
+  // Some runtimes mistake a word on the stack for a reference.
   while (alive > 3 && Date.now() < end) {
     await wait(500);
     collect();
@@ -139,7 +139,7 @@ export async function leaveNothing(shared: Shared): Promise<void> {
   for (const where of places) await shared.drop(where);
 }
 
-/** Counts the listeners that signals were given and that were not taken back. */
+/** Counts the listeners that were added to abort signals and not removed. */
 function countAbortListeners(): { count: number } & Disposable {
   const { prototype } = AbortSignal;
   const own = Object.getOwnPropertyDescriptors(prototype);
@@ -166,7 +166,7 @@ function countAbortListeners(): { count: number } & Disposable {
   return counter;
 }
 
-/** What so many operations on ever new keys come to: the heap before, meanwhile and after. */
+/** Runs operations, always on new keys; returns the used heap during the run, in bytes. */
 export async function operate(shared: Shared, operations: number): Promise<number[]> {
   const where = place();
   const heap: number[] = [];

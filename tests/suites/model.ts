@@ -1,6 +1,6 @@
 /**
- * A store against a map: random operations on a few keys while random faults happen. A key whose
- * write failed may hold what it held before or what was written.
+ * Compares a store with a map, during random operations on a few keys and random faults. After a
+ * failed write, a key may hold the value from before or the written one.
  */
 
 import assert from "node:assert/strict";
@@ -10,14 +10,14 @@ import type { Store, StoreOptions } from "../../mod.ts";
 import { type Fault, faults, type Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 
-/** What the test needs to know of a backend. */
+/** Describes a backend to the test. */
 export interface ModelHarness {
-  /** A store with its data in the place; on a server by way of the proxy, if there is one. */
+  /** Makes a store with its data in the place. It connects by the proxy if there is one. */
   // deno-lint-ignore no-explicit-any
   open(place: string, options: StoreOptions, proxy?: Proxy): Store<any>;
-  /** A way to the server; absent where there is none. */
+  /** Makes a proxy to the server. Absent if the backend has no server. */
   proxy?(): Promise<Proxy>;
-  /** Another fault: somebody locks the database, say; resolves when it is over. */
+  /** Causes another fault, such as a lock on the database; resolves when it is over. */
   disturb?(place: string): Promise<unknown>;
 }
 
@@ -46,19 +46,19 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
     weight: 2,
     arbitrary: fc.record({
       do: fc.constant("lose" as const),
-      // A garbled reply takes a deadline; `faults.ts` has it.
+      // A garbled reply needs a short deadline; `faults.ts` tests it.
       fault: fc.constantFrom(...faults.filter((fault) => fault !== "reply garbled")),
       key,
     }),
   },
 );
 
-/** Runs the steps; without waiting, until one says so. */
+/** Runs the steps. Operations are only awaited at steps that need it. */
 async function play(harness: ModelHarness, steps: Step[], place: string): Promise<void> {
   const proxy = await harness.proxy?.();
   const options = { timeout: 60_000 };
   let store = harness.open(place, options, proxy);
-  /** What each key may hold: the last that was written, and more after an error. */
+  /** The values that each key may hold: the last written one, and earlier ones after an error. */
   const model = new Map<string, Set<string>>();
   let count = 0;
   let pending: Promise<unknown>[] = [];
@@ -144,12 +144,12 @@ async function play(harness: ModelHarness, steps: Step[], place: string): Promis
   }
 }
 
-/** Runs random steps, each run on data of its own. */
+/** Runs random steps. Each run has its own data. */
 export async function model(harness: ModelHarness, numRuns: number): Promise<void> {
   const property = fc.asyncProperty(
     fc.array(steps, { minLength: 20, maxLength: 80 }),
     (steps) => play(harness, steps, place()),
   );
-  // A run that failed tells its steps; to find fewer that fail would take too long.
+  // A failed run reports its steps. Shrinking them would take too long.
   await fc.assert(property, { numRuns, endOnFailure: true });
 }

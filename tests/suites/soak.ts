@@ -1,4 +1,4 @@
-/** Stores under load for a long time, with connections cut now and then: nothing lost, no leak. */
+/** Puts stores under load for a long time and cuts connections; checks updates and memory. */
 
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -17,17 +17,17 @@ import { Proxy } from "../support/proxy.ts";
 import { place, type Server } from "../support/servers.ts";
 import { makeCounter, message } from "./telegraf.ts";
 
-/** What has come of it. */
+/** The results. */
 export interface Soaked {
-  /** How many updates each bot has handled. */
+  /** The number of updates that each bot has handled. */
   readonly updates: Record<string, number>;
-  /** How much of the heap was used, in bytes, at equal distances of time, garbage collected. */
+  /** The used heap at equal intervals after garbage collection, in bytes. */
   readonly heap: number[];
 }
 
 const users = 20;
 
-/** Lets bots on all databases work for so many ms. */
+/** Runs bots on all databases for `duration` ms. */
 export async function soak(urls: Record<Server, string>, duration: number): Promise<Soaked> {
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-soak-"));
   const where = place();
@@ -69,7 +69,7 @@ export async function soak(urls: Record<Server, string>, duration: number): Prom
   }
 }
 
-/** Lets a bot count the updates of some users, several of each at once, and checks the counts. */
+/** Counts the updates of several users, three of each at the same time, and checks the counts. */
 async function work(store: Store<{ count: number }>, end: number): Promise<number> {
   const bot = makeCounter(store);
   bot.use((ctx) => void ctx.session.count++);
@@ -78,7 +78,7 @@ async function work(store: Store<{ count: number }>, end: number): Promise<numbe
     const all = Array.from({ length: 3 * users }, (_, i) => message("hi", 1 + i % users));
     await Promise.all(all.map((update) => bot.handleUpdate(update)));
     rounds++;
-    // Keys that come once and never again must leave nothing behind.
+    // A key that is used only once must leave nothing behind.
     await store.set(`once-${rounds}`, { count: rounds });
     await store.delete(`once-${rounds}`);
     await wait(5);

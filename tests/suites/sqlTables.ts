@@ -1,6 +1,6 @@
 /**
- * What the stores of PostgreSQL and MySQL have in common beyond conformance: upgrading the tables of
- * 2.0.0-beta, users with few rights, locks, and connections that fail.
+ * Tests that PostgreSQL and MySQL share beyond conformance: upgrading the tables of 2.0.0-beta,
+ * users with few rights, locks, and connections that fail.
  */
 
 import assert from "node:assert/strict";
@@ -22,14 +22,14 @@ export interface SQLOptions extends StoreOptions {
 /** A pool of the driver. */
 export interface TestPool {
   readonly pool: unknown;
-  /** How many connections it has opened. */
+  /** The number of connections that it has opened. */
   opened(): number;
   end(): unknown;
 }
 
-/** What the suite needs to know about a database. */
+/** Describes a database to the suite. */
 export interface SQLHarness {
-  /** The database's name, with which the titles of tests begin. */
+  /** The database's name. Each test title begins with it. */
   readonly name: string;
   readonly url: string;
   readonly factory: string;
@@ -39,13 +39,13 @@ export interface SQLHarness {
   store(options: SQLOptions): Store<any>;
   /** The name of a new table, which is dropped at the end. */
   table(): string;
-  /** Makes tables of beta.1 to beta.4, which have no key, with duplicates; by title. */
+  /** Creates tables as beta.1 to beta.4 did, without a key and with duplicates, by title. */
   readonly keyless: Readonly<Record<string, (table: string) => Promise<void>>>;
-  /** The rows that must be left of such a table, in the order of `contents`. */
+  /** The rows that must remain of such a table, in the order of `contents`. */
   readonly remaining: readonly (readonly [key: string | null, session: string])[];
   /** Keys and sessions of a table. */
   contents(table: string): Promise<unknown[][]>;
-  /** Fails if the table is not as this version makes it. */
+  /** Fails if the table differs from the ones that this version creates. */
   assertCurrent(table: string): Promise<void>;
   /** The store of 2.0.0-beta.7 on a pool. */
   upstream(pool: unknown, table: string): {
@@ -54,9 +54,9 @@ export interface SQLHarness {
   };
   pool(url: string, size: number): TestPool;
   /**
-   * Sets up a table as its owner, and returns options for a user who may only read and write rows.
+   * Sets up a table as its owner; returns options of a user that may only read and write rows.
    *
-   * @param setUp gets the owner's options.
+   * @param setUp receives the owner's options.
    */
   restricted(setUp: (options: SQLOptions) => Promise<unknown>): Promise<SQLOptions>;
   /** Creates a table without a key as its owner. */
@@ -79,7 +79,7 @@ export function sqlTables(harness: SQLHarness): void {
 
   describe(`${name} old tables`, () => {
     for (const [title, create] of Object.entries(harness.keyless)) {
-      it(`${name} keeps the newest of duplicates${title}, and loses nothing else`, async () => {
+      it(`${name} keeps the newest of duplicates${title}, and loses no other row`, async () => {
         const errors: unknown[] = [];
         const name = table();
         await create(name);
@@ -140,7 +140,7 @@ export function sqlTables(harness: SQLHarness): void {
   });
 
   describe(`${name} rights`, () => {
-    it(`${name} works without the right to create, on a table that exists`, async () => {
+    it(`${name} works without the right to create if the table exists`, async () => {
       const errors: unknown[] = [];
       const options = await harness.restricted(async (options) => {
         await using owned = open(options);
@@ -153,7 +153,7 @@ export function sqlTables(harness: SQLHarness): void {
       assert.deepEqual(errors, []);
     });
 
-    it(`${name} says that it cannot start without the right to create`, async () => {
+    it(`${name} reports an error if the table and the right to create are missing`, async () => {
       const errors: unknown[] = [];
       const options = await harness.restricted(() => Promise.resolve());
       await using store = open({ ...options, onInitError: (error) => errors.push(error) });
@@ -162,7 +162,7 @@ export function sqlTables(harness: SQLHarness): void {
       assert.equal(errors.length, 1);
     });
 
-    it(`${name} does not open a table without a key that it may not alter`, async () => {
+    it(`${name} does not open a table without a key if it may not alter it`, async () => {
       let place: SQLOptions = {};
       const options = await harness.restricted((options) => {
         place = options;
@@ -171,7 +171,7 @@ export function sqlTables(harness: SQLHarness): void {
       await using store = open(options);
       const message = /cannot be upgraded, but the store needs a unique key/;
       await assert.rejects(store.get("1:1"), message);
-      // Nothing was deleted: its owner finds the newest of each key.
+      // No row was deleted: the owner finds the newest session of each key.
       await using owner = open(place);
       assert.equal(await owner.get("1:1"), 3);
       assert.equal(await owner.get("1:2"), 1);
@@ -179,7 +179,7 @@ export function sqlTables(harness: SQLHarness): void {
   });
 
   describe(`${name} connections`, () => {
-    it(`${name} has no deadlocks between stores that write the same keys`, async () => {
+    it(`${name} stores that write the same keys cause no deadlocks`, async () => {
       const name = table();
       const pools = Array.from({ length: 3 }, () => harness.pool(url, 10));
       const stores = pools.map(({ pool }) => open({ pool, table: name }));
@@ -192,7 +192,7 @@ export function sqlTables(harness: SQLHarness): void {
           }));
         }
       }));
-      // After an error a connection is replaced.
+      // A connection is replaced after an error.
       assert.deepEqual(pools.map(({ opened }) => opened()), pools.map(() => 1));
       for (const store of stores) await store.close();
       for (const { end } of pools) await end();
@@ -206,7 +206,7 @@ export function sqlTables(harness: SQLHarness): void {
       for (const operation of [() => store.get("k"), () => store.set("k", 2)]) {
         proxy.silence();
         await assert.rejects(operation(), { name: "TimeoutError" });
-        assert.equal(await store.get("k"), 1); // by another connection, of a pool of one
+        assert.equal(await store.get("k"), 1); // on a new connection: the pool has only one
       }
       assert.equal(opened(), 3);
       await end();
@@ -215,12 +215,12 @@ export function sqlTables(harness: SQLHarness): void {
     it(`${name} works again after connections were cut`, () =>
       goesOnAfterCuts(url, (url) => open({ url, table: table() })));
 
-    it(`${name} opens once the server is there`, () =>
+    it(`${name} opens as soon as the server accepts connections`, () =>
       opensOnceThere(url, (url) => open({ url, table: table() })));
 
-    const long = 120_000; // the errors below come much earlier
+    const long = 120_000; // the errors below occur much earlier
 
-    it(`${name} rejects immediately if the password is wrong, without repeating it`, async () => {
+    it(`${name} rejects immediately if the password is wrong, and does not reveal it`, async () => {
       const wrong = new URL(url);
       wrong.password = "wr0ng";
       const started = Date.now();
@@ -243,7 +243,7 @@ export function sqlTables(harness: SQLHarness): void {
       assert.ok(Date.now() - started < long / 2);
     });
 
-    it(`${name} that is down is an error in time, and the process lives`, async () => {
+    it(`${name} reports an error in time if the server is down, and the process continues`, async () => {
       const down = url.replace(/\/\/.*/, "//user:s3cret@127.0.0.1:1/db");
       const { code, output, duration } = await run(
         `
@@ -262,7 +262,7 @@ export function sqlTables(harness: SQLHarness): void {
       assert.ok(duration < 100_000, `took ${duration} ms`);
     });
 
-    it(`${name} keeps no process alive after close()`, async () => {
+    it(`${name} does not keep the process alive after close()`, async () => {
       const { code, output, duration } = await run(
         `
         import { ${factory} } from "${module}";

@@ -1,6 +1,6 @@
 /**
- * A store under Telegraf's own `session()`, with updates made by hand and no network but the
- * database: what this suite counts is what users would lose.
+ * Tests a store under Telegraf's own `session()`. The updates are made by hand, and only the database
+ * uses the network. An update that this suite loses is one that users would lose.
  */
 
 import assert from "node:assert/strict";
@@ -25,27 +25,27 @@ interface WizardContext extends Scenes.WizardContext {
 const updates = 1000;
 const random = (most: number) => Math.random() * most;
 
-/** How the updates of one chat arrive, and what the bot does with them. */
+/** How the updates of one chat arrive, and how the bot handles them. */
 interface Pattern {
-  /** Waits before the update of this number arrives. */
+  /** Waits before the update with this number arrives. */
   arrive(update: number): Promise<unknown> | undefined;
   /** Middleware before `session()`. */
   before?(): Promise<unknown>;
   handle(ctx: SessionContext): Promise<unknown>;
 }
 
-/** Counts at once, then takes its time. */
+/** Counts immediately, then waits. */
 async function count(ctx: SessionContext): Promise<void> {
   ctx.session.count++;
   await wait(random(20));
 }
 
-/** Arrivals at random, `gap` ms apart in the mean. */
+/** Random arrivals, `gap` ms apart on average. */
 function arrivals(gap: number): Pattern {
   return { arrive: () => wait(-Math.log(1 - Math.random()) * gap), handle: count };
 }
 
-/** So many updates at a time, as long polling brings them. */
+/** `size` updates at a time, as long polling delivers them. */
 function batches(size: number): Pattern {
   return { arrive: (update) => update % size === 0 ? wait(30) : undefined, handle: count };
 }
@@ -66,7 +66,7 @@ const patterns: Record<string, Pattern> = {
   },
 };
 
-/** A bot that needs no Telegram as long as it answers nothing. */
+/** A bot that needs no connection to Telegram as long as it sends no answer. */
 export function makeBot<C extends Context>(): Telegraf<C> {
   const bot = new Telegraf<C>("1:token");
   bot.botInfo = { id: 1, is_bot: true, first_name: "bot", username: "bot" } as typeof bot.botInfo;
@@ -76,7 +76,7 @@ export function makeBot<C extends Context>(): Telegraf<C> {
   return bot;
 }
 
-/** A bot that keeps a count per user. */
+/** A bot with a count per user. */
 export function makeCounter(store: Store<Session>): Telegraf<SessionContext> {
   const bot = makeBot<SessionContext>();
   bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
@@ -85,7 +85,7 @@ export function makeCounter(store: Store<Session>): Telegraf<SessionContext> {
 
 let lastUpdate = 0;
 
-/** A text message of a user in their private chat; their session has the key "user:user". */
+/** A text message of a user in a private chat. The session has the key "user:user". */
 export function message(text = "hi", user = 1) {
   const chat = { id: user, type: "private", first_name: "user" } as const;
   const from = { id: user, is_bot: false, first_name: "user" };
@@ -96,7 +96,7 @@ export function message(text = "hi", user = 1) {
   return { update_id, message: { message_id: update_id, date: 0, chat, from, text, entities } };
 }
 
-/** Sends the updates of one user, and returns when all are handled. */
+/** Sends the updates of one user, and resolves when all are handled. */
 async function send(store: Store<Session>, pattern: Pattern, user: number): Promise<void> {
   const bot = makeBot<SessionContext>();
   if (pattern.before) bot.use((_ctx, next) => pattern.before!().then(() => next()));
@@ -118,12 +118,12 @@ export function underTelegraf(harness: Harness): void {
     const where = place();
     let runs: Promise<void>[];
     before(() => {
-      // All at once, each with a user of its own: the patterns are mostly waiting.
+      // All patterns run at the same time because they mostly wait. Each has its own user.
       const store = harness.store(where);
       runs = Object.values(patterns).map((pattern, user) => send(store, pattern, user));
       const closed = Promise.allSettled(runs).then(() => store.close());
       runs = runs.map((run) => run.then(() => closed));
-      for (const run of runs) run.catch(() => {}); // its own test tells
+      for (const run of runs) run.catch(() => {}); // its test reports it
     });
     after(() => harness.drop(where));
 
@@ -171,7 +171,7 @@ export function underTelegraf(harness: Harness): void {
       assert.equal(await store.get("1:1"), undefined);
     });
 
-    test("keeps 100 chats apart that write at once", async (store) => {
+    test("keeps 100 chats separate that write at the same time", async (store) => {
       const bot = makeCounter(store);
       bot.use(count);
       const users = Array.from({ length: 100 }, (_, i) => i + 1);

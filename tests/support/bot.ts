@@ -1,6 +1,6 @@
 /**
- * Bots in a process of their own, started by `worker.ts`: takes one call per line of its input and
- * answers each with a line. Anything else that it prints is somebody's fault.
+ * Runs bots in a separate process, which `worker.ts` starts. Reads one call per line of its input
+ * and answers each with one line. Any other output is a defect.
  */
 
 import process from "node:process";
@@ -18,13 +18,13 @@ interface Bot {
   readonly handle: (update: ReturnType<typeof message>) => Promise<void>;
 }
 
-/** What `onError` and `onInitError` got. */
+/** The errors passed to `onError` and `onInitError`. */
 const reported: unknown[] = [];
 const bots = new Map<string, Bot>();
 const [path, factory] = process.argv.slice(2) as [string, string];
 const loading = import(fileURLToPath(entry(path, import.meta.url)));
 
-/** All of an error that a log could show. */
+/** All text of an error that a log could show. */
 const dump = (error: unknown) => inspect(error, { depth: 9, showHidden: true, breakLength: 120 });
 
 // deno-lint-ignore no-explicit-any
@@ -39,14 +39,14 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
     bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
   },
 
-  /** Hands an update of the user to the bot; what the bot then counts. */
+  /** Passes an update of the user to the bot; returns the new count. */
   async update(name: string, user = 1): Promise<unknown> {
     const { store, handle } = bots.get(name)!;
     await handle(message("hi", user));
     return (await store.get(`${user}:${user}`)).count;
   },
 
-  /** The same with updates of so many users at once. */
+  /** Does the same for one update of each of `users` users, at the same time. */
   updates(name: string, users: number): Promise<unknown> {
     const each = (_: unknown, i: number) => handlers.update!(name, i + 1);
     return Promise.all(Array.from({ length: users }, each));
@@ -55,13 +55,13 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   get: (name: string, key: string) => bots.get(name)!.store.get(key),
   set: (name: string, key: string, value: unknown) => bots.get(name)!.store.set(key, value),
 
-  /** What all errors in the background show in a log. */
+  /** The reported errors, as a log could show them. */
   reported: () => reported.map(dump),
 
   /**
-   * Works on some keys at random, alone and many at once, for so many ms.
+   * Runs random operations on random keys, one or several at the same time, for `duration` ms.
    *
-   * @returns what it did last with each key.
+   * @returns the last change of each key.
    */
   async hammer(name: string, who: number, keys: string[], duration: number) {
     const { store } = bots.get(name)!;
@@ -86,9 +86,9 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
       }
     }
     for (const end = Date.now() + duration; Date.now() < end;) {
-      // In an order of its own, with all others in another one.
-      const some = [...keys].sort(() => Math.random() - 0.5).slice(0, 1 + random(keys.length));
-      await Promise.all(some.map(one));
+      // In a random order, so that each process uses a different one.
+      const batch = [...keys].sort(() => Math.random() - 0.5).slice(0, 1 + random(keys.length));
+      await Promise.all(batch.map(one));
       if (random(10) === 0) await wait(1);
     }
     return last;
@@ -100,7 +100,7 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 };
 
-/** A text that tells whether a session is whole. */
+/** A text that shows whether a session is complete. */
 function filling({ who, count }: { who: number; count: number }): string {
   return `${who}:${count} `.repeat(1 + (count % 97) * 3);
 }

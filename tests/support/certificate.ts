@@ -1,4 +1,4 @@
-/** TLS with a certificate for localhost and 127.0.0.1 that nobody has signed but itself. */
+/** TLS with a self-signed certificate for localhost and 127.0.0.1. */
 
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";

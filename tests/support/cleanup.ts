@@ -1,16 +1,16 @@
-/** What a test begins and must end, also where it fails: an open client would keep the process. */
+/** Ends what a test starts, even if it fails: an open client would keep the process alive. */
 
-/** Ends things in the reverse order, once the block is left. */
+/** Ends resources in reverse order at the end of the block. */
 export class Cleanup implements AsyncDisposable {
   readonly #ends: (() => unknown)[] = [];
 
-  /** Takes a thing and how it ends; that it has ended already is no error. */
+  /** Adds a resource and the function that ends it. It may already have ended. */
   of<T>(thing: T, end: (thing: T) => unknown): T {
     this.#ends.push(() => end(thing));
     return thing;
   }
 
-  /** Takes stores. */
+  /** Adds stores. */
   stores<T extends { close(): Promise<void> }>(...stores: T[]): T[] {
     return stores.map((store) => this.of(store, () => store.close()));
   }
@@ -20,7 +20,7 @@ export class Cleanup implements AsyncDisposable {
       try {
         await end();
       } catch {
-        // It has ended.
+        // It has already ended.
       }
     }
   }

@@ -1,4 +1,4 @@
-/** A clock that tests move by hand, so that they do not depend on the speed of the machine. */
+/** A clock that tests advance, so that they do not depend on the speed of the machine. */
 
 import { setImmediate } from "node:timers";
 import type { Clock, Timer } from "../../src/store/clock.ts";
@@ -9,7 +9,7 @@ interface ManualTimer extends Timer {
   referenced: boolean;
 }
 
-/** Lets everything run that needs no time: microtasks, ticks, and what they start. */
+/** Runs all work that needs no time: microtasks, ticks, and the work that they start. */
 export async function settle(): Promise<void> {
   for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
 }
@@ -41,7 +41,7 @@ export class ManualClock implements Clock {
     this.#timers.delete(timer as ManualTimer);
   }
 
-  /** How many timers would keep a process alive. */
+  /** The number of timers that would keep a process alive. */
   get referenced(): number {
     return [...this.#timers].filter(({ referenced }) => referenced).length;
   }
@@ -51,12 +51,12 @@ export class ManualClock implements Clock {
     this.#start = date - this.#now;
   }
 
-  /** Resolves when the clock has been moved by `ms`. */
+  /** Resolves when the clock has advanced by `ms`. */
   wait(ms: number): Promise<void> {
     return new Promise((resolve) => this.setTimeout(resolve, ms));
   }
 
-  /** Moves the clock by `ms`, and fires each timer at its time. */
+  /** Advances the clock by `ms`, and fires each timer at its time. */
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
     await settle();
@@ -66,14 +66,14 @@ export class ManualClock implements Clock {
     this.#now = end;
   }
 
-  /** Moves the clock from timer to timer until the promise is settled. */
+  /** Advances the clock from timer to timer until the promise is settled. */
   async run<T>(promise: Promise<T>): Promise<T> {
     let pending = true;
     const done = () => pending = false;
     promise.then(done, done);
     for (await settle(); pending; await settle()) {
       const next = this.#next();
-      if (next === undefined) throw new Error("nothing happens any more, and no timer is set");
+      if (next === undefined) throw new Error("the promise is still pending, and no timer is set");
       await this.#fire(next);
     }
     return promise;

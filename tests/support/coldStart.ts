@@ -1,37 +1,37 @@
-/** Many processes that open the same data at once, as the workers of a bot do when it starts. */
+/** Processes that open the same data at the same time, like the workers of a bot at its start. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import process from "node:process";
 import { createInterface } from "node:readline";
 
-/** What the processes open. */
+/** The stores that the processes open. */
 export interface ColdStart {
   /** The URL of the entry's module. */
   readonly module: string;
-  /** The name of the factory in it. */
+  /** The name of its factory. */
   readonly factory: string;
-  /** Its options, but for the place. */
+  /** The factory's options, without the place. */
   readonly options: object;
-  /** The option that takes the place. */
+  /** The option for the place. */
   readonly place: "table" | "collection" | "prefix" | "filename";
 }
 
-/** How many processes start. */
+/** The number of processes. */
 export const processes = 12;
 
 /**
- * Opens each place with all processes at once. Each of them stores a session of its own, under
- * `"process:0"` and so on, and one under the same key, `"shared"`.
+ * Opens each place in all processes at the same time. Each process stores its own session under
+ * `"process:0"` and so on, and one under the common key `"shared"`.
  *
- * @param places fresh ones, or old data that is upgraded.
- * @returns what went wrong.
+ * @param places new places, or old data to upgrade.
+ * @returns the errors.
  */
 export async function coldStart(what: ColdStart, places: string[]): Promise<string[]> {
   const children = Array.from({ length: processes }, (_, i) => new Child(program(what, i)));
   try {
     const errors: string[] = [];
-    await Promise.all(children.map((child) => child.answer())); // all have started
+    await Promise.all(children.map((child) => child.answer())); // wait until all have started
     for (const place of places) {
       children.forEach((child) => child.tell(place));
       errors.push(...await Promise.all(children.map((child) => child.answer())));
@@ -42,7 +42,7 @@ export async function coldStart(what: ColdStart, places: string[]): Promise<stri
   }
 }
 
-/** Opens each place that it is told, and prints what went wrong, or nothing. */
+/** Opens each place from its input, and prints a line with the errors or an empty line. */
 function program({ module, factory, options, place }: ColdStart, number: number): string {
   return `
     import process from "node:process";

@@ -1,11 +1,11 @@
-/** What stores have to do on every kind of client of Redis. */
+/** Operations that must work with every kind of Redis client. */
 
 import assert from "node:assert/strict";
 import type { Store } from "../../mod.ts";
 
 export const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
 
-/** Sets, reads and deletes 100 sessions at once. */
+/** Sets, reads and deletes 100 sessions at the same time. */
 // deno-lint-ignore no-explicit-any
 export async function exercise(store: Store<any>): Promise<void> {
   await Promise.all(chats.map((chat, i) => store.set(chat, { i })));

@@ -1,10 +1,10 @@
-/** How much memory is in use once the garbage is gone, on each runtime. */
+/** Measures the memory in use after garbage collection, on each runtime. */
 
 import process from "node:process";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-/** Collects all garbage, at once. */
+/** Collects all garbage synchronously. */
 export const collect: () => void = (() => {
   const { Bun } = globalThis as { Bun?: { gc(now: boolean): void } };
   if (Bun) return () => Bun.gc(true);
@@ -12,13 +12,13 @@ export const collect: () => void = (() => {
   return runInNewContext("gc");
 })();
 
-/** How many bytes of the heap are in use. */
+/** The used heap in bytes, after garbage collection. */
 export function heapUsed(): number {
   collect();
   return process.memoryUsage().heapUsed;
 }
 
-/** By how many bytes the heap has grown: its median in the last third against the one in the middle. */
+/** The growth of the heap in bytes: the median of the last third minus that of the middle third. */
 export function growth(heap: number[]): number {
   const third = Math.floor(heap.length / 3);
   const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;

@@ -1,4 +1,4 @@
-/** Stores by way of Kysely in databases that other entries have drivers for, with their options. */
+/** Kysely stores in databases that other entries support, with the options of those entries. */
 
 import BetterSqlite3 from "better-sqlite3";
 import * as kysely29 from "kysely";
@@ -8,7 +8,7 @@ import pg from "pg";
 import { KyselyStore, type KyselyStoreOptions } from "../../kysely.ts";
 import { requireVersion } from "./packages.ts";
 
-/** Versions of Kysely by how they are called in titles of tests. */
+/** Versions of Kysely, by their names in test titles. */
 export const versions: Record<string, typeof kysely29> = {
   "Kysely": kysely29,
   "Kysely 0.28": requireVersion("kysely", "0.28"),
@@ -17,7 +17,7 @@ export const versions: Record<string, typeof kysely29> = {
 
 type Options<Address> = Omit<KyselyStoreOptions, "db" | "dialect"> & Address;
 
-/** The factories of a version. */
+/** The factories that use one version of Kysely. */
 export function factories({ SqliteDialect, PostgresDialect, MysqlDialect } = kysely29) {
   return {
     SQLite({ filename, ...options }: Options<{ filename: string }>) {
@@ -26,7 +26,7 @@ export function factories({ SqliteDialect, PostgresDialect, MysqlDialect } = kys
     },
     Postgres({ url, ...options }: Options<{ url: string }>) {
       const pool = new pg.Pool({ connectionString: url });
-      // Without these a lost connection ends the process.
+      // Without these listeners a lost connection ends the process.
       pool.on("error", () => {});
       pool.on("connect", (client: EventEmitter) => client.on("error", () => {}));
       return KyselyStore({ dialect: new PostgresDialect({ pool }), ...options });

@@ -1,6 +1,6 @@
 /**
- * Packages in versions that only tests use. Deno has them by the aliases in `deno.json`, which Node
- * and Bun do not know: all three find them where Deno installs everything.
+ * Versions of packages that only tests use. `deno.json` has aliases for them, which Node and Bun do
+ * not know. All three runtimes find the packages in the folder where Deno installs them.
  */
 
 import { existsSync, readdirSync } from "node:fs";
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import process from "node:process";
 
-/** The folder where Deno keeps each version of each package. */
+/** The folder where Deno installs each version of each package. */
 function store(): string {
   for (let folder = process.cwd();; folder = dirname(folder)) {
     const path = join(folder, "node_modules", ".deno");
@@ -18,10 +18,10 @@ function store(): string {
 }
 
 /**
- * What a package exports.
+ * Returns the exports of a package.
  *
  * @param name the package's name.
- * @param version its version, or the beginning of it.
+ * @param version its version, or the beginning of its version.
  * @param path the exported path.
  */
 // deno-lint-ignore no-explicit-any

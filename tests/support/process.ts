@@ -1,4 +1,4 @@
-/** Programs in a process of their own: what a test process cannot see of itself. */
+/** Runs programs in a separate process, to test effects on a whole process. */
 
 import { spawn } from "node:child_process";
 import process from "node:process";
@@ -6,11 +6,11 @@ import { clearTimeout, setTimeout } from "node:timers";
 
 /** How a program ended. */
 export interface Ending {
-  /** `null` when it had to be killed. */
+  /** The exit code, or `null` if it had to be killed. */
   code: number | null;
-  /** What it printed to either stream. */
+  /** Its output to both streams. */
   output: string;
-  /** How long it took, in ms. */
+  /** Its duration in ms. */
   duration: number;
 }
 
@@ -18,7 +18,7 @@ export interface Ending {
  * Runs a module with the runtime of this process.
  *
  * @param code its code, in JavaScript.
- * @param timeout after how many ms it is killed.
+ * @param timeout the time in ms after which it is killed.
  */
 export function run(code: string, timeout = 30_000): Promise<Ending> {
   const { bun, deno } = process.versions as { bun?: string; deno?: string };
@@ -42,7 +42,7 @@ export function run(code: string, timeout = 30_000): Promise<Ending> {
   });
 }
 
-/** The URL of an entry, for programs to import, seen from a test file. */
+/** The URL of an entry that programs can import, relative to a test file. */
 export function entry(name: string, test: string): string {
   return test.replace(/tests\/[^/]+\/[^/]*(\.\w+)$/, `${name}$1`);
 }

@@ -1,4 +1,4 @@
-/** The start of programs that tests run in their own process. */
+/** The first lines of programs that tests run in a separate process. */
 
 const at = (path: string) => JSON.stringify(new URL(path, import.meta.url));
 

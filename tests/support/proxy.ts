@@ -1,21 +1,21 @@
-/** A way to a server on which everything can happen that happens to connections in real life. */
+/** A proxy to a server that causes the faults of real connections. */
 
 import { Buffer } from "node:buffer";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { setTimeout } from "node:timers";
 
-/** What can happen to a request: it, or the whole or half of its reply, is lost with the connection. */
+/** The faults of a request. All except the last also cut the connection. */
 export const faults = ["request lost", "reply lost", "reply halved", "reply garbled"] as const;
 export type Fault = typeof faults[number];
 
-/** A fault that waits for its request. */
+/** A fault that waits for a matching request. */
 interface Trap {
   readonly fault: Fault;
   readonly marker: Buffer;
   readonly sprung: () => void;
 }
 
-/** Passes connections on to a server, as long as it is told to. */
+/** Forwards connections to a server. */
 export class Proxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -23,22 +23,22 @@ export class Proxy implements AsyncDisposable {
   #port = 0;
   #address = "127.0.0.1";
   #paused = false;
-  /** How many connections were made through it. */
+  /** The number of connections that it has accepted. */
   connections = 0;
-  /** Whether connections are accepted on which nothing ever passes. */
+  /** True if it accepts new connections but forwards no data on them. */
   blackHole = false;
-  /** How much longer each round trip takes, in ms. */
+  /** The additional time of each round trip, in ms. */
   delay = 0;
-  /** Answers a request in place of the server, where it returns something. */
+  /** Answers a request instead of the server, unless it returns `undefined`. */
   answer: ((request: Buffer) => Buffer | undefined) | undefined;
-  /** Changes bytes of a request before the server gets it. */
+  /** Changes bytes of a request before the server receives it. */
   change: ((request: Buffer) => void) | undefined;
 
   private constructor(host: string, port: number) {
     this.#server = createServer({ noDelay: true }, (near) => {
       this.connections++;
       const far = connect({ port, host, noDelay: true });
-      /** What its next reply meets. */
+      /** The fault of its next reply. */
       let trap: Trap | undefined;
       for (const [from, to] of [[near, far], [far, near]] as const) {
         this.#sockets.add(from);
@@ -85,7 +85,7 @@ export class Proxy implements AsyncDisposable {
     else to.write(data);
   }
 
-  /** A proxy to the server of the URL, which listens on an address. */
+  /** Starts a proxy that listens on the address and forwards to the server of the URL. */
   static async to(url: string, address = "127.0.0.1"): Promise<Proxy> {
     const { hostname, port } = new URL(url);
     const proxy = new Proxy(hostname, Number(port));
@@ -94,7 +94,7 @@ export class Proxy implements AsyncDisposable {
     return proxy;
   }
 
-  /** Where it listens. */
+  /** The host and port where it listens. */
   get host(): string {
     return `${this.#address.includes(":") ? `[${this.#address}]` : this.#address}:${this.#port}`;
   }
@@ -104,7 +104,7 @@ export class Proxy implements AsyncDisposable {
     for (const socket of this.#sockets) socket.destroy();
   }
 
-  /** Nothing passes any more on the connections that there are, and nobody is told. */
+  /** Drops all further data on the existing connections, without closing them. */
   silence(): void {
     for (const socket of this.#sockets) {
       socket.removeAllListeners("data");
@@ -112,22 +112,22 @@ export class Proxy implements AsyncDisposable {
     }
   }
 
-  /** Holds back all that would pass, until `resume`. */
+  /** Holds back all data until `resume`. */
   pause(): void {
     this.#paused = true;
     for (const socket of this.#sockets) socket.pause();
   }
 
-  /** Lets pass what was held back. */
+  /** Forwards the data that was held back. */
   resume(): void {
     this.#paused = false;
     for (const socket of this.#sockets) socket.resume();
   }
 
   /**
-   * Lets the fault happen to the next request that has the text in it.
+   * Applies the fault to the next request that contains the text.
    *
-   * @returns fulfilled when it has happened.
+   * @returns a promise that is fulfilled when the fault has happened.
    */
   trap(fault: Fault, text: string): Promise<void> {
     return new Promise((resolve) =>
@@ -142,7 +142,7 @@ export class Proxy implements AsyncDisposable {
     await closed;
   }
 
-  /** Takes connections again. */
+  /** Accepts connections again. */
   async up(): Promise<void> {
     await new Promise<void>((resolve) =>
       this.#server.listen(this.#port, this.#address, () => resolve())

@@ -1,4 +1,4 @@
-/** Redis servers that one test file starts for itself: single ones, a cluster, a sentinel. */
+/** Starts Redis servers for one test file: single servers, a cluster, a sentinel. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createClient } from "redis";
 import { until } from "./until.ts";
 
-/** Ports that are free. */
+/** Returns free ports. */
 async function freePorts(count: number): Promise<number[]> {
   const servers = Array.from({ length: count }, () => createServer().listen(0, "127.0.0.1"));
   const ports: number[] = [];
@@ -33,13 +33,13 @@ export async function command(port: number, ...args: string[]): Promise<unknown>
   }
 }
 
-/** Redis servers with their data in a temporary folder, which are stopped and deleted together. */
+/** Redis servers with their data in one temporary folder. They are stopped and deleted together. */
 export class RedisServers implements AsyncDisposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "telegraf-session-redis-"));
   readonly #processes = new Map<number, ChildProcess>();
   readonly #args = new Map<number, string[]>();
 
-  /** Starts a server; its port. */
+  /** Starts a server; returns its port. */
   async single(...args: string[]): Promise<number> {
     const [port] = await freePorts(1);
     this.#args.set(port!, args);
@@ -52,7 +52,7 @@ export class RedisServers implements AsyncDisposable {
     await this.#start(port, this.#args.get(port)!);
   }
 
-  /** Starts a cluster of three servers; their ports. */
+  /** Starts a cluster of three servers; returns their ports. */
   async cluster(): Promise<number[]> {
     const free = await freePorts(6);
     const ports = free.slice(0, 3);
@@ -77,7 +77,7 @@ export class RedisServers implements AsyncDisposable {
     return ports;
   }
 
-  /** Starts a master, its replica and a sentinel for "main"; the sentinel's port first. */
+  /** Starts a master, its replica and a sentinel for "main"; returns their ports. */
   async sentinel(): Promise<{ sentinel: number; master: number; replica: number }> {
     const [sentinel] = await freePorts(1);
     const master = await this.single("--repl-diskless-sync-delay", "0");
@@ -97,7 +97,7 @@ export class RedisServers implements AsyncDisposable {
     return { sentinel: sentinel!, master, replica };
   }
 
-  /** Kills the server at once. */
+  /** Kills the server without a shutdown. */
   async kill(port: number): Promise<void> {
     const child = this.#processes.get(port);
     this.#processes.delete(port);
@@ -122,7 +122,7 @@ export class RedisServers implements AsyncDisposable {
       child.on("error", () => reject(new Error("redis-server is not on the PATH: install Redis")));
       child.on("exit", (code) => reject(new Error(`redis-server ended with code ${code}`)));
     });
-    failed.catch(() => {}); // when it is stopped
+    failed.catch(() => {}); // rejected when the server is stopped
     await Promise.race([failed, until(async () => await command(port, "PING") === "PONG")]);
   }
 }

@@ -1,4 +1,4 @@
-/** A backend in memory that records its calls and fails or waits as a test says. */
+/** A backend in memory that records its calls, and fails or waits as a test requires. */
 
 import type { Backend, Entry, Limits } from "../../src/backend.ts";
 import { memoryBackend } from "../../src/memory.ts";
@@ -6,7 +6,7 @@ import type { StoreOptions } from "../../src/options.ts";
 import { createStore, type Store } from "../../src/store/store.ts";
 import { ManualClock } from "./clock.ts";
 
-/** An error that passes. */
+/** A transient error. */
 export class Transient extends Error {
   override name = "Transient";
 }
@@ -67,7 +67,7 @@ export class Script {
     };
   }
 
-  /** A store on the backend, or on one that differs from it in some properties. */
+  /** Makes a store on the backend, with properties replaced if given. */
   // deno-lint-ignore no-explicit-any
   store(options?: StoreOptions, changes: Partial<Backend> = {}): Store<any> {
     return createStore({ ...this.backend, ...changes }, options, this.clock);

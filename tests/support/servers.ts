@@ -1,11 +1,11 @@
-/** Where the servers of the test run are; `deno task test` starts them and says so here. */
+/** The servers of the test run. `deno task test` starts them and sets their URLs. */
 
 import { randomBytes } from "node:crypto";
 import process from "node:process";
 
 export type Server = "redis" | "mongodb" | "postgres" | "mysql";
 
-/** The URL of the server of this test run. Without one the tests fail: nothing is skipped. */
+/** The URL of the server of this test run. Without it the tests fail; they are not skipped. */
 export function serverUrl(server: Server): string {
   const variable = `TEST_${server.toUpperCase()}_URL`;
   const url = process.env[variable];
@@ -13,7 +13,7 @@ export function serverUrl(server: Server): string {
   return url;
 }
 
-/** A name for data of its own: a table, collection or prefix. */
+/** A new name for a table, collection or prefix. */
 export function place(): string {
   return `test-${randomBytes(6).toString("hex")}`;
 }

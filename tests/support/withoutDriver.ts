@@ -1,21 +1,21 @@
-/** The SQLite entry where better-sqlite3 is not installed, or does not load. */
+/** The SQLite entry when better-sqlite3 is not installed or cannot be loaded. */
 
 import { cpSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { SQLite } from "../../sqlite.ts";
 
-/** What importing a package that is not installed throws. */
+/** The error of importing a package that is not installed. */
 const missing = `throw Object.assign(
   new Error("Cannot find package 'better-sqlite3'"),
   { code: "ERR_MODULE_NOT_FOUND" },
 );`;
 
 /**
- * Copies the entry to a folder, with a module of ours in the place of better-sqlite3.
+ * Copies the entry to a folder, and replaces better-sqlite3 by the given module.
  *
- * @param parent where the folder is made.
- * @param test the URL of the test file: as it is, so are the copies.
+ * @param parent the folder where the new folder is created.
+ * @param test the URL of the test file. The copies have the same file type.
  * @param driver the code of the module, in JavaScript.
  * @returns the factory, and the URL of its module.
  */
@@ -34,10 +34,10 @@ export async function withoutDriver(
     entry.replace(/(import|require)\("better-sqlite3"\)/g, `$1("./driver${end}")`),
   );
   writeFileSync(join(folder, `driver${end}`), driver);
-  // Whether its JavaScript is made of ES modules.
+  // The manifest says whether the JavaScript files are ES modules.
   const manifest = join(from, "package.json");
   if (existsSync(manifest)) cpSync(manifest, join(folder, "package.json"));
   const path = join(folder, `sqlite${end}`);
-  const { SQLite: factory } = await import(path); // by path: as CommonJS it is required
+  const { SQLite: factory } = await import(path); // by path, because CommonJS uses require
   return { factory, url: pathToFileURL(path).href };
 }

@@ -1,4 +1,4 @@
-/** Processes with bots, which tests tell what to do: the program is `bot.ts`. */
+/** Processes with bots that tests control. They run `bot.ts`. */
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -7,11 +7,11 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
-/** How an error of a worker looks from here. */
+/** An error of a worker, as it is sent to the tests. */
 export interface WorkerError {
   readonly name: string;
   readonly message: string;
-  /** All that a log could show of it. */
+  /** All its text that a log could show. */
   readonly dump: string;
 }
 
@@ -26,9 +26,9 @@ export class Worker implements AsyncDisposable {
   readonly #calls = new Map<number, Call>();
   readonly #exit: Promise<unknown>;
   #count = 0;
-  /** What it printed unasked. */
+  /** Its output, without the answers to calls. */
   output = "";
-  /** All that it said: where a password would be seen. */
+  /** Its complete output, to search for passwords. */
   log = "";
 
   /** @param backend the entry's module and the factory in it: `["pg", "Postgres"]`. */
@@ -39,7 +39,7 @@ export class Worker implements AsyncDisposable {
       stdio: ["pipe", "pipe", "pipe"],
       env: { ...process.env, NO_COLOR: "1", DEBUG: "" },
     });
-    this.#process.stdin!.on("error", () => {}); // it has ended
+    this.#process.stdin!.on("error", () => {}); // the process has ended
     this.#exit = once(this.#process, "close");
     this.#exit.then(() => {
       for (const { reject } of this.#calls.values()) {
@@ -74,7 +74,7 @@ export class Worker implements AsyncDisposable {
     return this.call("update", name, user);
   }
 
-  /** The error of an update that fails. */
+  /** Sends an update that must fail; returns its error. */
   async failure(name: string, user = 1): Promise<WorkerError> {
     try {
       await this.update(name, user);
@@ -92,11 +92,11 @@ export class Worker implements AsyncDisposable {
     });
   }
 
-  /** Waits for its end, with no more calls to come, and asserts that it was a good one. */
+  /** Ends the process; asserts that it exits with code 0 and without other output. */
   async end(): Promise<void> {
     this.#process.stdin!.end();
     await this.#exit;
-    // Telegraf uses what Node.js calls deprecated.
+    // Telegraf uses deprecated features of Node.js.
     const output = this.output.replace(/^.*(\[DEP0040\]|--trace-deprecation).*\n/gm, "");
     assert.equal(output, "");
     assert.equal(this.#process.exitCode, 0);

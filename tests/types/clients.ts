@@ -1,6 +1,6 @@
 /**
- * Not run, only type-checked: the clients of every supported version of the drivers are taken as
- * they are, and so are the drivers' options.
+ * Type-checked, not run: the stores accept the clients of every supported driver version and the
+ * drivers' options without a cast.
  */
 
 import * as kysely29 from "kysely";
@@ -44,16 +44,16 @@ Redis({ client: new ioredis5.Cluster([{ host: "localhost" }]) });
 Redis({ client: new ioredis6.Redis("redis://localhost").on("error", console.error) });
 Redis({ client: new ioredis6.Cluster([{ host: "localhost" }], { scaleReads: "master" }) });
 
-// @ts-expect-error: no client
+// @ts-expect-error: not a client
 Redis({ client: new ioredis6.Redis().pipeline() });
 
 const options: redis6.RedisClientOptions = { name: "bot", socket: { tls: true } };
 Redis({ url: "rediss://localhost", config: options });
 Redis({ config: { RESP: 2, socket: { reconnectStrategy: false } } });
 
-// @ts-expect-error: no client
+// @ts-expect-error: not a client
 Redis({ client: new Map<string, string>() });
-// @ts-expect-error: no option of node-redis
+// @ts-expect-error: not an option of node-redis
 Redis({ config: { nmae: "bot" } });
 
 Mongo({ client: new mongodb5.MongoClient("mongodb://localhost") });
@@ -65,9 +65,9 @@ Mongo({ client: mongoose.createConnection("mongodb://localhost").getClient() });
 const config: mongodb7.MongoClientOptions = { appName: "bot", maxPoolSize: 5 };
 Mongo({ url: "mongodb://localhost", config });
 
-// @ts-expect-error: no client
+// @ts-expect-error: not a client
 Mongo({ client: mongoose.connection });
-// @ts-expect-error: no option of the driver
+// @ts-expect-error: not an option of the driver
 Mongo({ url: "mongodb://localhost", config: { appname: "bot" } });
 
 interface Tables {
@@ -88,7 +88,7 @@ KyselyStore({ dialect });
 KyselyStore({ dialect: new kysely28.PostgresDialect({ pool }) });
 KyselyStore({ dialect: new kysely27.PostgresDialect({ pool }) });
 
-// @ts-expect-error: no Kysely
+// @ts-expect-error: not a Kysely instance
 KyselyStore({ db: dialect });
-// @ts-expect-error: no dialect
+// @ts-expect-error: not a dialect
 KyselyStore({ dialect: db });

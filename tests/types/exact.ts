@@ -1,6 +1,6 @@
 /**
- * Not run, only type-checked, with `exactOptionalPropertyTypes` (`task check`): every option may be
- * `undefined`, as environment variables are that are not set.
+ * Type-checked, not run, with `exactOptionalPropertyTypes` (`task check`): every option may be
+ * `undefined`, like an environment variable that is not set.
  */
 
 import { Cluster, Redis as IORedis } from "ioredis";
@@ -36,7 +36,7 @@ Mongo({ client: new MongoClient("") });
 MySQL({ pool: createPool("") });
 MySQL({ pool: createPromisePool("") });
 
-/** What an option type is when each of its properties is `undefined`. */
+/** An option type with each of its properties `undefined`. */
 type Undefined<Options> = { [Name in keyof Required<Options>]: undefined };
 
 declare const nothing:

@@ -1,6 +1,6 @@
 /**
- * Not run, only type-checked: what users write must compile with every Telegraf that has
- * `session({ store })`, and what is wrong must not.
+ * Type-checked, not run: correct code of users must compile with every version of Telegraf that has
+ * `session({ store })`, and wrong code must not.
  */
 
 import * as telegraf from "telegraf";
@@ -72,10 +72,10 @@ declare const dialect: SqliteDialect;
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }
 
-/** What is wrong does not compile. */
+/** Wrong code does not compile. */
 {
   const store: Store<Session> = Redis<Session>({});
-  // @ts-expect-error: no session
+  // @ts-expect-error: not a session
   store.set("k", { cuont: 1 });
   // @ts-expect-error: unknown option
   Redis({ prefx: "" });
@@ -83,7 +83,7 @@ declare const dialect: SqliteDialect;
   Redis({ timeout: "5 s" });
 }
 
-/** Options: none where none is needed, and the text of environment variables. */
+/** Options may be omitted if none is needed, and may be the text of environment variables. */
 {
   for (const store of [Memory(), Redis(), Postgres(), MySQL(), new Memory(), new Redis()]) {
     store.set("k", {});
@@ -94,7 +94,7 @@ declare const dialect: SqliteDialect;
   MySQL({ port: "3306" });
 }
 
-/** A factory that is not called is no store. */
+/** A factory that is not called is not a store. */
 {
   const { session } = telegraf;
   // @ts-expect-error: not called

@@ -31,7 +31,7 @@ export function batches(test: Test, harness: Harness): void {
     assert.equal(await store.get("k"), undefined);
   });
 
-  test("100 sessions at once are stored, read and deleted", async (store, where) => {
+  test("100 sessions are stored, read and deleted at the same time", async (store, where) => {
     const keys = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
     await Promise.all(keys.map((key, i) => store.set(key, { i })));
     await using other = harness.store(where);
@@ -46,7 +46,7 @@ export function batches(test: Test, harness: Harness): void {
     );
   });
 
-  test("one bad session in a batch of 100 fails alone", async (store, where) => {
+  test("one invalid session in a batch of 100 fails alone", async (store, where) => {
     const keys = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
     const bad = { bad: 1n, toBSON: () => Symbol("bad") };
     const results = await Promise.allSettled(
@@ -58,7 +58,7 @@ export function batches(test: Test, harness: Harness): void {
     assert.deepEqual(read, keys.map((_, i) => i === 50 ? undefined : { i }));
   });
 
-  test("more than a batch at once, large ones among them", async (store, where) => {
+  test("more sessions than fit in one batch, some of them large", async (store, where) => {
     const sessions = Array.from(
       { length: harness.slowScans ? 150 : 300 },
       (_, i) => sized(i % 50 === 0 ? 300_000 : 300),

@@ -7,7 +7,7 @@ import { fromAsync, type Harness, type Test } from "./harness.ts";
 
 export function expiry(test: Test, harness: Harness): void {
   test("a session expires after its ttl, unless an update reads it", async (_store, where) => {
-    // The database's own clock decides, so there are real waits. The margins suit a slow machine.
+    // The database's clock decides, so the waits are real. The margins suit a slow machine.
     await using store = harness.store(where, { ttl: 4_000 });
     await using longer = harness.store(where, { ttl: 3_600_000 });
     await using forever = harness.store(where);
@@ -29,7 +29,7 @@ export function expiry(test: Test, harness: Harness): void {
     assert.deepEqual(await store.get("left"), { a: 2 });
   });
 
-  test("a session that a store without ttl stores lives for ever", async (_store, where) => {
+  test("a session stored without ttl never expires", async (_store, where) => {
     await using store = harness.store(where, { ttl: 400 });
     await using forever = harness.store(where);
     await store.set("k", { a: 1 });
@@ -38,7 +38,7 @@ export function expiry(test: Test, harness: Harness): void {
     assert.deepEqual(await store.get("k"), { a: 2 });
   });
 
-  test("prune() deletes what has expired, and nothing else", async (_store, where) => {
+  test("prune() deletes the expired sessions and no others", async (_store, where) => {
     await using store = harness.store(where, { ttl: 1, pruneInterval: 0 });
     await using forever = harness.store(where);
     const length = harness.slowScans ? 600 : 1200;
@@ -55,7 +55,7 @@ export function expiry(test: Test, harness: Harness): void {
     test("expired sessions are pruned every pruneInterval", async (_store, where) => {
       await using store = harness.store(where, { ttl: 1, pruneInterval: 20 });
       await using other = harness.store(where, { pruneInterval: 0 });
-      // How many are left for another store to prune, after longer and longer waits.
+      // The number of sessions that another store still has to prune, after increasing waits.
       const left: number[] = [];
       for (let ms = 50; ms < 20_000 && left.at(-1) !== 0; ms *= 2) {
         await Promise.all(["a", "b", "c"].map((key) => store.set(key, { a: 1 })));

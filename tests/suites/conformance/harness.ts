@@ -1,32 +1,32 @@
-/** What the conformance suite needs to know about a backend, and what its topics share. */
+/** The description of a backend for the conformance suite, and code that its topics share. */
 
 import { it } from "node:test";
 import type { Store, StoreOptions } from "../../../mod.ts";
 import { place } from "../../support/servers.ts";
 
-/** What the suite needs to know about a backend. */
+/** Describes a backend to the suite. */
 export interface Harness {
-  /** The backend's name, with which the titles of tests begin. */
+  /** The backend's name. Each test title begins with it. */
   readonly name: string;
   /**
    * A store with its own connection, on the data of a place: a table, collection or prefix. Two stores
-   * on one place share their data.
+   * on the same place share their data.
    */
   // deno-lint-ignore no-explicit-any
   store(place: string, options?: StoreOptions): Store<any>;
   /** Deletes the data of a place. Missing data is no error. */
   drop(place: string): Promise<void>;
-  /** The type in which a `Date` in a session comes back: text in JSON, a date in documents. */
+  /** The type of a `Date` after reading: text from JSON, a date from documents. */
   readonly dates: "text" | "date";
-  /** Stores an invalid session without the store. Absent if every value can be decoded. */
+  /** Writes an invalid session directly to the database. Absent if every value can be decoded. */
   corrupt?(place: string, key: string): Promise<void>;
-  /** Whether expired sessions are deleted by `prune()`, and not by the database. */
+  /** True if `prune()` deletes expired sessions; false if the database does. */
   readonly prunes: boolean;
-  /** Whether the server of this run scans all sessions for each one, so that tests use fewer. */
+  /** True if this server scans all sessions to find one. Tests then use fewer sessions. */
   readonly slowScans?: boolean;
-  /** Whether clients are still connecting when stores are made. `health()` does not wait for that. */
+  /** True if a new store's client may still be connecting. `health()` does not wait for that. */
   readonly connectsLate?: boolean;
-  /** Field names that the server of this run refuses, with the reason. */
+  /** Field names that this server rejects, with the reason. */
   readonly refusedFields?: { readonly names: RegExp; readonly reason: string };
 }
 
@@ -38,7 +38,7 @@ export type Test = (
   options?: { skip?: string | false },
 ) => void;
 
-/** Makes the function that defines the tests of a backend. */
+/** Returns the function that defines the tests of a backend. */
 export function testOf(harness: Harness): Test {
   return (title, body, options = {}) => {
     it(`${harness.name} ${title}`, options, async () => {
@@ -54,7 +54,7 @@ export function testOf(harness: Harness): Test {
   };
 }
 
-/** Keys that a database may fold, trim, truncate or interpret. All of them are different. */
+/** Keys that a database may fold, trim, truncate or interpret. Each is a different key. */
 export const awkwardKeys = [
   "key",
   "Key",
@@ -63,7 +63,7 @@ export const awkwardKeys = [
   " key",
   "key\t",
   "clé",
-  "cle\u0301", // the same to the eye, other bytes
+  "cle\u0301", // looks the same, has other bytes
   "cle",
   "straße",
   "strasse",
@@ -98,7 +98,7 @@ export const awkwardKeys = [
   "undefined",
 ];
 
-/** A session of about `bytes` bytes. No two are equal. */
+/** A session of about `bytes` bytes. Each one is different. */
 export function sized(bytes: number): { text: string; seed: number } {
   const seed = Math.random();
   return { text: `${seed} "quoted" é `.repeat(bytes / 30).slice(0, bytes), seed };

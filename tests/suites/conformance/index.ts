@@ -1,4 +1,4 @@
-/** The suite that every store passes, on a real server of its backend, one file per topic. */
+/** The suite that every store must pass on a real server. Each topic has its own file. */
 
 import { describe } from "node:test";
 import { batches } from "./batches.ts";

@@ -5,12 +5,12 @@ import { place } from "../../support/servers.ts";
 import { awkwardKeys, type Harness, type Test } from "./harness.ts";
 
 export function keys(test: Test, harness: Harness): void {
-  test("keys given as numbers are their text", async (store) => {
+  test("converts a numeric key to text", async (store) => {
     await store.set(42 as unknown as string, { a: 1 });
     assert.deepEqual(await store.get("42"), { a: 1 });
   });
 
-  test("tells keys apart byte by byte", async (store, where) => {
+  test("distinguishes keys byte by byte", async (store, where) => {
     assert.equal(new Set(awkwardKeys).size, awkwardKeys.length);
     await Promise.all(awkwardKeys.map((key) => store.set(key, { key })));
     await using other = harness.store(where);
@@ -23,7 +23,7 @@ export function keys(test: Test, harness: Harness): void {
     }
   });
 
-  test("takes keys of 512 bytes and refuses longer ones", async (store, where) => {
+  test("accepts keys of up to 512 bytes and rejects longer ones", async (store, where) => {
     const longest = ["k".repeat(512), "é".repeat(256), "🔑".repeat(128)];
     for (const key of longest) {
       await store.set(key, { key });
@@ -37,8 +37,8 @@ export function keys(test: Test, harness: Harness): void {
     }
   });
 
-  test("refuses what is no key, before any I/O", async (store) => {
-    await store.close(); // what gets past the check of the key would say that it is closed
+  test("rejects an invalid key before any I/O", async (store) => {
+    await store.close(); // a key that passes the check would cause a ClosedError
     await assert.rejects(store.get(""), RangeError);
     await assert.rejects(store.get("a\0b"), RangeError);
     await assert.rejects(store.get("\ud800"), RangeError);
@@ -49,7 +49,7 @@ export function keys(test: Test, harness: Harness): void {
     }
   });
 
-  test("stores side by side do not see each other", async (store) => {
+  test("stores on different places do not share sessions", async (store) => {
     const where = place();
     const other = harness.store(where);
     try {

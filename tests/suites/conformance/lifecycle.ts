@@ -5,7 +5,7 @@ import type { StoreOptions } from "../../../mod.ts";
 import type { Harness, Test } from "./harness.ts";
 
 export function lifecycle(test: Test, harness: Harness): void {
-  test("health() tells how long an answer takes", async (store) => {
+  test("health() measures the response time", async (store) => {
     if (harness.connectsLate) await store.ready();
     const health = await store.health();
     assert.ok(health.ok);
@@ -16,7 +16,7 @@ export function lifecycle(test: Test, harness: Harness): void {
     assert.equal(closed.error.name, "ClosedError");
   });
 
-  test("close() waits for what is under way", async (store, where) => {
+  test("close() waits for operations in progress", async (store, where) => {
     const writes = Array.from({ length: 50 }, (_, i) => store.set(`chat:${i}`, { i }));
     const read = store.get("chat:0");
     await store.close();
@@ -26,7 +26,7 @@ export function lifecycle(test: Test, harness: Harness): void {
     assert.deepEqual(await other.get("chat:49"), { i: 49 });
   });
 
-  test("close() twice is fine, and later operations are refused", async (store) => {
+  test("close() may be called twice, and later operations are rejected", async (store) => {
     await store.set("k", { a: 1 });
     await Promise.all([store.close(), store.close()]);
     await store.close();
@@ -36,17 +36,17 @@ export function lifecycle(test: Test, harness: Harness): void {
     await assert.rejects(store.ready(), { name: "ClosedError" });
   });
 
-  test("close() of a store that was never used", async (store) => {
+  test("close() of an unused store succeeds", async (store) => {
     await store.close();
   });
 
-  test("ready() opens, as often as asked", async (store) => {
+  test("ready() opens the store, and may be called repeatedly", async (store) => {
     await Promise.all([store.ready(), store.ready()]);
     await store.ready();
     assert.equal(await store.get("k"), undefined);
   });
 
-  test("refuses unknown options and bad values", () => {
+  test("rejects unknown options and invalid values", () => {
     const bad = (options: unknown) => () => harness.store("x", options as StoreOptions);
     assert.throws(bad({ tiemout: 5 }), /TypeError: \w+: unknown option "tiemout"/);
     assert.throws(bad({ timeout: "5" }), TypeError);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { awkwardKeys, fromAsync, type Harness, type Test } from "./harness.ts";
 
 export function listing(test: Test, harness: Harness): void {
-  test("has() tells whether there is a session", async (store) => {
+  test("has() returns whether the session exists", async (store) => {
     await store.set("k", { a: 1 });
     assert.equal(await store.has("k"), true);
     assert.equal(await store.has("other"), false);
@@ -13,7 +13,7 @@ export function listing(test: Test, harness: Harness): void {
   });
 
   test(
-    "keys(), entries(), size() and clear() are about the store's own sessions",
+    "keys(), entries(), size() and clear() only affect the store's own sessions",
     async (store, where) => {
       const neighbours = [
         `${where}2`,

@@ -33,7 +33,7 @@ export function order(test: Test, harness: Harness): void {
     }
   });
 
-  test("of many unawaited set() calls the last wins", async (store, where) => {
+  test("the last of many unawaited set() calls wins", async (store, where) => {
     const writes: Promise<void>[] = [];
     for (let i = 0; i < 200; i++) {
       writes.push(store.set("k", { i }));
@@ -45,7 +45,7 @@ export function order(test: Test, harness: Harness): void {
     assert.deepEqual(await other.get("k"), { i: 199 });
   });
 
-  test("set() stores the session as it is at the call", async (store, where) => {
+  test("set() stores the session as it is at the time of the call", async (store, where) => {
     const session = { list: [1] };
     const write = store.set("k", session);
     session.list.push(2);
@@ -57,7 +57,7 @@ export function order(test: Test, harness: Harness): void {
     assert.deepEqual(await other.get("k"), { list: [1] });
   });
 
-  test("each get() returns a copy of its own", async (store) => {
+  test("each get() returns its own copy", async (store) => {
     await store.set("k", { list: [1] });
     const [a, b] = await Promise.all([store.get("k"), store.get("k")]);
     a.list.push(2);
@@ -65,7 +65,7 @@ export function order(test: Test, harness: Harness): void {
     assert.deepEqual(await store.get("k"), { list: [1] });
   });
 
-  test("an unchanged session is written where this store changed it meanwhile", async (store) => {
+  test("an unchanged session is written if this store has changed it in the meantime", async (store) => {
     await store.set("k", { a: 1 });
     const session = await store.get("k");
     await store.delete("k");

@@ -1,9 +1,9 @@
-/** What can be stored, and what comes back. */
+/** Values that can be stored, and how they are read back. */
 
 import assert from "node:assert/strict";
 import { type Harness, sized, type Test } from "./harness.ts";
 
-/** Sessions that must come back as they were stored. */
+/** Sessions that must be read back unchanged. */
 const sessions: Record<string, unknown> = {
   "false": false,
   "true": true,
@@ -45,7 +45,7 @@ export function values(test: Test, harness: Harness): void {
     assert.deepEqual(await store.get("k"), { b: 2 });
   });
 
-  test("delete() deletes, and a missing key is no error", async (store) => {
+  test("delete() deletes a session, and a missing key is not an error", async (store) => {
     await store.set("k", { a: 1 });
     await store.delete("k");
     assert.equal(await store.get("k"), undefined);
@@ -60,7 +60,7 @@ export function values(test: Test, harness: Harness): void {
     }
   });
 
-  test("stored sessions are there for another store", async (store, where) => {
+  test("another store can read stored sessions", async (store, where) => {
     await store.set("k", { a: 1 });
     await store.set("gone", { a: 1 });
     await store.delete("gone");
@@ -81,7 +81,7 @@ export function values(test: Test, harness: Harness): void {
     }, { skip: refused });
   }
 
-  test("keeps lone surrogates or replaces them, and nothing else", async (store, where) => {
+  test("keeps or replaces lone surrogates, and changes nothing else", async (store, where) => {
     await store.set("k", { text: "a\ud800b", after: "c" });
     await using other = harness.store(where);
     const { text, after } = await other.get("k");
@@ -89,7 +89,7 @@ export function values(test: Test, harness: Harness): void {
     assert.equal(after, "c");
   });
 
-  test("leaves out fields that are undefined, functions or symbols", async (store, where) => {
+  test("omits fields that are undefined, functions or symbols", async (store, where) => {
     const session = { a: 1, b: undefined, c() {}, d: Symbol("d"), e: [undefined] };
     await store.set("k", session);
     await using other = harness.store(where);
@@ -118,7 +118,7 @@ export function values(test: Test, harness: Harness): void {
   }
 
   test(
-    "an unchanged session does not overwrite what another store wrote",
+    "an unchanged session does not overwrite a change by another store",
     async (store, where) => {
       await using other = harness.store(where);
       await store.set("k", { a: 1 });
@@ -132,7 +132,7 @@ export function values(test: Test, harness: Harness): void {
   if (harness.corrupt !== undefined) {
     const { corrupt } = harness;
     test(
-      "a stored value that cannot be decoded is an error that passes",
+      "an invalid stored value is an error until it is replaced",
       async (store, where) => {
         await store.set("good", { a: 1 });
         await corrupt(where, "bad");
@@ -154,18 +154,18 @@ export function values(test: Test, harness: Harness): void {
 
   if (harness.corrupt !== undefined) {
     const { corrupt } = harness;
-    test("onCorrupt decides what becomes of what cannot be decoded", async (store, where) => {
+    test("onCorrupt discards or replaces an invalid stored value", async (store, where) => {
       await store.ready();
       await corrupt(where, "bad");
       await using discarding = harness.store(where, { onCorrupt: "discard" });
       assert.equal(await discarding.get("bad"), undefined);
-      const told: unknown[] = [];
+      const reported: unknown[] = [];
       await using mending = harness.store(where, {
-        onCorrupt: (value, key) => (told.push(value, key), { mended: true }),
+        onCorrupt: (value, key) => (reported.push(value, key), { mended: true }),
       });
       assert.deepEqual(await mending.get("bad"), { mended: true });
-      assert.equal(typeof told[0], "string");
-      assert.equal(told[1], "bad");
+      assert.equal(typeof reported[0], "string");
+      assert.equal(reported[1], "bad");
       await mending.set("bad", await mending.get("bad"));
       await using other = harness.store(where);
       assert.deepEqual(await other.get("bad"), { mended: true });

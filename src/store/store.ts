@@ -421,7 +421,7 @@ const nothing = Symbol("nothing");
  * Makes a rejected promise repeat its operation each time it is awaited. Telegraf keeps the promise
  * of `get` until it is fulfilled, so one rejected promise would fail every later update of the chat.
  * `await` calls `then` of a promise only if its `constructor` is not `Promise`; otherwise it takes
- * the native path. Guarded by "works again after a failing read" in `tests/suites/telegraf.ts`.
+ * the native path. Guarded by "works again after a failing read" in `tests/core/telegraf.test.ts`.
  */
 function repeatable<T>(promise: Promise<T>, again: () => Promise<T>): void {
   promise.catch(() => {

@@ -1,6 +1,6 @@
 /**
- * Options of the pools that the SQL stores create, made from `url` and `config`. `config` overrides
- * `url` for both drivers, which disagree about this themselves.
+ * Options of the pool that the PostgreSQL store creates, made from `url` and `config`. `config` overrides
+ * `url`.
  *
  * @module
  */

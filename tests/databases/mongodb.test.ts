@@ -307,10 +307,11 @@ describe("MongoDB clients", () => {
       await using cleanup = new Cleanup();
       const client = cleanup.of(new driver.MongoClient(url), (client) => client.close());
       const collection = place();
-      const used = Mongo({ client, collection });
+      const timeout = 120_000;
+      const used = Mongo({ client, collection, timeout });
       assert.equal(await used.get("k"), undefined);
       await client.db().collection(collection).drop();
-      const unused = Mongo({ client, collection: place() });
+      const unused = Mongo({ client, collection: place(), timeout });
       await client.close();
       const start = Date.now();
       await Promise.all(
@@ -318,7 +319,7 @@ describe("MongoDB clients", () => {
           assert.rejects(operation, { name: "StoreError", message: /must be connected|closed/ })
         ),
       );
-      assert.ok(Date.now() - start < 8_000); // well before the deadline
+      assert.ok(Date.now() - start < 60_000); // well before the deadline
     });
   }
 
@@ -502,7 +503,7 @@ describe("MongoDB errors", () => {
     `);
     assert.equal(output, "TimeoutError true MongoServerSelectionError\n".repeat(4));
     assert.equal(code, 0);
-    assert.ok(duration < 20_000);
+    assert.ok(duration < 60_000);
   });
 
   it("MongoDB lets the process end after the store is closed", async () => {
@@ -515,7 +516,7 @@ describe("MongoDB errors", () => {
     `);
     assert.equal(output, "undefined\n");
     assert.equal(code, 0);
-    assert.ok(duration < 20_000);
+    assert.ok(duration < 60_000);
     await harness.drop(collection);
   });
 
@@ -525,6 +526,7 @@ describe("MongoDB errors", () => {
     const seen: unknown[] = [];
     await using store = Mongo({
       url: at,
+      timeout: 120_000,
       onInitError: (error) => seen.push(error),
       onError: (error) => seen.push(error),
     });
@@ -534,7 +536,7 @@ describe("MongoDB errors", () => {
     assert.deepEqual(seen, [error]);
     assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
     await assert.rejects(store.set("k", 1), { name: "StoreError" });
-    assert.ok(Date.now() - start < 8_000); // well before the deadline
+    assert.ok(Date.now() - start < 60_000); // well before the deadline
   });
 
   it("MongoDB works again after the connection was cut, even during commands", async () => {

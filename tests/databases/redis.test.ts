@@ -201,8 +201,9 @@ describe("Redis clients", () => {
         const client = cleanup.of(create(), close);
         client.on("error", () => {});
         await client.connect();
-        const used = Redis({ client, prefix: `${place()}:` });
-        const unused = Redis({ client, prefix: `${place()}:` });
+        const timeout = 120_000;
+        const used = Redis({ client, prefix: `${place()}:`, timeout });
+        const unused = Redis({ client, prefix: `${place()}:`, timeout });
         assert.equal(await used.get("k"), undefined);
         await close(client);
         const start = Date.now();
@@ -211,7 +212,7 @@ describe("Redis clients", () => {
           [used.get("k"), used.set("k", 1), used.delete("k"), unused.get("k")]
             .map((operation) => assert.rejects(operation, { name: "StoreError", message })),
         );
-        assert.ok(Date.now() - start < 8_000); // well before the deadline
+        assert.ok(Date.now() - start < 60_000); // well before the deadline
         assert.equal(client.isOpen, false);
         await Promise.all([used.close(), unused.close()]);
       });
@@ -333,11 +334,11 @@ describe("Redis clients", () => {
 
   it("Redis rejects immediately if the server is out of memory", async () => {
     const port = await servers.single("--maxmemory", "1mb");
-    await using store = Redis({ url: `redis://127.0.0.1:${port}` });
+    await using store = Redis({ url: `redis://127.0.0.1:${port}`, timeout: 120_000 });
     const start = Date.now();
     await assert.rejects(store.set("k", "x".repeat(2e6)), { name: "StoreError", message: /OOM/ });
     assert.equal(await store.get("k"), undefined);
-    assert.ok(Date.now() - start < 8_000); // well before the deadline
+    assert.ok(Date.now() - start < 60_000); // well before the deadline
   });
 
   it("Redis opens as soon as the server is available", async () => {
@@ -491,7 +492,7 @@ describe("Redis errors", () => {
     `);
     assert.equal(output, "TimeoutError true ECONNREFUSED\n".repeat(4));
     assert.equal(code, 0);
-    assert.ok(duration < 25_000);
+    assert.ok(duration < 60_000);
   });
 
   it("Redis lets the process end after the store is closed", async () => {
@@ -503,7 +504,7 @@ describe("Redis errors", () => {
     `);
     assert.equal(output, "undefined\n");
     assert.equal(code, 0);
-    assert.ok(duration < 20_000);
+    assert.ok(duration < 60_000);
   });
 
   it("Redis rejects immediately if the password is wrong or a command is forbidden", async () => {
@@ -528,6 +529,7 @@ describe("Redis errors", () => {
       const seen: unknown[] = [];
       await using store = Redis({
         url: at.href,
+        timeout: 120_000,
         onInitError: (error) => seen.push(error),
         onError: (error) => seen.push(error),
       });
@@ -537,7 +539,7 @@ describe("Redis errors", () => {
       assert.deepEqual(seen, [error]);
       assert.doesNotMatch(inspect(error, { depth: 9 }), /wr0ng/);
       at.password = "r1ght";
-      await using good = Redis({ url: at.href });
+      await using good = Redis({ url: at.href, timeout: 120_000 });
       assert.equal(await good.get("missing"), undefined);
       await assert.rejects(good.set("k", 1), { name: "StoreError", message: /NOPERM/ });
       await using cleanup = new Cleanup();
@@ -545,9 +547,9 @@ describe("Redis errors", () => {
         createClient(at.href.replace("r1ght", "wr0ng")),
         (client) => client.destroy(),
       );
-      await using passed = Redis({ client });
+      await using passed = Redis({ client, timeout: 120_000 });
       await assert.rejects(passed.get("k"), { name: "StoreError", message: /WRONGPASS/ });
-      assert.ok(Date.now() - start < 8_000); // well before the deadline
+      assert.ok(Date.now() - start < 60_000); // well before the deadline
     } finally {
       await direct((client) => client.sendCommand(["ACL", "DELUSER", user]));
     }

@@ -20,7 +20,7 @@ export interface Ending {
  * @param code its code, in JavaScript.
  * @param timeout the time in ms after which it is killed.
  */
-export function run(code: string, timeout = 30_000): Promise<Ending> {
+export function run(code: string, timeout = 90_000): Promise<Ending> {
   const { bun, deno } = process.versions as { bun?: string; deno?: string };
   const args = bun ? ["-e"] : deno ? ["eval"] : ["--input-type=module", "-e"];
   const started = Date.now();

@@ -77,7 +77,7 @@ function number(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** The speed of our store relative to upstream and to the bare driver, one line per cell. */
+/** The speed of our store relative to 2.0.0-beta.7 and to the bare driver, one line per cell. */
 export function summary({ cells }: Report): string {
   const lines = cells.flatMap(({ workload, size, delay, results }) => {
     const result = results.find(({ store }) => store === ours);
@@ -89,7 +89,7 @@ export function summary({ cells }: Report): string {
     return [
       [
         `${workload}, ${size} bytes${delay ? `, ${delay} ms` : ""}`,
-        old ? `${number(old.median)} × upstream` : "",
+        old ? `${number(old.median)} × beta.7` : "",
         limit ? `${number(limit.median)} × bare` : "",
         fastest.store === ours ? "" : `faster: ${fastest.store}`,
       ].map((cell, i) => cell.padEnd([26, 18, 14, 0][i]!)).join("  ").trimEnd(),

@@ -1,4 +1,4 @@
-/** The measured stores: ours, upstream's (version 2.0.0-beta.7), peers, and bare drivers. */
+/** The measured stores: ours, those of 2.0.0-beta.7 (`upstream`), peers, and bare drivers. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -35,7 +35,7 @@ export interface Contender {
 
 /** Names that the report looks for. */
 export const ours = "@telegraf/session";
-export const upstream = "upstream beta.7";
+export const upstream = "2.0.0-beta.7";
 export const bare = "bare driver";
 
 const upstreamEntry = (name: string) =>

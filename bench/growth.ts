@@ -69,7 +69,7 @@ export interface Memory {
 export async function memory(backend: Backend, url: string, count: number): Promise<Memory[]> {
   const results: Memory[] = [];
   for (const store of [ours, upstream, bare]) {
-    // Upstream would take minutes, because it writes each session to the disk separately.
+    // 2.0.0-beta.7 would take minutes, because it writes each session to the disk separately.
     if (backend === "sqlite" && store === upstream) continue;
     const file = fileURLToPath(import.meta.url);
     const flags = "deno" in process.versions

@@ -1,5 +1,5 @@
 /**
- * Compares our stores with those of version 2.0.0-beta.7 ("upstream"), those of other packages
+ * Compares our stores with those of version 2.0.0-beta.7 (`upstream`), those of other packages
  * ("peers"), and the bare drivers.
  *
  * Runs on Deno (`deno task bench`) and on Node 24 (`node bench/main.ts`).

@@ -83,7 +83,7 @@ const programs: Record<Backend, Record<string, (url: string, name: string) => st
   },
 };
 
-/** Measures our store, upstream's and the bare driver. */
+/** Measures our store, that of 2.0.0-beta.7 and the bare driver. */
 export async function startup(backend: Backend, url: string, rounds: number): Promise<Result[]> {
   const measured: Measured[] = [];
   const codes: string[] = [];

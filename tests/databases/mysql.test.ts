@@ -142,8 +142,12 @@ sqlTables({
     " in latin1": (table) => keyless([table], "latin1"),
   },
   remaining,
-  contents: (name) =>
-    rows(`SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${quoted(name)} ORDER BY \`key\`, 2`),
+  contents({ url, table }) {
+    const name = quoted(new URL(url!).pathname.slice(1), table!);
+    return rows(
+      `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${name} ORDER BY \`key\`, 2`,
+    );
+  },
   async assertCurrent(name) {
     assert.deepEqual(await shape(name), ours);
   },
@@ -174,7 +178,8 @@ sqlTables({
   },
   keepIdle: { idleTimeout: 300_000 },
   messages: {
-    cannotCreate: /table `[^`]+`\.`telegraf-sessions` cannot be created: CREATE command denied/,
+    cannotCreate: (table) =>
+      new RegExp(`table \`[^\`]+\`\\.\`${table}\` cannot be created: CREATE command denied`),
     lockTimeout: /Lock wait timeout/,
     wrongPassword: /^Cannot read session "k": Access denied for user/,
     missingDatabase: /Unknown database 'missing'|Access denied/,

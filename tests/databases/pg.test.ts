@@ -110,7 +110,7 @@ sqlTables({
   table,
   keyless: { "": keyless },
   remaining: [["1:1", "3"], ["1:2", "1"], [null, "1"], [null, "2"]],
-  contents: (name) => rows(`SELECT key, session FROM ${quoted(name)} ORDER BY key, session`),
+  contents: ({ table }) => rows(`SELECT key, session FROM ${quoted(table!)} ORDER BY key, session`),
   async assertCurrent(name) {
     assert.deepEqual(await shape(name), ours);
   },
@@ -141,7 +141,8 @@ sqlTables({
   },
   keepIdle: { idleTimeoutMillis: 300_000 },
   messages: {
-    cannotCreate: /table "public"\."[^"]+" cannot be created: permission denied/,
+    cannotCreate: (table) =>
+      new RegExp(`table "public"\\."${table}" cannot be created: permission denied`),
     lockTimeout: /lock timeout/,
     wrongPassword: /^Cannot read session "k": password authentication failed/,
     missingDatabase: /database "missing" does not exist/,

@@ -43,8 +43,8 @@ export interface SQLHarness {
   readonly keyless: Readonly<Record<string, (table: string) => Promise<void>>>;
   /** The rows that must remain of such a table, in the order of `contents`. */
   readonly remaining: readonly (readonly [key: string | null, session: string])[];
-  /** Keys and sessions of a table. */
-  contents(table: string): Promise<unknown[][]>;
+  /** Keys and sessions of a table, read by its owner. */
+  contents(options: SQLOptions): Promise<unknown[][]>;
   /** Fails if the table differs from the ones that this version creates. */
   assertCurrent(table: string): Promise<void>;
   /** The store of 2.0.0-beta.7 on a pool. */
@@ -66,7 +66,7 @@ export interface SQLHarness {
   /** Options of a pool whose idle connections live longer than any test. */
   readonly keepIdle: object;
   readonly messages: {
-    readonly cannotCreate: RegExp;
+    cannotCreate(table: string): RegExp;
     readonly lockTimeout: RegExp;
     readonly wrongPassword: RegExp;
     readonly missingDatabase: RegExp;
@@ -89,7 +89,7 @@ export function sqlTables(harness: SQLHarness): void {
         await store.set("1:1", 4);
         assert.equal(await store.get("1:1"), 4);
         await store.set("1:1", 3);
-        assert.deepEqual(await harness.contents(name), harness.remaining);
+        assert.deepEqual(await harness.contents({ url, table: name }), harness.remaining);
         await harness.assertCurrent(name);
         assert.deepEqual(errors, []);
       });
@@ -98,13 +98,16 @@ export function sqlTables(harness: SQLHarness): void {
     it(`${name} opens new and old tables from 12 processes at the same time`, async () => {
       const fresh = Array.from({ length: 15 }, () => table());
       const old = Array.from({ length: 5 }, () => table());
-      const creators = Object.values(harness.keyless);
+      const { pool, end } = harness.pool(url, 1);
+      const unique = (table: string) => harness.upstream(pool, table).set("old", 1);
+      const creators = [...Object.values(harness.keyless), unique];
       for (const [i, name] of old.entries()) await creators[i % creators.length]!(name);
+      await end();
       const program = { module, factory, options: { url }, place: "table" } as const;
       assert.deepEqual(await coldStart(program, [...fresh, ...old]), []);
       for (const name of [...fresh, ...old]) {
         await harness.assertCurrent(name);
-        const keys = (await harness.contents(name)).map(([key]) => String(key));
+        const keys = (await harness.contents({ url, table: name })).map(([key]) => String(key));
         assert.equal(keys.filter((key) => key.startsWith("process:")).length, processes);
       }
     });
@@ -157,7 +160,7 @@ export function sqlTables(harness: SQLHarness): void {
       const errors: unknown[] = [];
       const options = await harness.restricted(() => Promise.resolve());
       await using store = open({ ...options, onInitError: (error) => errors.push(error) });
-      const message = messages.cannotCreate;
+      const message = messages.cannotCreate(options.table!);
       await assert.rejects(store.get("k"), { name: "StoreError", message });
       assert.equal(errors.length, 1);
     });
@@ -168,10 +171,12 @@ export function sqlTables(harness: SQLHarness): void {
         place = options;
         return harness.createKeyless(options);
       });
+      const before = await harness.contents(place);
       await using store = open(options);
       const message = /cannot be upgraded, but the store needs a unique key/;
       await assert.rejects(store.get("1:1"), message);
-      // No row was deleted: the owner finds the newest session of each key.
+      assert.deepEqual(await harness.contents(place), before); // duplicates included
+      // The owner can still upgrade the table, and finds the newest session of each key.
       await using owner = open(place);
       assert.equal(await owner.get("1:1"), 3);
       assert.equal(await owner.get("1:2"), 1);

@@ -492,7 +492,7 @@ describe("MongoDB options", () => {
 });
 
 describe("MongoDB errors", () => {
-  it("MongoDB rejects in time if no server is available, and the process survives", async () => {
+  it("MongoDB rejects in time if no server is available, and the process continues", async () => {
     const { code, output, duration } = await run(`
       import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};
       const store = Mongo({ url: "mongodb://127.0.0.1:1/test", timeout: 4000 });
@@ -506,7 +506,7 @@ describe("MongoDB errors", () => {
     assert.ok(duration < 60_000);
   });
 
-  it("MongoDB lets the process end after the store is closed", async () => {
+  it("MongoDB does not keep the process alive after close()", async () => {
     const collection = place();
     const { code, output, duration } = await run(`
       import { Mongo } from ${JSON.stringify(entry("mongodb", import.meta.url))};

@@ -8,12 +8,12 @@ import { createPool as createCallbackPool, createPoolCluster, type PoolOptions }
 import { createPool, type RowDataPacket } from "mysql2/promise";
 import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
-import { entry } from "../support/process.ts";
-import { coldStart, processes } from "../support/coldStart.ts";
 import { conformance } from "../suites/conformance/index.ts";
-import { sqlTables } from "../suites/sqlTables.ts";
 import { urlWith } from "../suites/faults.ts";
+import { sqlTables } from "../suites/sqlTables.ts";
+import { coldStart, processes } from "../support/coldStart.ts";
 import { requireVersion } from "../support/packages.ts";
+import { entry } from "../support/process.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
@@ -590,7 +590,7 @@ describe("MySQL options", () => {
     }
   });
 
-  it("MySQL refuses an invalid URL without repeating it", () => {
+  it("MySQL refuses an invalid url without repeating it", () => {
     for (
       const url of [
         "mysql://user:s3cret@host:port/db",

@@ -7,10 +7,10 @@ import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
 import { dialect } from "../../src/pg/dialect.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
-import { entry } from "../support/process.ts";
 import { conformance } from "../suites/conformance/index.ts";
 import { sqlTables } from "../suites/sqlTables.ts";
 import { requireVersion } from "../support/packages.ts";
+import { entry } from "../support/process.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
 const url = serverUrl("postgres");
@@ -430,7 +430,7 @@ describe("PostgreSQL options", () => {
     }
   });
 
-  it("PostgreSQL refuses an invalid URL without repeating it", () => {
+  it("PostgreSQL refuses an invalid url without repeating it", () => {
     for (
       const url of [
         "postgres://user:s3cret@host:port/db",

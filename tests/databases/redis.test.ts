@@ -480,7 +480,7 @@ describe("Redis servers", () => {
 });
 
 describe("Redis errors", () => {
-  it("Redis rejects in time if no server is available, and the process survives", async () => {
+  it("Redis rejects in time if no server is available, and the process continues", async () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
       const store = Redis({ url: "redis://user:s3cret@127.0.0.1:1", timeout: 3000 });
@@ -495,7 +495,7 @@ describe("Redis errors", () => {
     assert.ok(duration < 60_000);
   });
 
-  it("Redis lets the process end after the store is closed", async () => {
+  it("Redis does not keep the process alive after close()", async () => {
     const { code, output, duration } = await run(`
       import { Redis } from ${JSON.stringify(entry("redis", import.meta.url))};
       const store = Redis({ url: ${JSON.stringify(url)} });

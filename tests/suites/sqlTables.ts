@@ -79,7 +79,7 @@ export function sqlTables(harness: SQLHarness): void {
 
   describe(`${name} old tables`, () => {
     for (const [title, create] of Object.entries(harness.keyless)) {
-      it(`${name} keeps the newest of duplicates${title}, and loses no other row`, async () => {
+      it(`${name} keeps the newest duplicate of each key${title}, and all other rows`, async () => {
         const errors: unknown[] = [];
         const name = table();
         await create(name);
@@ -184,7 +184,7 @@ export function sqlTables(harness: SQLHarness): void {
   });
 
   describe(`${name} connections`, () => {
-    it(`${name} stores that write the same keys cause no deadlocks`, async () => {
+    it(`${name} has no deadlocks between stores that write the same keys`, async () => {
       const name = table();
       const pools = Array.from({ length: 3 }, () => harness.pool(url, 10));
       const stores = pools.map(({ pool }) => open({ pool, table: name }));
@@ -220,7 +220,7 @@ export function sqlTables(harness: SQLHarness): void {
     it(`${name} works again after connections were cut`, () =>
       goesOnAfterCuts(url, (url) => open({ url, table: table() })));
 
-    it(`${name} opens as soon as the server accepts connections`, () =>
+    it(`${name} opens as soon as the server is available`, () =>
       opensOnceThere(url, (url) => open({ url, table: table() })));
 
     const long = 120_000; // the errors below occur much earlier
@@ -248,7 +248,7 @@ export function sqlTables(harness: SQLHarness): void {
       assert.ok(Date.now() - started < long / 2);
     });
 
-    it(`${name} reports an error in time if the server is down, and the process continues`, async () => {
+    it(`${name} rejects in time if no server is available, and the process continues`, async () => {
       const down = url.replace(/\/\/.*/, "//user:s3cret@127.0.0.1:1/db");
       const { code, output, duration } = await run(
         `

@@ -26,7 +26,7 @@ MD0pDFgI9U0VoA6wbTgrC4Fat4bffOMthAxcNrZQ
 -----END CERTIFICATE-----
 `.trim();
 
-/** A certificate for db.example.com, and that of the authority which has signed it. */
+/** A certificate for db.example.com, and the certificate of the authority that signed it. */
 export const named = {
   ca: `
 -----BEGIN CERTIFICATE-----
@@ -67,8 +67,8 @@ AMWZhbW0N8g=
 /**
  * Gives a server TLS with a certificate.
  *
- * @param url the server, which has none itself.
- * @param asked whether clients speak without TLS first and ask for it, as those of PostgreSQL do.
+ * @param url the server, which does not use TLS itself.
+ * @param asked true if clients connect without TLS and then ask for it, as PostgreSQL's do.
  * @param pair the certificate and its key.
  */
 export async function withTLS(

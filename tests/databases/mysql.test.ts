@@ -525,7 +525,7 @@ describe("MySQL pools", () => {
     assert.equal((await store.get("k")).length, most.length);
   });
 
-  it("MySQL keeps batches within max_allowed_packet, whatever they contain", async () => {
+  it("MySQL keeps batches within max_allowed_packet, with any content", async () => {
     const [[packet]] = await rows("SELECT @@GLOBAL.max_allowed_packet") as [[number]];
     await admin.query("SET GLOBAL max_allowed_packet = 1048576");
     try {

@@ -6,12 +6,11 @@
 
 import { existsSync } from "node:fs";
 import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
-import { SharedBackend } from "../store/shared.ts";
-import { withTimeout } from "../store/deadline.ts";
 import { StoreError } from "../errors.ts";
-import { timedOut } from "../store/deadline.ts";
 import { systemClock } from "../store/clock.ts";
+import { timedOut, withTimeout } from "../store/deadline.ts";
 import { backendOf } from "../store/factory.ts";
+import { SharedBackend } from "../store/shared.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";
 import { exit, Failure, sentence, unlessInterrupted } from "./failure.ts";

@@ -41,11 +41,12 @@ export function* prepare(
   opening: Omit<SchemaOptions, "transient">,
 ): Script<Table> {
   yield* checkRows();
+  const options = { ...opening, transient };
   if (family !== "MySQL") {
     const dialect = family === "SQLite"
       ? sqliteDialect(table)
       : postgresDialect(yield* pg.locate(table, schema));
-    const statements = yield* prepareTable(dialect, { ...opening, transient });
+    const statements = yield* prepareTable(dialect, options);
     return {
       statements,
       read: rows,
@@ -58,7 +59,6 @@ export function* prepare(
       rows: (entries) => sortByKey(entries).map(statements.values),
     };
   }
-  const options = { ...opening, transient };
   const { statements, settings } = yield* mysql.prepare(table, schema, options, mysqlDialect);
   const [[autocommit] = []] = yield "SELECT @@autocommit";
   const encoding = encoder(statements, settings, literals);

@@ -54,8 +54,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     let shared = SharedBackend.of<Encoded>(backend);
     if (shared === undefined) {
       shared = new SharedBackend(backend, member, clock);
-      if (!SharedBackend.#all.has(handle)) SharedBackend.#all.set(handle, new Map());
-      SharedBackend.#all.get(handle)!.set(scope, shared);
+      const scopes = SharedBackend.#all.get(handle) ?? new Map();
+      SharedBackend.#all.set(handle, scopes.set(scope, shared));
     }
     shared.#checkOptions(backend.shared);
     shared.#members.add(member);

@@ -10,7 +10,7 @@ import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
 import { conformance } from "../suites/conformance/index.ts";
 import { urlWith } from "../suites/faults.ts";
-import { sqlTables } from "../suites/sqlTables.ts";
+import { type SQLOptions, sqlTables } from "../suites/sqlTables.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
 import { requireVersion } from "../support/packages.ts";
 import { entry } from "../support/process.ts";
@@ -130,6 +130,11 @@ conformance({
   },
 });
 
+/** The name of a table with its database. */
+function nameOf({ url, table }: SQLOptions): [database: string, table: string] {
+  return [new URL(url!).pathname.slice(1), table!];
+}
+
 sqlTables({
   name: "MySQL",
   url,
@@ -138,12 +143,12 @@ sqlTables({
   store: (options) => MySQL(options as MySQLOptions),
   table,
   keyless: {
-    " in utf8mb4": (table) => keyless([table]),
-    " in latin1": (table) => keyless([table], "latin1"),
+    " in utf8mb4": (options) => keyless(nameOf(options)),
+    " in latin1": (options) => keyless(nameOf(options), "latin1"),
   },
   remaining,
-  contents({ url, table }) {
-    const name = quoted(new URL(url!).pathname.slice(1), table!);
+  contents(options) {
+    const name = quoted(...nameOf(options));
     return rows(
       `SELECT CONVERT(\`key\` USING utf8mb4), session FROM ${name} ORDER BY \`key\`, 2`,
     );
@@ -164,7 +169,6 @@ sqlTables({
     const grant = `GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}.*`;
     return { url: await createUser(url, grant), table: "telegraf-sessions" };
   },
-  createKeyless: ({ url, table }) => keyless([new URL(url!).pathname.slice(1), table!]),
   async whileRead(name, work) {
     const reader = await admin.getConnection();
     try {

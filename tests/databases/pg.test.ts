@@ -62,8 +62,8 @@ function upstream(pool: unknown, table: string) {
 }
 
 /** Creates a table without a unique key, as versions up to 2.0.0-beta.4 did, with duplicates. */
-async function keyless(name: string, columns = "key varchar(32), session text"): Promise<void> {
-  await admin.query(`CREATE TABLE ${quoted(name)} (${columns})`);
+async function keyless(name: string): Promise<void> {
+  await admin.query(`CREATE TABLE ${quoted(name)} (key varchar(32), session text)`);
   await admin.query(
     `INSERT INTO ${quoted(name)} (key, session) VALUES
     ('1:1', '1'), ('1:2', '1'), ('1:1', '2'), (NULL, '1'), ('1:1', '3'), (NULL, '2')`,
@@ -108,7 +108,7 @@ sqlTables({
   module: entry("pg", import.meta.url),
   store: (options) => Postgres(options as PostgresOptions),
   table,
-  keyless: { "": keyless },
+  keyless: { "": ({ table }) => keyless(table!) },
   remaining: [["1:1", "3"], ["1:2", "1"], [null, "1"], [null, "2"]],
   contents: ({ table }) => rows(`SELECT key, session FROM ${quoted(table!)} ORDER BY key, session`),
   async assertCurrent(name) {
@@ -128,7 +128,6 @@ sqlTables({
     const grants = exists ? [`GRANT SELECT, INSERT, UPDATE, DELETE ON ${quoted(name)}`] : [];
     return { url: await role(...grants), table: name };
   },
-  createKeyless: ({ table }) => keyless(table!),
   async whileRead(name, work) {
     const reader = await admin.connect();
     try {

@@ -40,7 +40,7 @@ export interface SQLHarness {
   /** The name of a new table, which is dropped at the end. */
   table(): string;
   /** Creates tables as beta.1 to beta.4 did, without a key and with duplicates, by title. */
-  readonly keyless: Readonly<Record<string, (table: string) => Promise<void>>>;
+  readonly keyless: Readonly<Record<string, (options: SQLOptions) => Promise<void>>>;
   /** The rows that must remain of such a table, in the order of `contents`. */
   readonly remaining: readonly (readonly [key: string | null, session: string])[];
   /** Keys and sessions of a table, read by its owner. */
@@ -59,8 +59,6 @@ export interface SQLHarness {
    * @param setUp receives the owner's options.
    */
   restricted(setUp: (options: SQLOptions) => Promise<unknown>): Promise<SQLOptions>;
-  /** Creates a table without a key as its owner. */
-  createKeyless(options: SQLOptions): Promise<void>;
   /** Runs work while a transaction that has read the table is open. */
   whileRead(table: string, work: () => Promise<void>): Promise<void>;
   /** Options of a pool whose idle connections live longer than any test. */
@@ -82,7 +80,7 @@ export function sqlTables(harness: SQLHarness): void {
       it(`${name} keeps the newest duplicate of each key${title}, and all other rows`, async () => {
         const errors: unknown[] = [];
         const name = table();
-        await create(name);
+        await create({ url, table: name });
         await using store = open({ url, table: name, onError: (error) => errors.push(error) });
         const kept = harness.remaining.filter(([key]) => key !== null);
         for (const [key, session] of kept) assert.equal(await store.get(key!), Number(session));
@@ -99,9 +97,11 @@ export function sqlTables(harness: SQLHarness): void {
       const fresh = Array.from({ length: 15 }, () => table());
       const old = Array.from({ length: 5 }, () => table());
       const { pool, end } = harness.pool(url, 1);
-      const unique = (table: string) => harness.upstream(pool, table).set("old", 1);
+      const unique = ({ table }: SQLOptions) => harness.upstream(pool, table!).set("old", 1);
       const creators = [...Object.values(harness.keyless), unique];
-      for (const [i, name] of old.entries()) await creators[i % creators.length]!(name);
+      for (const [i, name] of old.entries()) {
+        await creators[i % creators.length]!({ url, table: name });
+      }
       await end();
       const program = { module, factory, options: { url }, place: "table" } as const;
       assert.deepEqual(await coldStart(program, [...fresh, ...old]), []);
@@ -166,10 +166,11 @@ export function sqlTables(harness: SQLHarness): void {
     });
 
     it(`${name} does not open a table without a key if it may not alter it`, async () => {
+      const [createKeyless] = Object.values(harness.keyless) as [typeof harness.keyless[string]];
       let place: SQLOptions = {};
       const options = await harness.restricted((options) => {
         place = options;
-        return harness.createKeyless(options);
+        return createKeyless(options);
       });
       const before = await harness.contents(place);
       await using store = open(options);

@@ -74,10 +74,84 @@ export interface Plan {
   readonly changes: readonly string[];
 }
 
+/** A claim of the lease on a key: the right to change its session, which one holder at a time has. */
+export interface Claim {
+  readonly key: string;
+  /** Identifies the claim and its holder: up to 255 printable ASCII characters. */
+  readonly token: string;
+  /** How long the lease lasts, in ms of the database's clock. */
+  readonly length: number;
+}
+
+/** The lease on a key after a claim. */
+export interface Claimed<Encoded> {
+  readonly key: string;
+  /** The token of the claim if it was granted, otherwise that of the current holder. */
+  readonly token: string;
+  /** What is stored under the key, if the claim was granted and there is a session. */
+  readonly entry?: Entry<Encoded> | undefined;
+}
+
+/** What a holder does with its lease: renews it for `length` ms, or releases it if that is 0. */
+export interface Settlement<Encoded> extends Claim {
+  /** The entry to store; `null` to delete the session; `undefined` to leave it as it is. */
+  readonly change: Entry<Encoded> | null | undefined;
+}
+
+/** A settlement that changed nothing because the lease is lost. */
+export interface Refusal {
+  readonly key: string;
+  /** The token of the current holder, if there is one. */
+  readonly token: string | undefined;
+}
+
+/** A lease that is held. */
+export interface Held {
+  readonly key: string;
+  readonly token: string;
+  /** How long the lease still lasts, in ms. */
+  readonly left: number;
+}
+
+/** Some of the leases that are held. */
+export interface LeasePage {
+  readonly leases: Held[];
+  /** The cursor of the next page; absent on the last page. */
+  readonly next?: string | undefined;
+}
+
+/**
+ * Leases on keys, in the same place as the sessions, so that a write can depend on the lease. Time is
+ * the database's clock. `open` has been called with `leasing` before.
+ */
+export interface Leases<Encoded> {
+  /**
+   * Grants each lease that is free, that has expired, or that has this very token: a repeated claim is
+   * granted again. Returns an answer for each claim, in any order. A missing session stays missing
+   * for all other methods.
+   *
+   * @param claims has no duplicate keys.
+   */
+  claim(claims: Claim[], signal: AbortSignal): MaybePromise<Claimed<Encoded>[]>;
+  /**
+   * Writes, and renews or releases, where the lease still has the token, even if it has expired. The
+   * token stays after a release, so that a repeated settlement is applied again and does no harm.
+   * Returns a refusal for each of the others. To delete and release is never refused if the session
+   * and its lease are missing.
+   *
+   * @param settlements has no duplicate keys.
+   */
+  settle(settlements: Settlement<Encoded>[], signal: AbortSignal): MaybePromise<Refusal[]>;
+  /** About `size` of the leases that are held and have not expired, in the manner of `page`. */
+  held(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<LeasePage>;
+}
+
 /** The arguments of `open`. */
 export interface Opening {
   /** Whether entries will have `expires`: the database should then find expired ones quickly. */
   readonly expiring: boolean;
+  /** Whether there will be leases. `open` rejects if the database has no place for them. */
+  readonly leasing: boolean;
   /** Aborts when the attempt has timed out; connections that it holds should be discarded. */
   readonly signal: AbortSignal;
   /** Reports errors in the background and errors that do not stop the store, to `onError`. */
@@ -105,11 +179,13 @@ export interface Backend<Encoded = string> {
   readonly codec: Codec<Encoded>;
   /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded?: boolean;
+  /** Leases on the keys; or the reason why there are none, in words. */
+  readonly leases?: Leases<Encoded> | string;
 
   /**
    * Connects and prepares the schema: creates it, or upgrades the schema of `@telegraf/session`
-   * 2.0.0-beta. Called again after a failure, and when a later store is the first one with a `ttl`.
-   * Many processes may call it at the same time.
+   * 2.0.0-beta. Called again after a failure, and when a store is the first one that needs `expires` or
+   * leases. Many processes may call it at the same time.
    *
    * @returns the limits of batches, which may depend on the server.
    */
@@ -141,8 +217,8 @@ export interface Backend<Encoded = string> {
    */
   page(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<Page>;
   /**
-   * Deletes some entries that have expired by `now` (ms since the epoch), and returns how many: 0 if
-   * none are left or another process is pruning. Absent if the database deletes them by itself.
+   * Deletes some entries that have expired by `now` (ms since the epoch) and have no lease, and returns
+   * how many: 0 if none are left or another process is pruning. Absent if the database deletes them by itself.
    */
   prune?(now: number, signal: AbortSignal): MaybePromise<number>;
   /**

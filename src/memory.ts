@@ -4,15 +4,35 @@
  * @module
  */
 
-import type { Backend, Entry } from "./backend.ts";
+import type { Backend, Claim, Entry, Leases } from "./backend.ts";
 import { json } from "./codec/json.ts";
 
-/** A backend on a map. Each one is independent of all others. */
-export function memoryBackend(sessions: Map<string, Entry<string>> = new Map()): Backend {
+/** A lease that is held until a time in ms since the epoch, or that was released at 0. */
+interface Lease {
+  readonly token: string;
+  readonly until: number;
+}
+
+/** What a backend in memory stores. Two backends may share it. */
+export class MemoryData {
+  readonly sessions: Map<string, Entry<string>> = new Map();
+  readonly leases: Map<string, Lease> = new Map();
+}
+
+/**
+ * A backend on a map. Each one is independent of all others.
+ *
+ * @param now the clock of leases, in ms since the epoch.
+ */
+export function memoryBackend(
+  { sessions, leases }: MemoryData = new MemoryData(),
+  now: () => number = Date.now,
+): Backend {
   return {
     handle: {},
     scope: "",
     codec: json,
+    leases: memoryLeases({ sessions, leases }, now),
     open: () => ({ keys: Infinity, bytes: Infinity }),
     read: (keys) => keys.flatMap((key) => sessions.get(key) ?? []),
     write(entries) {
@@ -27,17 +47,60 @@ export function memoryBackend(sessions: Map<string, Entry<string>> = new Map()):
     remove(keys) {
       for (const key of keys) sessions.delete(key);
     },
-    page: (start = "", size) => {
-      const keys = [...sessions.keys()].filter((key) => key > start).sort().slice(0, size);
-      const entries = keys.map((key) => sessions.get(key)!);
-      return { entries, next: keys.length < size ? undefined : keys.at(-1) };
-    },
-    prune(now) {
-      const old = [...sessions.values()].filter(({ expires = Infinity }) => expires <= now);
+    page: (start = "", size) => page([...sessions.values()], start, size),
+    prune(time) {
+      const old = [...sessions.values()].filter(({ key, expires = Infinity }) =>
+        expires <= time && !((leases.get(key)?.until ?? 0) > now())
+      );
       for (const { key } of old) sessions.delete(key);
       return old.length;
     },
     close() {},
     transient: () => false,
   };
+}
+
+function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leases<string> {
+  const hold = ({ key, token, length }: Claim) =>
+    leases.set(key, { token, until: length > 0 ? now() + length : 0 });
+  return {
+    claim: (claims) =>
+      claims.map((claim) => {
+        const { key, token } = claim;
+        const held = leases.get(key);
+        if (held !== undefined && held.token !== token && held.until > now()) {
+          return { key, token: held.token };
+        }
+        hold(claim);
+        return { key, token, entry: sessions.get(key) };
+      }),
+    settle: (settlements) =>
+      settlements.flatMap((settlement) => {
+        const { key, token, length, change } = settlement;
+        const held = leases.get(key);
+        if (held?.token !== token) {
+          const gone = change === null && length === 0 && held === undefined && !sessions.has(key);
+          return gone ? [] : { key, token: held?.token };
+        }
+        if (change) sessions.set(key, change);
+        else if (change === null) sessions.delete(key);
+        if (change === null && length === 0) leases.delete(key);
+        else hold(settlement);
+        return [];
+      }),
+    held(start = "", size) {
+      const all = [...leases].flatMap(([key, { token, until }]) =>
+        until > now() ? { key, token, left: until - now() } : []
+      );
+      const { entries, next } = page(all, start, size);
+      return { leases: entries, next };
+    },
+  };
+}
+
+/** The items whose keys follow `start`, in the order of keys. */
+function page<T extends { readonly key: string }>(all: T[], start: string, size: number) {
+  const entries = all.filter(({ key }) => key > start)
+    .sort((a, b) => a.key < b.key ? -1 : 1).slice(0, size);
+  return { entries, next: entries.length < size ? undefined : entries.at(-1)?.key };
 }

@@ -196,7 +196,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   async #tryToOpen(): Promise<void> {
     const expiring = this.#expiring;
-    const opening = { expiring, report: this.#report, plan: this.#plan };
+    const opening = { expiring, leasing: false, report: this.#report, plan: this.#plan };
     this.#state = "opening";
     try {
       await withTimeout(this.#timeout, this.#clock, async (signal) => {

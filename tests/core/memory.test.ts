@@ -1,15 +1,14 @@
-import type { Entry } from "../../src/backend.ts";
-import { memoryBackend } from "../../src/memory.ts";
+import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
 import { Memory } from "../../mod.ts";
 import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
 
-const places = new Map<string, Map<string, Entry<string>>>();
+const places = new Map<string, MemoryData>();
 
-/** The sessions of a place. */
-function sessions(where: string): Map<string, Entry<string>> {
-  const found = places.get(where) ?? new Map();
+/** The data of a place. */
+function data(where: string): MemoryData {
+  const found = places.get(where) ?? new MemoryData();
   places.set(where, found);
   return found;
 }
@@ -20,14 +19,15 @@ const harness: Harness = {
   prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
-    return createStore(memoryBackend(sessions(where)), options);
+    return createStore(memoryBackend(data(where)), options);
   },
+  backend: (where) => memoryBackend(data(where)),
   drop(where) {
     places.delete(where);
     return Promise.resolve();
   },
   corrupt(where, key) {
-    sessions(where).set(key, { key, value: "{no JSON" });
+    data(where).sessions.set(key, { key, value: "{no JSON" });
     return Promise.resolve();
   },
 };

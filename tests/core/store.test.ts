@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { reason, redact } from "../../src/errors.ts";
-import { memoryBackend } from "../../src/memory.ts";
+import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
 import { run } from "../support/process.ts";
 import { settle } from "../support/clock.ts";
@@ -35,10 +35,9 @@ describe("listing", () => {
   });
 
   it("size() lets other work run although the database is synchronous", async () => {
-    const memory = memoryBackend(
-      new Map(Array.from({ length: 1000 }, (_, i) => [`${i}`, { key: `${i}`, value: "{}" }])),
-    );
-    await using store = createStore(memory);
+    const data = new MemoryData();
+    for (let i = 0; i < 1000; i++) data.sessions.set(`${i}`, { key: `${i}`, value: "{}" });
+    await using store = createStore(memoryBackend(data));
     await store.ready();
     let turns = 0;
     const timer = setInterval(() => turns++, 0);

@@ -1,7 +1,7 @@
 /** A backend in memory that records its calls, and fails or waits as a test requires. */
 
-import type { Backend, Entry, Limits } from "../../src/backend.ts";
-import { memoryBackend } from "../../src/memory.ts";
+import type { Backend, Claim, Entry, Limits } from "../../src/backend.ts";
+import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import type { StoreOptions } from "../../src/options.ts";
 import { createStore, type Store } from "../../src/store/store.ts";
 import { ManualClock } from "./clock.ts";
@@ -23,7 +23,8 @@ export function gate(): { readonly opened: Promise<void>; open(): void } {
 
 export class Script {
   readonly clock = new ManualClock();
-  readonly sessions = new Map<string, Entry<string>>();
+  readonly data = new MemoryData();
+  readonly sessions = this.data.sessions;
   /** Each call with its keys, in the order in which the calls began. */
   readonly calls: string[] = [];
   /** Thrown by the next calls, one each. A call succeeds if its place has `undefined`. */
@@ -35,7 +36,8 @@ export class Script {
   readonly backend: Backend;
 
   constructor(limits: Partial<Limits> = {}) {
-    const memory = memoryBackend(this.sessions);
+    const memory = memoryBackend(this.data, this.clock.date);
+    const leases = memory.leases as Exclude<typeof memory.leases, string | undefined>;
     const step = async (name: string, keys: string[], signal?: AbortSignal) => {
       const call = [name, ...keys].join(" ");
       this.calls.push(call);
@@ -44,12 +46,22 @@ export class Script {
       const failure = this.failures.shift();
       if (failure !== undefined) throw failure;
     };
-    const keysOf = (entries: Entry<string>[]) => entries.map((entry) => entry.key);
+    const keysOf = (entries: (Entry<string> | Claim)[]) => entries.map((entry) => entry.key);
     this.backend = {
       ...memory,
-      open: async ({ signal, report, expiring }) => {
+      leases: {
+        claim: (claims, signal) =>
+          step("claim", keysOf(claims), signal).then(() => leases.claim(claims, signal)),
+        settle: (settlements, signal) =>
+          step("settle", keysOf(settlements), signal)
+            .then(() => leases.settle(settlements, signal)),
+        held: (start, size, signal) =>
+          step("held", start ? [start] : [], signal).then(() => leases.held(start, size, signal)),
+      },
+      open: async ({ signal, report, expiring, leasing }) => {
         this.report = report;
-        await step("open", expiring ? ["expiring"] : [], signal);
+        const needs = [...(expiring ? ["expiring"] : []), ...(leasing ? ["leasing"] : [])];
+        await step("open", needs, signal);
         return { keys: 128, bytes: 1e6, ...limits };
       },
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),

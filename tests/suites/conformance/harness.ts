@@ -2,6 +2,7 @@
 
 import { it } from "node:test";
 import type { Store, StoreOptions } from "../../../mod.ts";
+import type { Backend } from "../../../src/backend.ts";
 import { place } from "../../support/servers.ts";
 
 /** Describes a backend to the suite. */
@@ -14,6 +15,9 @@ export interface Harness {
    */
   // deno-lint-ignore no-explicit-any
   store(place: string, options?: StoreOptions): Store<any>;
+  /** The backend of such a store, to test the contract below it. */
+  // deno-lint-ignore no-explicit-any
+  backend(place: string, options?: StoreOptions): Backend<any>;
   /** Deletes the data of a place. Missing data is no error. */
   drop(place: string): Promise<void>;
   /** The type of a `Date` after reading: text from JSON, a date from documents. */

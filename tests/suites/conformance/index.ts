@@ -5,6 +5,7 @@ import { batches } from "./batches.ts";
 import { expiry } from "./expiry.ts";
 import { type Harness, testOf } from "./harness.ts";
 import { keys } from "./keys.ts";
+import { leases } from "./leases.ts";
 import { lifecycle } from "./lifecycle.ts";
 import { listing } from "./listing.ts";
 import { order } from "./order.ts";
@@ -16,7 +17,7 @@ export type { Harness } from "./harness.ts";
 export function conformance(harness: Harness): void {
   const test = testOf(harness);
   describe(`${harness.name} conformance`, () => {
-    for (const topic of [values, keys, order, batches, listing, expiry, lifecycle]) {
+    for (const topic of [values, keys, order, batches, listing, expiry, leases, lifecycle]) {
       topic(test, harness);
     }
   });

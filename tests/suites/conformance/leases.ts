@@ -1,0 +1,380 @@
+/** Leases, on the contract below the store. Lengths are either far longer than a test, or 1 ms. */
+
+import assert from "node:assert/strict";
+import { setTimeout as wait } from "node:timers/promises";
+import type { Backend, Claimed, Leases, Refusal, Settlement } from "../../../src/backend.ts";
+import { fromAsync, type Harness, type Test } from "./harness.ts";
+
+const long = 600_000;
+const { signal } = new AbortController();
+
+/** A backend that is open for leases, with its methods for short tests. */
+class Holder implements AsyncDisposable {
+  // deno-lint-ignore no-explicit-any
+  readonly backend: Backend<any>;
+  // deno-lint-ignore no-explicit-any
+  readonly leases: Leases<any>;
+
+  // deno-lint-ignore no-explicit-any
+  private constructor(backend: Backend<any>) {
+    this.backend = backend;
+    assert.equal(typeof backend.leases, "object");
+    // deno-lint-ignore no-explicit-any
+    this.leases = backend.leases as Leases<any>;
+  }
+
+  static async open(harness: Harness, where: string, expiring = false): Promise<Holder> {
+    const holder = new Holder(harness.backend(where));
+    const report = (error: unknown) => assert.fail(String(error));
+    await Holder.retry(
+      holder.backend,
+      () => holder.backend.open({ expiring, leasing: true, signal, report }),
+    );
+    return holder;
+  }
+
+  /** Repeats what fails for a transient reason, as the store does. */
+  // deno-lint-ignore no-explicit-any
+  static async retry<T>(backend: Backend<any>, work: () => T | Promise<T>): Promise<T> {
+    for (let attempt = 1;; attempt++) {
+      try {
+        return await work();
+      } catch (error) {
+        if (attempt === 100 || !backend.transient(error)) throw error;
+        await wait(20);
+      }
+    }
+  }
+
+  async claim(token: string, length: number, ...keys: string[]): Promise<Claimed<unknown>[]> {
+    const claims = keys.map((key) => ({ key, token, length }));
+    const claimed = await Holder.retry(this.backend, () => this.leases.claim(claims, signal));
+    assert.deepEqual(claimed.map(({ key }) => key).sort(), [...keys].sort());
+    return claimed.toSorted((a, b) => keys.indexOf(a.key) - keys.indexOf(b.key));
+  }
+
+  /** Claims one key; returns the token of its lease and the session. */
+  async claimed(token: string, key = "k", length = long): Promise<[string, unknown?]> {
+    const [{ token: holder, entry }] = await this.claim(token, length, key) as [Claimed<unknown>];
+    return entry === undefined ? [holder] : [holder, this.backend.codec.decode(entry.value)];
+  }
+
+  async settle(...settlements: Settlement<unknown>[]): Promise<Refusal[]> {
+    const settle = () => this.leases.settle(settlements, signal);
+    return (await Holder.retry(this.backend, settle)).toSorted((a, b) => a.key < b.key ? -1 : 1);
+  }
+
+  /** Settles one key: writes a session, deletes it with `null`, or leaves it with `undefined`. */
+  settled(token: string, session: unknown, length = 0, key = "k"): Promise<Refusal[]> {
+    return this.settle({ key, token, length, change: this.change(key, session) });
+  }
+
+  change(key: string, session: unknown) {
+    return session == null
+      ? session as null | undefined
+      : { key, value: this.backend.codec.encode(session) };
+  }
+
+  /** The keys of the leases that are held, with their tokens. */
+  async held(): Promise<string[]> {
+    const all: string[] = [];
+    let start: string | undefined;
+    do {
+      const page = await Holder.retry(this.backend, () => this.leases.held(start, 100, signal));
+      all.push(...page.leases.map(({ key, token }) => `${key} ${token}`));
+      start = page.next;
+    } while (start !== undefined);
+    return [...new Set(all)].sort();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.backend.close();
+  }
+}
+
+export function leases(test: Test, harness: Harness): void {
+  const open = (where: string) => Holder.open(harness, where);
+
+  test("a claim returns the session, and a settlement stores another", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    assert.deepEqual(await holder.claimed("t1"), ["t1", { a: 1 }]);
+    assert.deepEqual(await holder.settled("t1", { a: 2 }), []);
+    assert.deepEqual(await store.get("k"), { a: 2 });
+    assert.deepEqual(await holder.claimed("t2"), ["t2", { a: 2 }]);
+  });
+
+  test("a lease on a missing session is no session", async (store, where) => {
+    await using holder = await open(where);
+    assert.deepEqual(await holder.claimed("t1"), ["t1"]);
+    await using other = harness.store(where);
+    for (const each of [store, other]) {
+      assert.equal(await each.get("k"), undefined);
+      assert.equal(await each.has("k"), false);
+      assert.deepEqual(await fromAsync(each.keys()), []);
+      assert.deepEqual(await fromAsync(each.entries()), []);
+      assert.equal(await each.size(), 0);
+    }
+    assert.deepEqual(await holder.settled("t1", { a: 1 }), []);
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    assert.equal(await store.size(), 1);
+  });
+
+  test("a lease that is held is granted to no other claim", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await using other = await open(where);
+    await holder.claimed("t1");
+    assert.deepEqual(await other.claimed("t2"), ["t1"]);
+    assert.deepEqual(await holder.claimed("t2"), ["t1"]);
+    assert.deepEqual(await holder.settled("t1", { a: 2 }), []);
+    assert.deepEqual(await other.claimed("t2"), ["t2", { a: 2 }]);
+  });
+
+  test("a claim and a settlement that are repeated do no harm", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    for (let i = 0; i < 3; i++) assert.deepEqual(await holder.claimed("t1"), ["t1", { a: 1 }]);
+    for (let i = 0; i < 3; i++) assert.deepEqual(await holder.settled("t1", { a: 2 }, long), []);
+    for (let i = 0; i < 3; i++) assert.deepEqual(await holder.settled("t1", { a: 3 }), []);
+    assert.deepEqual(await store.get("k"), { a: 3 });
+    await holder.claimed("t2");
+    for (let i = 0; i < 3; i++) assert.deepEqual(await holder.settled("t2", null), []);
+    assert.equal(await store.get("k"), undefined);
+  });
+
+  test("a settlement with another token changes nothing", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await holder.claimed("t1");
+    for (const change of [{ a: 2 }, null, undefined]) {
+      for (const length of [0, long]) {
+        assert.deepEqual(await holder.settled("t2", change, length), [{ key: "k", token: "t1" }]);
+      }
+    }
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    assert.deepEqual(await holder.held(), ["k t1"]);
+    assert.deepEqual(await holder.settled("t1", { a: 3 }), []);
+    const [refusal] = await holder.settled("t2", { a: 4 });
+    assert.equal(refusal?.key, "k");
+    assert.deepEqual(await store.get("k"), { a: 3 });
+    const [unknown] = await holder.settled("t1", { a: 5 }, 0, "never claimed");
+    assert.deepEqual(unknown, { key: "never claimed", token: undefined });
+    assert.equal(await store.get("never claimed"), undefined);
+  });
+
+  test(
+    "a lease that has expired goes to the next claim, and its holder is refused",
+    async (store, where) => {
+      await store.set("k", { a: 1 });
+      await using holder = await open(where);
+      await using other = await open(where);
+      await holder.claimed("t1", "k", 1);
+      await holder.claimed("t1", "missing", 1);
+      await wait(5);
+      assert.deepEqual(await holder.held(), []);
+      assert.deepEqual(await other.claimed("t2"), ["t2", { a: 1 }]);
+      assert.deepEqual(await other.claimed("t2", "missing"), ["t2"]);
+      assert.deepEqual(await holder.settled("t1", { a: 2 }), [{ key: "k", token: "t2" }]);
+      assert.deepEqual(await holder.settled("t1", null), [{ key: "k", token: "t2" }]);
+      assert.deepEqual(await holder.settled("t1", null, 0, "missing"), [
+        { key: "missing", token: "t2" },
+      ]);
+      assert.deepEqual(await other.settled("t2", { a: 3 }), []);
+      assert.deepEqual(await store.get("k"), { a: 3 });
+    },
+  );
+
+  test("a lease that has expired is still good if nobody has taken it", async (store, where) => {
+    await using holder = await open(where);
+    for (const [key, session] of [["k", { a: 1 }], ["missing", undefined]] as const) {
+      if (session) await store.set(key, session);
+      await holder.claimed("t1", key, 1);
+      await wait(5);
+      assert.deepEqual(await holder.settled("t1", { a: 2 }, 0, key), []);
+      assert.deepEqual(await store.get(key), { a: 2 });
+    }
+  });
+
+  test("a renewal keeps the lease and the session", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await holder.claimed("t1", "k", 1);
+    await holder.claimed("t1", "missing", 1);
+    for (const key of ["k", "missing"]) {
+      assert.deepEqual(await holder.settled("t1", undefined, long, key), []);
+    }
+    await wait(5);
+    assert.deepEqual(await holder.claimed("t2"), ["t1"]);
+    assert.deepEqual(await holder.claimed("t2", "missing"), ["t1"]);
+    assert.deepEqual(await store.get("k"), { a: 1 });
+    assert.deepEqual(await fromAsync(store.keys()), ["k"]);
+  });
+
+  test("a release keeps the session, and lets others in", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await holder.claimed("t1");
+    assert.deepEqual(await holder.settled("t1", undefined), []);
+    assert.deepEqual(await holder.held(), []);
+    assert.deepEqual(await holder.claimed("t2"), ["t2", { a: 1 }]);
+  });
+
+  test("a session that a holder deletes is gone while the lease goes on", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await holder.claimed("t1");
+    assert.deepEqual(await holder.settled("t1", null, long), []);
+    assert.equal(await store.get("k"), undefined);
+    assert.equal(await store.size(), 0);
+    assert.deepEqual(await holder.claimed("t2"), ["t1"]);
+    assert.deepEqual(await holder.settled("t1", { a: 2 }, long), []);
+    assert.deepEqual(await store.get("k"), { a: 2 });
+    assert.deepEqual(await holder.settled("t1", null), []);
+    assert.equal(await store.get("k"), undefined);
+    assert.deepEqual(await holder.held(), []);
+    assert.deepEqual(await holder.claimed("t2"), ["t2"]);
+  });
+
+  test("claims and settles many keys at the same time", async (store, where) => {
+    const keys = Array.from({ length: 20 }, (_, i) => `k${i}`);
+    await using holder = await open(where);
+    await using other = await open(where);
+    await Promise.all(keys.map((key, i) => i % 4 !== 0 ? store.set(key, { i }) : undefined));
+    await other.claim("other", long, ...keys.filter((_, i) => i % 5 === 0));
+    const claimed = await holder.claim("t1", long, ...keys);
+    claimed.forEach(({ token, entry }, i) => {
+      assert.equal(token, i % 5 === 0 ? "other" : "t1");
+      assert.equal(entry !== undefined, i % 5 !== 0 && i % 4 !== 0);
+      if (entry) assert.deepEqual(holder.backend.codec.decode(entry.value), { i });
+    });
+    // Writes, deletions, renewals and releases, of which some are refused.
+    const changes = [{ a: 1 }, null, undefined, { a: 2 }];
+    const refused = await holder.settle(...keys.map((key, i) => ({
+      key,
+      token: "t1",
+      length: i % 3 === 0 ? long : 0,
+      change: holder.change(key, changes[i % 4]),
+    })));
+    const expected = keys.filter((_, i) => i % 5 === 0).sort();
+    assert.deepEqual(refused, expected.map((key) => ({ key, token: "other" })));
+    for (const [i, key] of keys.entries()) {
+      const before = i % 4 !== 0 ? { i } : undefined;
+      const change = changes[i % 4];
+      const after = i % 5 === 0 || change === undefined ? before : change ?? undefined;
+      assert.deepEqual(await store.get(key), after, key);
+    }
+    const kept = keys.flatMap((key, i) =>
+      i % 5 === 0 ? `${key} other` : i % 3 === 0 ? `${key} t1` : []
+    );
+    assert.deepEqual(await holder.held(), kept.sort());
+  });
+
+  test("many processes that claim one key: one gets it", async (_store, where) => {
+    const holders = await Promise.all(Array.from({ length: 8 }, () => open(where)));
+    try {
+      for (let round = 0; round < 5; round++) {
+        const key = round % 2 === 0 ? "k" : `new ${round}`;
+        const results = await Promise.all(holders.map((holder, i) => holder.claimed(`t${i}`, key)));
+        const granted = results.flatMap(([token], i) => token === `t${i}` ? i : []);
+        assert.equal(granted.length, 1);
+        const [winner] = granted as [number];
+        for (const [token] of results) assert.equal(token, `t${winner}`);
+        assert.deepEqual(await holders[winner]!.settled(`t${winner}`, { round }, 0, key), []);
+      }
+    } finally {
+      for (const holder of holders) await holder.backend.close();
+    }
+  });
+
+  test("a claim that waited for a settlement sees the settled session", async (store, where) => {
+    await store.set("k", { count: 0 });
+    const holders = await Promise.all(Array.from({ length: 4 }, () => open(where)));
+    try {
+      await Promise.all(holders.map(async (holder, i) => {
+        for (let n = 0; n < 10;) {
+          const token = `t${i}-${n}`;
+          const [held, session] = await holder.claimed(token);
+          if (held !== token) continue;
+          const { count } = session as { count: number };
+          assert.deepEqual(await holder.settled(token, { count: count + 1 }), []);
+          n++;
+        }
+      }));
+      assert.deepEqual(await store.get("k"), { count: 40 });
+    } finally {
+      for (const holder of holders) await holder.backend.close();
+    }
+  });
+
+  test(
+    "a claim writes and reads everything that a session or a key can be",
+    async (store, where) => {
+      await using holder = await open(where);
+      const keys = ["-100:1", "k ", "K", "ключ 🔑", "it's", 'say "hi"', "{a}b", "new\nline"];
+      const token = "~".repeat(255);
+      await holder.claim(token, long, ...keys);
+      const session = { text: "🔑 'é' \"\\ \0", list: [1, null, true] };
+      for (const key of keys) {
+        assert.deepEqual(await holder.settled(token, { ...session, key }, long, key), []);
+      }
+      for (const { key, entry } of await holder.claim(token, long, ...keys)) {
+        assert.deepEqual(holder.backend.codec.decode(entry!.value), { ...session, key });
+        assert.deepEqual(await store.get(key), { ...session, key });
+      }
+      assert.deepEqual(await holder.held(), keys.map((key) => `${key} ${token}`).sort());
+    },
+  );
+
+  test(
+    "writes and deletions without a lease take effect while another holds it",
+    async (store, where) => {
+      await store.set("k", { a: 1 });
+      await using holder = await open(where);
+      await holder.claimed("t1");
+      await store.set("k", { a: 2 });
+      await Promise.all([store.set("k", { a: 3 }), store.set("other", { a: 3 })]);
+      assert.deepEqual(await store.get("k"), { a: 3 });
+      assert.deepEqual(await holder.claimed("t2"), ["t1"]);
+      assert.deepEqual(await holder.settled("t1", { a: 4 }), []);
+      assert.deepEqual(await store.get("k"), { a: 4 });
+      await holder.claimed("t3");
+      await store.delete("k");
+      assert.equal(await store.get("k"), undefined);
+      // A deletion may end the lease. In either case the holder's session is not half there.
+      const refused = await holder.settled("t3", { a: 5 });
+      assert.deepEqual(await store.get("k"), refused.length === 0 ? { a: 5 } : undefined);
+    },
+  );
+
+  test(
+    "expiry is stored under a lease, and prune() spares what is leased",
+    async (_store, where) => {
+      await using store = harness.store(where, { ttl: 3_600_000 });
+      await using holder = await Holder.open(harness, where, true);
+      const value = holder.backend.codec.encode({ a: 1 });
+      await holder.claim("t1", long, "k", "expired", "leased");
+      const date = Date.now();
+      const entries = [
+        { key: "k", value, expires: date + 3_600_000 },
+        { key: "expired", value, expires: date - 10 },
+        { key: "leased", value, expires: date - 10 },
+      ];
+      const settlements = entries.map((change) => ({
+        key: change.key,
+        token: "t1",
+        length: change.key === "leased" ? long : 0,
+        change,
+      }));
+      assert.deepEqual(await holder.settle(...settlements), []);
+      assert.deepEqual(await store.get("k"), { a: 1 });
+      assert.equal(await store.get("expired"), undefined);
+      assert.equal(await store.get("leased"), undefined);
+      const [claimed] = await holder.claim("t2", 1, "k") as [Claimed<unknown>];
+      assert.ok(Math.abs(claimed.entry!.expires! - entries[0]!.expires) < 60_000);
+      assert.equal(await store.prune(), harness.prunes ? 1 : 0);
+      assert.deepEqual(await holder.settled("t1", { a: 2 }, 0, "leased"), []);
+      assert.deepEqual(await store.get("leased"), { a: 2 });
+    },
+  );
+}

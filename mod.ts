@@ -24,6 +24,8 @@ export {
   ClosedError,
   DecodeError,
   EncodeError,
+  LeaseError,
+  type LeaseHolder,
   type Operation,
   StoreError,
   type StoreErrorOptions,

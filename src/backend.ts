@@ -96,6 +96,11 @@ export interface Claimed<Encoded> {
 export interface Settlement<Encoded> extends Claim {
   /** The entry to store; `null` to delete the session; `undefined` to leave it as it is. */
   readonly change: Entry<Encoded> | null | undefined;
+  /**
+   * Whether the holder knows of no session. A release without a change then removes what only the lease
+   * needs, unless someone without a lease has stored a session meanwhile.
+   */
+  readonly absent?: boolean;
 }
 
 /** A settlement that changed nothing because the lease is lost. */
@@ -136,8 +141,8 @@ export interface Leases<Encoded> {
   /**
    * Writes, and renews or releases, where the lease still has the token, even if it has expired. The
    * token stays after a release, so that a repeated settlement is applied again and does no harm.
-   * Returns a refusal for each of the others. To delete and release is never refused if the session
-   * and its lease are missing.
+   * Returns a refusal for each of the others. A release is never refused if it stores nothing, and
+   * session and lease are missing.
    *
    * @param settlements has no duplicate keys.
    */

@@ -5,7 +5,7 @@
  */
 
 /** The operation that failed. */
-export type Operation = "open" | "read" | "write" | "delete" | "prune" | "close";
+export type Operation = "open" | "read" | "write" | "delete" | "prune" | "lock" | "close";
 
 /** The details of a {@link StoreError}. */
 export interface StoreErrorOptions {
@@ -60,6 +60,38 @@ export class ClosedError extends StoreError {
 export class TimeoutError extends StoreError {
   /** The name of the class. */
   override name = "TimeoutError";
+}
+
+/** The holder of a lease. */
+export interface LeaseHolder {
+  /** The name of its machine; empty if it may not read it, as Deno without `--allow-sys`. */
+  readonly host: string;
+  /** The number of its process. */
+  readonly pid: number;
+  /** When it asked for the lease, by its own clock. */
+  readonly since: Date;
+}
+
+/**
+ * The lease on a session could not be had within `wait` (`operation` is `"lock"`), or it was lost before
+ * the session was stored (`operation` is `"write"`). In both cases nothing of this update is stored.
+ */
+export class LeaseError extends StoreError {
+  /** The name of the class. */
+  override name = "LeaseError";
+  /** Who holds the lease, if it is known. */
+  readonly holder: LeaseHolder | undefined;
+
+  /**
+   * Creates an error. Only stores need this.
+   *
+   * @param reason what went wrong.
+   * @param options the operation, its key, and the holder of the lease.
+   */
+  constructor(reason: string, options: StoreErrorOptions & { holder?: LeaseHolder | undefined }) {
+    super(reason, options);
+    this.holder = options.holder;
+  }
 }
 
 /** The session exceeds the size limit of the database. The stored session has not changed. */

@@ -76,15 +76,16 @@ function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leas
       }),
     settle: (settlements) =>
       settlements.flatMap((settlement) => {
-        const { key, token, length, change } = settlement;
+        const { key, token, length, change, absent } = settlement;
         const held = leases.get(key);
         if (held?.token !== token) {
-          const gone = change === null && length === 0 && held === undefined && !sessions.has(key);
-          return gone ? [] : { key, token: held?.token };
+          const nothing = !change && length === 0 && held === undefined && !sessions.has(key);
+          return nothing ? [] : { key, token: held?.token };
         }
         if (change) sessions.set(key, change);
         else if (change === null) sessions.delete(key);
-        if (change === null && length === 0) leases.delete(key);
+        const removed = change === null || absent && change === undefined && !sessions.has(key);
+        if (removed && length === 0) leases.delete(key);
         else hold(settlement);
         return [];
       }),

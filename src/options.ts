@@ -88,7 +88,7 @@ export type Rules<Options> = { readonly [Name in keyof Required<Options>]: Rule 
 const longest = 2 ** 31 - 1;
 
 /** A whole number of ms in a range. */
-function milliseconds(least: number, most: number): Rule {
+export function milliseconds(least: number, most: number = longest): Rule {
   return {
     type: "number",
     expected: `a whole number of ms from ${least} to ${most}`,
@@ -180,7 +180,7 @@ export const misplaced = {
 
 /** The rules of the shared options. */
 export const storeRules: Rules<StoreOptions> = {
-  timeout: milliseconds(1, longest),
+  timeout: milliseconds(1),
   ttl: milliseconds(1, 100 * 365.25 * 24 * 60 * 60 * 1000),
   pruneInterval: milliseconds(0, Math.floor(longest / 1.5)),
   onCorrupt: {

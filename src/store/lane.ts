@@ -76,6 +76,11 @@ export class Lane<T, J extends Job<T>, Outcome> {
     return this.waiting.get(key) ?? this.#running.get(key);
   }
 
+  /** Whether a job of the key is in progress. */
+  isRunning(key: string): boolean {
+    return this.#running.has(key);
+  }
+
   add(job: J): void {
     this.waiting.set(job.key, job);
     this.schedule();

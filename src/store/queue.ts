@@ -15,7 +15,8 @@
  */
 
 import type { Entry, Limits, MaybePromise } from "../backend.ts";
-import type { Clock, Timer } from "./clock.ts";
+import type { Clock } from "./clock.ts";
+import { DeadlineTimer } from "./deadline.ts";
 import { type Job, Lane, type Waiter } from "./lane.ts";
 
 /** The entry that is stored under a key, if any. */
@@ -35,6 +36,16 @@ export interface Executor<Encoded> {
   remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
 }
 
+/** What the queue needs to know about claims and settlements. */
+export interface LeaseActivity {
+  /** Whether a claim or settlement of the key is in progress. */
+  isRunning(key: string): boolean;
+  /** Starts what has waited for a write. */
+  schedule(): void;
+  /** Stops its timer. */
+  stop(): void;
+}
+
 interface WriteJob<Encoded> extends Job<void> {
   content: Content<Encoded>;
   /** Whether the value is already stored, so that only its expiry has to be written. */
@@ -48,16 +59,17 @@ export class Queue<Encoded> {
   readonly #writes: Lane<void, WriteJob<Encoded>, void>;
   /** Counts the writes per hash of their key, so that idle keys use no memory. */
   readonly #versions = new Uint32Array(4096);
-  readonly #clock: Clock;
-  #timer: Timer | undefined;
-  /** No deadline is earlier than this. */
-  #firstDeadline = Infinity;
-  /** When the timer fires. */
-  #timerAt = Infinity;
+  readonly #deadlines: DeadlineTimer;
+  /** What leases tell the queue about a key, if there are leases. */
+  #leases: LeaseActivity | undefined;
 
   constructor(executor: Executor<Encoded>, clock: Clock) {
     this.#executor = executor;
-    this.#clock = clock;
+    this.#deadlines = new DeadlineTimer(
+      clock,
+      (now) => this.#rejectOverdue(now),
+      () => this.size === 0,
+    );
     this.#reads = new Lane({
       executor,
       get eager() {
@@ -78,9 +90,10 @@ export class Queue<Encoded> {
       size: ({ content, renewal }) =>
         content === undefined || renewal ? 0 : executor.size(content.value),
       // Reads cannot starve a write: while it waits, `read` answers from it and adds no job.
-      ready: (key) => this.#reads.get(key) === undefined,
+      ready: (key) => this.#reads.get(key) === undefined && !this.#leases?.isRunning(key),
       execute: (jobs, signal) => this.#executeWrites(jobs, signal),
-      onReject: (key) => this.#countWrite(key),
+      onBatchEnd: () => this.#leases?.schedule(), // for leases that waited for a write of their key
+      onReject: (key) => this.countWrite(key),
     });
   }
 
@@ -91,19 +104,19 @@ export class Queue<Encoded> {
     const read = this.#reads.get(key);
     if (read !== undefined) read.waiters.push(waiter);
     else this.#reads.add({ key, waiters: [waiter] });
-    this.#armTimer(waiter.deadline);
+    this.#deadlines.add(waiter.deadline);
   }
 
   /** Stores the content of the key, or deletes it. Resolves when the database has done so. */
   write(key: string, content: Content<Encoded>, waiter: Waiter<void>): void {
-    this.#countWrite(key);
+    this.countWrite(key);
     const write = this.#writes.waiting.get(key);
     if (write !== undefined) {
       write.content = content;
       write.renewal = false;
       write.waiters.push(waiter);
     } else this.#writes.add({ key, waiters: [waiter], content });
-    this.#armTimer(waiter.deadline);
+    this.#deadlines.add(waiter.deadline);
   }
 
   /** Moves the expiry of what is stored. A write that changes the value at the same time wins. */
@@ -114,7 +127,7 @@ export class Queue<Encoded> {
       if (write.content !== undefined) write.content = { ...write.content, expires };
       write.waiters.push(waiter);
     } else this.#writes.add({ key, waiters: [waiter], content, renewal: true });
-    this.#armTimer(waiter.deadline);
+    this.#deadlines.add(waiter.deadline);
   }
 
   /** Resolves when the last write of the key is stored: immediately if none is pending. */
@@ -122,12 +135,32 @@ export class Queue<Encoded> {
     const write = this.#writes.get(key);
     if (write === undefined) return waiter.resolve();
     write.waiters.push(waiter);
-    this.#armTimer(waiter.deadline);
+    this.#deadlines.add(waiter.deadline);
   }
 
   /** A number that every write of the key changes (and, rarely, a write of another key). */
   version(key: string): number {
     return this.#versions[this.#slot(key)]!;
+  }
+
+  /** Changes the version of a key. Also called for writes that do not go through this queue. */
+  countWrite(key: string): void {
+    this.#versions[this.#slot(key)]!++;
+  }
+
+  /** Whether the key has a pending write. */
+  isWriting(key: string): boolean {
+    return this.#writes.get(key) !== undefined;
+  }
+
+  /**
+   * From now on a write waits while a claim or settlement of its key is in progress.
+   *
+   * @returns the function to call when they have ended.
+   */
+  attach(leases: LeaseActivity): () => void {
+    this.#leases = leases;
+    return () => this.#writes.schedule();
   }
 
   /** The keys with a pending write. */
@@ -142,11 +175,8 @@ export class Queue<Encoded> {
 
   /** Stops the timer. Called when nothing is pending and nothing will be. */
   stop(): void {
-    this.#clock.clearTimeout(this.#timer);
-  }
-
-  #countWrite(key: string): void {
-    this.#versions[this.#slot(key)]!++;
+    this.#deadlines.stop();
+    this.#leases?.stop();
   }
 
   #slot(key: string): number {
@@ -182,31 +212,9 @@ export class Queue<Encoded> {
     if (removed.length > 0) await this.#executor.remove(removed, signal);
   }
 
-  /**
-   * One timer serves all deadlines. It fires at the first deadline, but at least every 100 ms while
-   * operations are pending: setting and clearing a timer per operation is slower.
-   */
-  #armTimer(deadline: number): void {
-    if (deadline < this.#firstDeadline) this.#firstDeadline = deadline;
-    if (this.#firstDeadline >= this.#timerAt) return;
-    this.#clock.clearTimeout(this.#timer);
-    const now = this.#clock.now();
-    this.#timerAt = Math.min(this.#firstDeadline, now + 100);
-    this.#timer = this.#clock.setTimeout(
-      () => this.#rejectOverdue(),
-      Math.max(1, this.#timerAt - now),
-    );
-  }
-
-  #rejectOverdue(): void {
-    this.#timerAt = Infinity;
-    const now = this.#clock.now();
-    let next = this.size > 0 ? this.#firstDeadline : Infinity;
-    if (next <= now) {
-      next = Math.min(this.#reads.rejectOverdue(now), this.#writes.rejectOverdue(now));
-      this.#writes.schedule(); // for writes that waited for an abandoned read of their key
-    }
-    this.#firstDeadline = Infinity;
-    if (next < Infinity) this.#armTimer(next);
+  #rejectOverdue(now: number): number {
+    const next = Math.min(this.#reads.rejectOverdue(now), this.#writes.rejectOverdue(now));
+    this.#writes.schedule(); // for writes that waited for an abandoned read of their key
+    return next;
   }
 }

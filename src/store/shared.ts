@@ -7,7 +7,16 @@
  * @module
  */
 
-import type { Backend, Entry, Limits, MaybePromise, Opening, Page, Plan } from "../backend.ts";
+import type {
+  Backend,
+  Entry,
+  Leases,
+  Limits,
+  MaybePromise,
+  Opening,
+  Page,
+  Plan,
+} from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
 import { isPromise } from "./lane.ts";
@@ -24,6 +33,9 @@ export interface Member {
   /** If given, opening is a dry run that passes the planned changes to this function. */
   readonly plan?: (plan: Plan) => void;
 }
+
+/** What a database has to be prepared for. */
+type Needs = Pick<Opening, "expiring" | "leasing">;
 
 /** The limits of batches that begin before `open` has returned the real limits: safe everywhere. */
 const initialLimits: Limits = { keys: 32, bytes: 250_000 };
@@ -59,7 +71,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     }
     shared.#checkOptions(backend.shared);
     shared.#members.add(member);
-    shared.#requireExpiry(member.expiring);
+    if (member.expiring) shared.#require({ expiring: true });
     return shared;
   }
 
@@ -74,8 +86,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   #opening: Promise<void> | undefined;
   /** Whether the database is open and the last call succeeded: `run` takes the fast path. */
   #healthy = false;
-  /** Whether the database is prepared, or has to be, for entries that expire. */
-  #expiring = false;
+  /** What the database is prepared for, or has to be. */
+  #needs: Needs = { expiring: false, leasing: false };
   /** The last error since a call succeeded. */
   lastError: unknown;
   limits: Limits = initialLimits;
@@ -122,6 +134,16 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   prune(signal: AbortSignal): MaybePromise<number> {
     return this.run(() => this.#backend.prune?.(this.#clock.date(), signal) ?? 0, signal);
+  }
+
+  /** Leases on the keys, or the reason why there are none. */
+  get leases(): Leases<Encoded> | string {
+    return this.#backend.leases ?? "its backend has none";
+  }
+
+  /** Prepares the database for leases. */
+  requireLeases(): void {
+    this.#require({ leasing: true });
   }
 
   async readWithoutRetry(keys: string[], signal: AbortSignal): Promise<void> {
@@ -195,16 +217,16 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   async #tryToOpen(): Promise<void> {
-    const expiring = this.#expiring;
-    const opening = { expiring, leasing: false, report: this.#report, plan: this.#plan };
+    const needs = this.#needs;
+    const opening = { ...needs, report: this.#report, plan: this.#plan };
     this.#state = "opening";
     try {
       await withTimeout(this.#timeout, this.#clock, async (signal) => {
         const limits = await this.#backend.open({ ...opening, signal });
         if (signal.aborted || this.#state !== "opening") return;
         this.limits = limits;
-        // Not open yet if the first store with a `ttl` has joined meanwhile.
-        if (expiring === this.#expiring) this.#state = "open";
+        // Not open yet if a store needs more than it did when this attempt began.
+        if (needs === this.#needs) this.#state = "open";
       });
     } finally {
       if (this.#state === "opening") this.#state = "idle";
@@ -226,10 +248,11 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     }
   }
 
-  /** Prepares the database for entries that expire. Opens it again if it was prepared without. */
-  #requireExpiry(expiring: boolean): void {
-    if (!expiring || this.#expiring) return;
-    this.#expiring = true;
+  /** Opens the database again if it was prepared for less. */
+  #require(more: Partial<Needs>): void {
+    const needs = { ...this.#needs, ...more };
+    if (needs.expiring === this.#needs.expiring && needs.leasing === this.#needs.leasing) return;
+    this.#needs = needs;
     this.#healthy = false;
     if (this.#state === "open") this.#state = "idle";
   }

@@ -18,7 +18,18 @@ import {
   StoreError,
   TimeoutError,
 } from "../errors.ts";
+import type { Exclusive } from "../lease/exclusive.ts";
+import {
+  defaultSessionKey,
+  type ExclusiveOptions,
+  exclusiveRules,
+  leaseDefaults,
+  type UpdateContext,
+  type UpdateOptions,
+  updateRules,
+} from "../lease/options.ts";
 import { defaults, type StoreOptions } from "../options.ts";
+import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
 import { checkKey, type Expiring, isAlive } from "./entry.ts";
@@ -65,6 +76,32 @@ export interface Store<Session> extends AsyncDisposable {
    * them by itself. A store with a `ttl` calls this every `pruneInterval`.
    */
   prune(): Promise<number>;
+  /**
+   * Changes a session while no other process, update or call does, and resolves with the session when
+   * the database has it. All of them must use `exclusive()` or `update()`.
+   *
+   * @param change gets the session, or `undefined` if there is none. It changes it, or returns another
+   * one; `null` deletes it. It may be asynchronous. If it throws, nothing is stored.
+   * @throws {LeaseError} if another holds the session for longer than `wait`, or if the lease was lost
+   * before the session was stored. In an update of the same session, change the session directly.
+   */
+  update(
+    key: string,
+    change: (session: Session | undefined) => MaybePromise<Session | null | undefined | void>,
+    options?: UpdateOptions,
+  ): Promise<Session | undefined>;
+  /**
+   * Telegraf middleware: one update of a session at a time, in all processes. Put it before `session()`:
+   * `bot.use(store.exclusive(), session({ store }))`. While the update runs, `ctx.state.lease` has its
+   * `key`, and a `signal` that aborts when the lease is lost. The update ends when its session is stored.
+   *
+   * @throws {TypeError} if the database cannot hold leases, or if an option is unknown or has the wrong
+   * type. A middleware that cannot have the lease, or has lost it, rejects with a `LeaseError`.
+   * @throws {RangeError} if an option is out of range.
+   */
+  exclusive<Context extends UpdateContext>(
+    options?: ExclusiveOptions<Context>,
+  ): (ctx: Context, next: () => Promise<void>) => Promise<void>;
   /** Whether the database answers a read, and how long the answer takes. Never rejects. */
   health(): Promise<Health>;
   /** Opens the store now instead of with its first operation. Rejects with the cause. */
@@ -106,6 +143,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #losses: Losses | undefined;
   /** The last error passed to `onInitError`, so that it is reported once and not per operation. */
   #reportedInitError: unknown = nothing;
+  /** Loaded when it is needed. */
+  #exclusive: Exclusive<Encoded> | undefined;
   #active = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -134,6 +173,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const shared = this.#shared;
     let version: number;
     const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
+      const turn = this.#exclusive?.turnToRead(key);
+      if (turn !== undefined) return waiter.resolve(turn.content);
       // Taken before the read because a write that begins during the read must count as a change.
       version = shared.queue.version(key);
       shared.queue.read(key, waiter);
@@ -154,7 +195,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   delete(key: string): Promise<void> {
     const { queue } = this.#shared;
-    return this.#keyed<void>("delete", key, (key, waiter) => queue.write(key, undefined, waiter));
+    return this.#keyed<void>("delete", key, (key, waiter) => {
+      const turn = this.#exclusive?.turnToWrite(key);
+      if (turn === undefined) return queue.write(key, undefined, waiter);
+      if (turn.content !== undefined) turn.write(null);
+      waiter.resolve();
+    });
   }
 
   has(key: string): Promise<boolean> {
@@ -187,6 +233,52 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     for await (const page of this.#pages(() => true)) {
       await Promise.all(page.map((key) => this.delete(key)));
     }
+  }
+
+  async update(
+    key: string,
+    change: (session: Session | undefined) => MaybePromise<Session | null | undefined | void>,
+    options: UpdateOptions = {},
+  ): Promise<Session | undefined> {
+    checkOptions("update()", options, updateRules);
+    if (typeof change !== "function") {
+      throw new TypeError(
+        "update(): the second argument must be a function that changes the session",
+      );
+    }
+    this.#checkLeases("update()");
+    const exclusive = this.#exclusive ?? await this.#loadExclusive();
+    this.#checkOpen("lock", key);
+    return await exclusive.update(key, options.wait, async () => {
+      const before = await this.get(key);
+      const result = await change(before);
+      const after = (result === undefined ? before : result) as Session;
+      await this.set(key, after);
+      return after ?? undefined;
+    });
+  }
+
+  exclusive<Context extends UpdateContext>(
+    options: ExclusiveOptions<Context> = {},
+  ): (ctx: Context, next: () => Promise<void>) => Promise<void> {
+    checkOptions("exclusive()", options, exclusiveRules);
+    this.#checkLeases("exclusive()");
+    const { getSessionKey = defaultSessionKey } = options;
+    const { wait, lease, most } = leaseDefaults;
+    const times = {
+      wait: options.wait ?? wait,
+      lease: options.lease ?? lease,
+      most: options.most ?? most,
+    };
+    this.#loadExclusive().catch(() => {}); // an update repeats it and gets the error
+    return async (ctx, next) => {
+      const found = getSessionKey(ctx);
+      const key = typeof found === "string" ? found : await found;
+      if (!key) return await next();
+      const exclusive = this.#exclusive ?? await this.#loadExclusive();
+      this.#checkOpen("lock", key);
+      await exclusive.middleware(ctx, next, key, times);
+    };
   }
 
   async prune(): Promise<number> {
@@ -239,6 +331,24 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   readonly #isAlive = (content: Expiring | undefined) => isAlive(content, this.#clock.date());
 
+  #checkLeases(caller: string): void {
+    const { leases } = this.#shared;
+    if (typeof leases !== "string") return;
+    throw new TypeError(`${caller}: this store cannot hold leases: ${leases}`);
+  }
+
+  /** Loads what leases need. Programs without leases never load it. */
+  async #loadExclusive(): Promise<Exclusive<Encoded>> {
+    const { Exclusive } = await import("../lease/exclusive.ts");
+    return this.#exclusive ??= new Exclusive({
+      shared: this.#shared,
+      clock: this.#clock,
+      timeout: this.#timeout,
+      fail: (error, options) => this.#fail(error, options),
+      report: this.#report,
+    });
+  }
+
   /** Encodes first, so that later changes of the session are not stored. */
   #set(key: string, session: Session, waiter: Waiter<void>): void {
     const { queue } = this.#shared;
@@ -251,16 +361,20 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
     this.#losses?.inspect(session);
     const expires = this.#ttl === undefined ? undefined : this.#clock.date() + this.#ttl;
+    const turn = this.#exclusive?.turnToWrite(key);
+    if (turn !== undefined) {
+      const { content } = turn;
+      const unchanged = content !== undefined && this.#codec.equal(content.value, value) &&
+        this.#isFresh(content.expires, expires);
+      if (!unchanged) turn.write({ key, value, expires });
+      return waiter.resolve();
+    }
     const origin = originOf<Encoded>(session, this.#shared);
     const content = origin?.content;
     const unchanged = content?.key === key && origin!.version === queue.version(key) &&
       this.#codec.equal(content.value, value);
     if (unchanged) {
-      // A session that is only read costs at most one write per tenth of its ttl.
-      const fresh = content.expires === undefined || expires === undefined
-        ? content.expires === expires
-        : Math.abs(expires - content.expires) < this.#ttl! / 10;
-      if (fresh) return queue.written(key, waiter);
+      if (this.#isFresh(content.expires, expires)) return queue.written(key, waiter);
       if (expires !== undefined) {
         // Rounded up by at most 1 %, so that one statement renews all sessions of a batch.
         const step = Math.ceil(this.#ttl! / 100);
@@ -270,6 +384,13 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       }
     }
     queue.write(key, { key, value, expires }, waiter);
+  }
+
+  /** A session that is only read costs at most one write per tenth of its ttl. */
+  #isFresh(stored: number | undefined, expires: number | undefined): boolean {
+    return stored === undefined || expires === undefined
+      ? stored === expires
+      : Math.abs(expires - stored) < this.#ttl! / 10;
   }
 
   /** The keys of all sessions that `include` accepts, page by page. */
@@ -354,11 +475,19 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   #begin(operation: Operation, key?: string): void {
-    if (this.#closing !== undefined) {
-      throw new ClosedError("the store is closed", { operation, key });
-    }
+    this.#checkOpen(operation, key);
     this.#active++;
     if (this.#pruneTimer === undefined) this.#schedulePrune();
+  }
+
+  /** While the store waits for its last updates, they may still use it. */
+  #checkOpen(operation: Operation, key?: string): void {
+    if (this.#closing === undefined || key !== undefined && this.#exclusive?.isInside(key)) return;
+    throw this.#closedError(operation, key);
+  }
+
+  #closedError(operation: Operation, key?: string): ClosedError {
+    return new ClosedError("the store is closed", { operation, key });
   }
 
   /** Prunes at random intervals, so that many processes do not prune at the same time. */
@@ -404,6 +533,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async #close(): Promise<void> {
     this.#clock.clearTimeout(this.#pruneTimer);
+    await this.#exclusive?.close(this.#closedError("write"));
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     try {
       const leave = () => this.#shared.leave(this.#member);

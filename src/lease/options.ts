@@ -1,0 +1,70 @@
+/**
+ * The options of `exclusive()` and `update()`.
+ *
+ * @module
+ */
+
+import { milliseconds, type Rules, rules } from "../options.ts";
+import type { MaybePromise } from "../backend.ts";
+
+/** The part of Telegraf's context that is used. */
+export interface UpdateContext {
+  readonly from?: { readonly id: number } | undefined;
+  readonly chat?: { readonly id: number } | undefined;
+  readonly state: object;
+}
+
+/** Options of `update()`. */
+export interface UpdateOptions {
+  /**
+   * How long to wait for the lease, in ms. If it cannot be had, the call rejects with a `LeaseError`.
+   * From 1 to 2147483647.
+   *
+   * @default {30000}
+   */
+  wait?: number | undefined;
+}
+
+/** Options of `exclusive()`. */
+export interface ExclusiveOptions<Context> extends UpdateOptions {
+  /**
+   * The key of an update's session, the same function as that of `session()`. An update without a key
+   * passes through.
+   *
+   * @default Telegraf's: the user's ID, a colon, and the chat's ID.
+   */
+  getSessionKey?: ((ctx: Context) => MaybePromise<string | undefined>) | undefined;
+  /**
+   * How long the other processes wait for a process that has died, in ms. While an update runs, its
+   * lease is renewed every third of this. From 1000 to 2147483647.
+   *
+   * @default {15000}
+   */
+  lease?: number | undefined;
+  /**
+   * How long an update may hold its lease, in ms. After that others go on, and nothing that the update
+   * changes is stored. From 1000 to 2147483647.
+   *
+   * @default {600000}
+   */
+  most?: number | undefined;
+}
+
+/** Values of options that are not given. */
+export const leaseDefaults = { wait: 30_000, lease: 15_000, most: 600_000 } as const;
+
+/** The rules of `update()`. */
+export const updateRules: Rules<UpdateOptions> = { wait: milliseconds(1) };
+
+/** The rules of `exclusive()`. */
+export const exclusiveRules: Rules<ExclusiveOptions<never>> = {
+  ...updateRules,
+  getSessionKey: rules.callback,
+  lease: milliseconds(1_000),
+  most: milliseconds(1_000),
+};
+
+/** The key that Telegraf's `session()` uses. */
+export function defaultSessionKey({ from, chat }: UpdateContext): string | undefined {
+  return from === undefined || chat === undefined ? undefined : `${from.id}:${chat.id}`;
+}

@@ -57,7 +57,7 @@ export class Exclusive<Encoded> {
           "bot.use(store.exclusive(), session({ store }))",
       );
     }
-    const turn = this.#turn(key, options);
+    const turn = this.#newTurn(key, options);
     const state = ctx.state as { lease?: Lease };
     const { lease } = state;
     await this.#run(turn, async () => {
@@ -92,7 +92,7 @@ export class Exclusive<Encoded> {
         "change the session directly";
       throw new LeaseError(why, { operation: "lock", key });
     }
-    const turn = this.#turn(key, { ...leaseDefaults, wait: wait ?? leaseDefaults.wait });
+    const turn = this.#newTurn(key, { ...leaseDefaults, wait: wait ?? leaseDefaults.wait });
     turn.isRead = true;
     return await this.#run(turn, async () => {
       try {
@@ -104,9 +104,9 @@ export class Exclusive<Encoded> {
     });
   }
 
-  /** Whether the caller runs in a turn of the key. */
-  isInside(key: string): boolean {
-    return this.#manager.turn(key) !== undefined;
+  /** The turn of the key in which the caller runs, if there is one. */
+  turn(key: string): Turn<Encoded> | undefined {
+    return this.#manager.turn(key);
   }
 
   /**
@@ -160,7 +160,7 @@ export class Exclusive<Encoded> {
     clock.clearTimeout(timer);
   }
 
-  #turn(key: string, options: Omit<TurnOptions, "timeout">): Turn<Encoded> {
+  #newTurn(key: string, options: Omit<TurnOptions, "timeout">): Turn<Encoded> {
     return new Turn(key, { ...options, timeout: this.#parts.timeout });
   }
 

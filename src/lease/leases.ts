@@ -7,6 +7,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { Clock } from "../store/clock.ts";
 import type { SharedBackend } from "../store/shared.ts";
+import { Fairness } from "./fairness.ts";
 import { Line, type Lines } from "./line.ts";
 import { LeaseQueue } from "./queue.ts";
 import type { Turn } from "./turn.ts";
@@ -47,7 +48,7 @@ export class LeaseManager<Encoded> {
     this.#shared = {
       queue: new LeaseQueue(shared, shared.leases, clock),
       clock,
-      occupations: new Map(),
+      fairness: new Fairness(clock),
       overdue: new Set(),
       onEmpty: (key) => this.#lines.delete(key),
     };

@@ -13,31 +13,15 @@ import type { Clock, Timer } from "../store/clock.ts";
 import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
 import type { LeaseQueue } from "./queue.ts";
+import { Fairness, Polls } from "./fairness.ts";
 import { describeHolder, holderOf, newToken } from "./token.ts";
 import type { Turn } from "./turn.ts";
-
-/** After this time a process lets other processes in, in ms. */
-const longestHold = 1_000;
-
-/** The longest time between two polls of a process that waits, in ms, without the jitter. */
-const longestPoll = 50;
-
-/** How long a process that lets others in keeps away: longer than their polls, in ms. */
-const pause = longestPoll * 1.3;
-
-/** A time in which this process had a key and let no others in. In ms of the clock's `now()`. */
-interface Occupation {
-  readonly since: number;
-  /** When it last released the lease. */
-  readonly released: number;
-}
 
 /** What all lines of a database share. */
 export interface Lines<Encoded> {
   readonly queue: LeaseQueue<Encoded>;
   readonly clock: Clock;
-  /** The latest occupations, in the order of their ends. */
-  readonly occupations: Map<string, Occupation>;
+  readonly fairness: Fairness;
   /** Turns that still run although they have taken too long. */
   readonly overdue: Set<Turn<Encoded>>;
   /** Called when no turn waits any more. */
@@ -90,28 +74,19 @@ export class Line<Encoded> {
   async #serve(): Promise<void> {
     this.#serving = true;
     while (this.#waiting.length > 0) {
-      await this.#letOthersIn();
+      const pause = this.#lines.fairness.pause(this.#key);
+      if (pause > 0) await this.#sleep(pause);
       const lease = await this.#claim();
       if (lease !== undefined) await this.#serveTurns(lease);
     }
     this.#lines.onEmpty(this.#key);
   }
 
-  /**
-   * Waits if this process has occupied the key for long: a process that waits notices a free lease only
-   * with its next poll. Guarded by "no process starves" in `tests/core/leases.test.ts`.
-   */
-  async #letOthersIn(): Promise<void> {
-    const { since, released } = this.#lines.occupations.get(this.#key) ?? { since: 0, released: 0 };
-    const rest = released + pause - this.#clock.now();
-    if (released - since >= longestHold && rest > 0) await this.#sleep(rest);
-  }
-
   /** Claims the lease for the first turn. Returns `undefined` if no turn is left. */
   async #claim(): Promise<Lease<Encoded> | undefined> {
     const key = this.#key;
     let token = newToken(this.#clock.date());
-    const poll = new Poll();
+    const polls = new Polls(this.#clock);
     for (;;) {
       const [turn] = this.#waiting;
       if (turn === undefined) return undefined;
@@ -127,10 +102,10 @@ export class Line<Encoded> {
         continue;
       }
       if (claimed.token === token) return this.#granted(claimed, length);
+      this.#lines.fairness.noteRival(key);
       const waitsFor = turn.firstAt + wait - this.#clock.now();
-      if (waitsFor > 0) {
-        await this.#sleep(Math.min(waitsFor, poll.delay(claimed.token, this.#clock)));
-      } else this.refuse(turn, this.#notHad(claimed.token, wait));
+      if (waitsFor > 0) await this.#sleep(Math.min(waitsFor, polls.next(claimed.token)));
+      else this.refuse(turn, this.#notHad(claimed.token, wait));
       token = newToken(this.#clock.date());
     }
   }
@@ -159,23 +134,25 @@ export class Line<Encoded> {
       // A closed store leaves the lease until it expires because the work may still do something.
       if (turn.lost instanceof ClosedError) lease.lost ??= turn.lost;
       handsOn = this.#waiting.length > 0 && lease.lost === undefined &&
-        this.#clock.now() - lease.granted < longestHold;
+        this.#clock.now() - lease.granted < this.#lines.fairness.longestHold(this.#key);
       this.#endTurn(lease, turn, handsOn ? lease.length : 0);
     }
     this.#clock.clearTimeout(lease.renewal);
     await lease.settled;
-    this.#noteOccupation(lease);
+    this.#lines.fairness.noteRelease(this.#key, lease.granted);
   }
 
   /** Stores the change of a turn, and releases the lease if `length` is 0. */
   async #endTurn(lease: Lease<Encoded>, turn: Turn<Encoded>, length: number): Promise<void> {
     const change = turn.lost === undefined ? turn.change : undefined;
-    if (change === undefined) turn.settle(turn.change === undefined ? undefined : turn.lost);
-    else lease.content = change ?? undefined;
-    if (lease.lost !== undefined || change === undefined && length > 0) return;
-    const absent = lease.content === undefined;
-    const error = await this.#settle(lease, { length, change, absent }, turn.options.timeout);
-    turn.settle(error);
+    if (change !== undefined) lease.content = change ?? undefined;
+    else if (turn.change !== undefined) turn.settle(turn.lost);
+    let error: unknown;
+    if (lease.lost === undefined && (change !== undefined || length === 0)) {
+      const absent = lease.content === undefined;
+      error = await this.#settle(lease, { length, change, absent }, turn.options.timeout);
+    }
+    turn.settle(change === undefined ? undefined : error);
   }
 
   /** Resolves with the error of a settlement that was refused or that failed. */
@@ -219,22 +196,6 @@ export class Line<Encoded> {
     lease.renewal.unref();
   }
 
-  /** Joins the occupation to the one before if no other process had the time to get in. */
-  #noteOccupation({ granted }: Lease<Encoded>): void {
-    const { occupations } = this.#lines;
-    const released = this.#clock.now();
-    const before = occupations.get(this.#key);
-    const since = before !== undefined && granted - before.released < pause
-      ? before.since
-      : granted;
-    occupations.delete(this.#key); // so that it moves to the end
-    occupations.set(this.#key, { since, released });
-    for (const [key, occupation] of occupations) {
-      if (released - occupation.released < pause) break;
-      occupations.delete(key);
-    }
-  }
-
   #notHad(token: string, wait: number): LeaseError {
     const holder = holderOf(token);
     const why = `${describeHolder(holder)} holds its lease; waited for ${wait} ms`;
@@ -243,26 +204,5 @@ export class Line<Encoded> {
 
   #sleep(ms: number): Promise<void> {
     return new Promise((resolve) => this.#clock.setTimeout(resolve, ms));
-  }
-}
-
-/** How long to wait between claims while another process holds the lease. */
-class Poll {
-  #holder: string | undefined;
-  /** When the current holder was first seen. */
-  #seen = 0;
-  /** How many holders have overtaken this process. */
-  #overtaken = -1;
-
-  /** The time until the next claim, in ms. A process that others overtake asks more often. */
-  delay(holder: string, clock: Clock): number {
-    const now = clock.now();
-    if (holder !== this.#holder) {
-      this.#holder = holder;
-      this.#seen = now;
-      this.#overtaken++;
-    }
-    const delay = Math.min(longestPoll, 10 + (now - this.#seen) / 4) / (1 + this.#overtaken);
-    return Math.max(2, delay * (0.75 + Math.random() / 2));
   }
 }

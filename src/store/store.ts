@@ -205,7 +205,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   has(key: string): Promise<boolean> {
     const { queue } = this.#shared;
-    const read = (key: string, waiter: Waiter<Content<Encoded>>) => queue.read(key, waiter);
+    const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
+      const turn = this.#exclusive?.turn(key);
+      if (turn === undefined) queue.read(key, waiter);
+      else waiter.resolve(turn.content);
+    };
     return this.#keyed("read", key, read, this.#isAlive);
   }
 
@@ -482,7 +486,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   /** While the store waits for its last updates, they may still use it. */
   #checkOpen(operation: Operation, key?: string): void {
-    if (this.#closing === undefined || key !== undefined && this.#exclusive?.isInside(key)) return;
+    if (this.#closing === undefined || key !== undefined && this.#exclusive?.turn(key)) return;
     throw this.#closedError(operation, key);
   }
 

@@ -21,7 +21,9 @@ import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { prepareTable } from "./src/sql/schema.ts";
-import { type Statements, toEntry, toPage } from "./src/sql/statements.ts";
+import { plainValues, SqlLeases } from "./src/sql/leases.ts";
+import type { Script } from "./src/sql/script.ts";
+import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
 import { dialect } from "./src/sqlite/dialect.ts";
 import * as driver from "./src/sqlite/driver.ts";
 import { transient } from "./src/sqlite/errors.ts";
@@ -98,29 +100,34 @@ function backend(options: SQLiteOptions): Backend {
   }
   let database: driver.Database;
   let statements: Statements;
+  const prepared = new Map<string, driver.Statement>();
   let select: driver.Statement, insert: driver.Statement, remove: driver.Statement;
+  const lease = <T>(work: (leases: SqlLeases) => Script<T>) =>
+    driver.runScript(database, work(new SqlLeases(statements.leases!, plainValues)), prepared);
   return {
     handle: existing ?? {},
     scope: table,
     codec: json,
     embedded: true,
-    async open({ report, expiring, plan }) {
+    async open({ report, plan, ...needs }) {
       database ??= existing ?? await driver.open(filename!, config ?? {}, load, report);
       if (existing === undefined && !config?.readonly && plan === undefined) {
         driver.enableWriteAheadLog(database, report);
       }
-      const schema = { transient, report, expiring, plan };
+      const schema = { transient, report, plan, ...needs };
       statements = driver.runScript(database, prepareTable(dialect(table), schema));
       select = database.prepare(statements.read(1));
       // An old table that cannot be upgraded may lack the unique key that this statement needs.
       if (statements.shape.unique) insert = database.prepare(statements.write(1));
       remove = database.prepare(statements.remove(1));
+      prepared.clear();
       return defaultLimits;
     },
     read: (keys) =>
       keys.flatMap((key) => {
         const row = select.get(key) as object | null | undefined;
-        return row == null ? [] : toEntry([key, ...Object.values(row)]); // an array with `returnArrays`
+        // An array with `returnArrays`.
+        return row == null ? [] : toEntries([key], [Object.values(row)]);
       }),
     write(entries) {
       driver.atomic(database, entries.length, () => {
@@ -137,6 +144,17 @@ function backend(options: SQLiteOptions): Backend {
     page: (start = "", size) => toPage(driver.rows(database, statements.page(size), [start]), size),
     prune: (now) =>
       driver.atomic(database, 1, () => driver.runScript(database, statements.prune(now))),
+    leases: {
+      claim(claims) {
+        // Without the lock for writing, because other processes would have to wait for each poll.
+        const held = lease((leases) => leases.refuse(claims));
+        if (held.length === claims.length) return held;
+        return driver.atomic(database, 2, () => lease((leases) => leases.claim(claims)));
+      },
+      settle: (settlements) =>
+        driver.atomic(database, 2, () => lease((leases) => leases.settle(settlements))),
+      held: (start = "", size) => lease((leases) => leases.held(start, size)),
+    },
     close() {
       if (existing === undefined) database?.close();
     },

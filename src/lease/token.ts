@@ -6,11 +6,12 @@
 
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
+import { isatty } from "node:tty";
 import type { LeaseHolder } from "../errors.ts";
 
 // Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
 // deno-lint-ignore no-process-global
-const { pid } = process;
+const { pid, versions } = process;
 
 /** Different in each process, also in two containers with the same host name and process ID. */
 const processId = randomBytes(9).toString("base64url");
@@ -38,20 +39,12 @@ export function describeHolder(holder: LeaseHolder | undefined): string {
   return `process ${holder.pid}${where}, since ${holder.since.toISOString()}`;
 }
 
-/** The name of the machine in printable ASCII. */
+/** The name of the machine in printable ASCII; empty if Deno does not allow to read it. */
 function readHost(): string {
   try {
-    // Deno would ask the user for the permission in the middle of an update.
-    const { Deno } = globalThis as { Deno?: { permissions: Permissions } };
-    const query = { name: "sys", kind: "hostname" } as const;
-    if (Deno !== undefined && Deno.permissions.querySync(query).state !== "granted") return "";
+    if (versions.deno !== undefined && isatty(0)) return ""; // Deno would ask for the permission
     return hostname().replace(/[^!-~]/g, "?").slice(0, 150);
   } catch {
     return "";
   }
-}
-
-/** The part of Deno that tells whether the name of the machine may be read. */
-interface Permissions {
-  querySync(query: { name: "sys"; kind: "hostname" }): { state: string };
 }

@@ -6,8 +6,9 @@
 
 import { type Dialect, onConflict, quoted, splitName } from "../sql/dialect.ts";
 import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
+import { type LeaseStatements, rowsOf } from "../sql/leases.ts";
 import type { Script } from "../sql/script.ts";
-import type { Statements } from "../sql/statements.ts";
+import { memoized, type Statements } from "../sql/statements.ts";
 
 /**
  * Finds the table and returns its name with its schema, quoted, because the application may change the
@@ -83,13 +84,13 @@ export function dialect(table: string): Dialect {
     duplicateOrder: "ctid",
     select: (column) => column === "expires" ? "expires::text" : column,
     index: `CREATE INDEX ON ${table} (expires)`,
-    *prune(now): Script<number> {
+    *prune(now, free): Script<number> {
       const rows = yield [
         `WITH turn AS (
           SELECT pg_try_advisory_xact_lock(1952803192, hashtext($1)) AS ours
         )
         DELETE FROM ${table} WHERE ctid = ANY(ARRAY(
-          SELECT ctid FROM ${table} WHERE expires <= $2 AND (SELECT ours FROM turn)
+          SELECT ctid FROM ${table} WHERE expires <= $2${free} AND (SELECT ours FROM turn)
           LIMIT 500 FOR UPDATE SKIP LOCKED
         )) RETURNING 1`,
         table,
@@ -107,6 +108,75 @@ export function dialect(table: string): Dialect {
     insertSource: (rows, columns) =>
       `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
     overwrite: onConflict,
+    leaseColumns: ["text", "bigint"],
+    now,
+    leases: () => leases(table),
+  };
+}
+
+/** Not `now()`, which is the begin of the transaction, before the statement waited for a lock. */
+const now = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/**
+ * The statements on leases. One statement on one row sees the newest session: `ON CONFLICT DO UPDATE`
+ * waits for the row, and then returns the row that is there.
+ *
+ * A claim does not wait for the disk. If the server loses it in a crash, the settlement is refused.
+ */
+function leases(table: string): LeaseStatements {
+  const types = { key: "text", lease: "text", session: "text" } as Record<string, string>;
+  const value = (column: string, index: number) => `$${index}::${types[column] ?? "bigint"}`;
+  const keys = (count: number, step: number) =>
+    Array.from({ length: count }, (_, i) => `$${i * step + 1}::text`).join(", ");
+  /** Locks the rows in the order of their keys, so that processes do not deadlock. */
+  const inOrder = (column: string, count: number, step: number) =>
+    count === 1
+      ? ""
+      : ` AND ${column} = ANY(ARRAY(SELECT key FROM ${table} WHERE key IN (${keys(count, step)})
+        ORDER BY key COLLATE "C" FOR UPDATE))`;
+  const pairs = (count: number) => rowsOf(count, ["key", "lease"], value);
+  return {
+    most: 128,
+    claimReturns: true,
+    claim: memoized((count) =>
+      `WITH commit AS (SELECT set_config('synchronous_commit', 'off', true))
+      INSERT INTO ${table} AS row (key, expires, lease, until)
+      SELECT key, until, lease, until FROM (
+        SELECT key, lease, ${now} + length AS until
+        FROM (VALUES ${
+        rowsOf(count, ["key", "lease", "length"], value)
+      }) AS claim (key, lease, length)
+        WHERE key IS NOT NULL
+      ) AS claim, commit
+      ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
+      WHERE row.until IS NULL OR row.until <= ${now} OR row.lease = excluded.lease
+      RETURNING key, session, expires::text, lease`
+    ),
+    settle: memoized((count) => {
+      const columns = ["key", "lease", "length", "write", "session", "expires"];
+      return `UPDATE ${table} AS row SET
+        session = CASE WHEN write = 1 THEN new.session ELSE row.session END,
+        expires = CASE WHEN write = 1 THEN new.expires ELSE row.expires END,
+        until = CASE WHEN length > 0 THEN ${now} + length ELSE 0 END
+      FROM (VALUES ${rowsOf(count, columns, value)}) AS new (${columns.join(", ")})
+      WHERE row.key = new.key AND row.lease = new.lease${inOrder("row.key", count, 6)}
+      RETURNING row.key`;
+    }),
+    remove: memoized((count) =>
+      `DELETE FROM ${table} WHERE (key, lease) IN (${pairs(count)})${inOrder("key", count, 2)}
+      RETURNING key`
+    ),
+    removeAbsent: memoized((count) =>
+      `DELETE FROM ${table} WHERE (key, lease) IN (${pairs(count)})${inOrder("key", count, 2)}
+      AND session IS NULL RETURNING key`
+    ),
+    read: memoized((count) =>
+      `SELECT key, session, expires::text, lease FROM ${table} WHERE key IN (${keys(count, 1)})`
+    ),
+    held: memoized((size) =>
+      `SELECT key, lease, (until - ${now})::text FROM ${table}
+      WHERE key > $1::text AND until > ${now} ORDER BY key COLLATE "C" LIMIT ${size}`
+    ),
   };
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { LeaseStatements } from "./leases.ts";
 import type { Script, Statement } from "./script.ts";
 
 /** The state of a table. */
@@ -49,8 +50,17 @@ export interface Dialect {
   insertSource?(rows: string, columns: string): string;
   /** The clause of an insert that overwrites the row of an existing key. */
   overwrite(names: string[]): string;
-  /** Deletes some expired rows, unless another process is doing so. Returns how many. */
-  prune(now: number): Script<number>;
+  /**
+   * Deletes some expired rows, unless another process is doing so. Returns how many.
+   *
+   * @param free the condition that nobody holds a lease on the row; empty in a table without leases.
+   */
+  prune(now: number, free: string): Script<number>;
+  /** The types of the columns `lease` and `until`. */
+  readonly leaseColumns: readonly [lease: string, until: string];
+  /** The server's time in ms since the epoch, as an integer, at the moment when it is evaluated. */
+  readonly now: string;
+  leases(shape: Shape): LeaseStatements;
 }
 
 /** Quotes an identifier. Doubles quotation marks inside it, so that none can end it early. */

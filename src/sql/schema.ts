@@ -17,8 +17,10 @@ import { type Statements, statements } from "./statements.ts";
 export function* prepareTable(dialect: Dialect, options: SchemaOptions): Script<Statements> {
   const changes = (shape: Shape | undefined) => {
     const index = options.expiring && !shape?.indexed ? [dialect.index] : [];
-    return [...dialect.changes(shape), ...index];
+    return [...dialect.changes(shape), ...index, ...leaseColumns(shape)];
   };
+  const leaseColumns = (shape: Shape | undefined) =>
+    options.leasing ? addLeaseColumns(dialect, shape) : [];
   const shape = yield* inspect(dialect);
   if (options.plan !== undefined) {
     const { unique = true } = shape ?? {};
@@ -38,6 +40,11 @@ export function* prepareTable(dialect: Dialect, options: SchemaOptions): Script<
     if (!shape.unique) {
       throw new Error(`${old}, but the store needs a unique key: ${reason(error)}`, cause);
     }
+    const missing = leaseColumns(shape);
+    if (missing.length > 0) {
+      const why = `table ${dialect.table} has no columns for leases and cannot get them`;
+      throw new Error(`${why}; run: ${missing.join("; ")}: ${reason(error)}`, cause);
+    }
     const what = dialect.changes(shape).length > 0
       ? `${old}; its old limits still apply`
       : `table ${dialect.table} has no index on "expires" and cannot get one, so pruning is slow`;
@@ -47,8 +54,17 @@ export function* prepareTable(dialect: Dialect, options: SchemaOptions): Script<
 }
 
 /** Options of `prepareTable`. */
-export interface SchemaOptions extends Pick<Opening, "expiring" | "report" | "plan"> {
+export interface SchemaOptions extends Pick<Opening, "expiring" | "leasing" | "report" | "plan"> {
   transient(error: unknown): boolean;
+}
+
+/** The statements that add the columns of leases. They are at the end, and NULL until they are used. */
+function addLeaseColumns({ table, column, leaseColumns }: Dialect, shape?: Shape): string[] {
+  return ["lease", "until"].flatMap((name, i) =>
+    shape?.columns.has(name)
+      ? []
+      : `ALTER TABLE ${table} ADD COLUMN ${column(name)} ${leaseColumns[i]}`
+  );
 }
 
 function* inspect(dialect: Dialect): Script<Shape | undefined> {

@@ -6,6 +6,7 @@
 
 import type { Entry, Page } from "../backend.ts";
 import type { Dialect, Shape } from "./dialect.ts";
+import type { LeaseStatements } from "./leases.ts";
 import type { Row, Script } from "./script.ts";
 
 /** The statements on sessions, and the values of their parameters. */
@@ -23,6 +24,8 @@ export interface Statements {
   readonly page: (size: number) => string;
   /** Deletes some expired rows. Returns how many. */
   prune(now: number): Script<number>;
+  /** Claims and settles leases. Present if the table has their columns. */
+  readonly leases?: LeaseStatements | undefined;
   /** The values of an entry, in the order of its columns. */
   values(entry: Entry<string>): unknown[];
 }
@@ -41,11 +44,18 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
     : ` ORDER BY ${dialect.duplicateOrder}`;
   const row = (_: unknown, i: number) =>
     `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
+  const leasing = shape.columns.has("lease") && shape.columns.has("until");
+  const until = column("until");
   return {
     shape,
+    leases: leasing ? dialect.leases(shape) : undefined,
     expiring: shape.columns.has("expires"),
     *prune(now) {
-      return shape.columns.has("expires") ? yield* dialect.prune(now) : 0;
+      if (!shape.columns.has("expires")) return 0;
+      return yield* dialect.prune(
+        now,
+        leasing ? ` AND (${until} IS NULL OR ${until} <= ${dialect.now})` : "",
+      );
     },
     read: memoized((keys) => {
       // For a single key the caller knows the key, and each column costs time to decode.
@@ -63,6 +73,8 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
     ),
     page: memoized((size) =>
       `SELECT ${listed} FROM ${table} WHERE ${column("key")} > ${value("key", 1)} ` +
+      // Another process may use leases: a row that only has a lease is no session.
+      "AND session IS NOT NULL " +
       `ORDER BY ${column("key")} LIMIT ${size}`
     ),
     values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
@@ -76,7 +88,7 @@ export function toPage(rows: Row[], size: number): Page {
 }
 
 /** Makes the text of each count only once. */
-function memoized(make: (count: number) => string): (count: number) => string {
+export function memoized(make: (count: number) => string): (count: number) => string {
   const made = new Map<number, string>();
   return (count) => {
     let text = made.get(count);
@@ -87,7 +99,8 @@ function memoized(make: (count: number) => string): (count: number) => string {
 
 /** The entries of the rows that `read` selected. For a single key the rows do not contain the key. */
 export function toEntries(keys: string[], rows: Row[]): Entry<string>[] {
-  return rows.map(keys.length === 1 ? (row) => toEntry([keys[0], ...row]) : toEntry);
+  return rows.map(keys.length === 1 ? (row) => toEntry([keys[0], ...row]) : toEntry)
+    .filter(({ value }) => value !== "");
 }
 
 /**

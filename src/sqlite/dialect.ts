@@ -5,6 +5,7 @@
  */
 
 import { type Dialect, onConflict, quoted } from "../sql/dialect.ts";
+import type { LeaseStatements } from "../sql/leases.ts";
 import type { Script } from "../sql/script.ts";
 import { beginError } from "./driver.ts";
 
@@ -43,10 +44,10 @@ export function dialect(name: string): Dialect {
       return changes;
     },
     index: `CREATE INDEX ${quoted(`${name}-expires`, '"')} ON ${table} (expires)`,
-    *prune(now): Script<number> {
+    *prune(now, free): Script<number> {
       const rows = yield [
         `DELETE FROM ${table} WHERE rowid IN (
-          SELECT rowid FROM ${table} WHERE expires <= ? LIMIT 500
+          SELECT rowid FROM ${table} WHERE expires <= ?${free} LIMIT 500
         ) RETURNING 1`,
         now,
       ];
@@ -77,5 +78,43 @@ export function dialect(name: string): Dialect {
     matches: () => "key = ?",
     value: () => "?",
     overwrite: onConflict,
+    leaseColumns: ["text", "integer"],
+    now,
+    leases: () => leases(table),
+  };
+}
+
+/** `'now'` is exact to the millisecond. */
+const now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
+
+/** The statements on leases, for one row each: SQLite has no round trips, and D1 takes few values. */
+function leases(table: string): LeaseStatements {
+  return {
+    most: 1,
+    claimReturns: true,
+    claim: () =>
+      `INSERT INTO ${table} (key, lease, until, expires)
+      SELECT key, lease, until, until
+      FROM (SELECT ? AS key, ? AS lease, ${now} + ? AS until) WHERE true
+      ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
+      WHERE ${table}.until IS NULL OR ${table}.until <= ${now} OR ${table}.lease = excluded.lease
+      RETURNING key, session, expires, lease`,
+    settle: () =>
+      `UPDATE ${table} SET
+        session = CASE WHEN new.write = 1 THEN new.session ELSE ${table}.session END,
+        expires = CASE WHEN new.write = 1 THEN new.expires ELSE ${table}.expires END,
+        until = CASE WHEN new.length > 0 THEN ${now} + new.length ELSE 0 END
+      FROM (SELECT ? AS key, ? AS lease, ? AS length, ? AS write, ? AS session, ? AS expires) AS new
+      WHERE ${table}.key = new.key AND ${table}.lease = new.lease
+      RETURNING key`,
+    remove: () => `DELETE FROM ${table} WHERE key = ? AND lease = ? RETURNING key`,
+    removeAbsent: () =>
+      `DELETE FROM ${table} WHERE key = ? AND lease = ? AND session IS NULL RETURNING key`,
+    read: () => `SELECT key, session, expires, lease FROM ${table} WHERE key = ?`,
+    holders: () =>
+      `SELECT key, lease FROM ${table} WHERE key = ? AND lease <> ? AND until > ${now}`,
+    held: (size) =>
+      `SELECT key, lease, until - ${now} FROM ${table}
+      WHERE key > ? AND until > ${now} ORDER BY key LIMIT ${size}`,
   };
 }

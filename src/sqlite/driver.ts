@@ -162,17 +162,32 @@ function builtIn() {
 }
 
 /** Runs a statement. */
-export function rows(database: Database, sql: string, values: unknown[]): Row[] {
+export function rows(
+  database: Database,
+  sql: string,
+  values: unknown[],
+  prepared?: Map<string, Statement>,
+): Row[] {
   if (values.length > 0) {
-    return database.prepare(sql).all(...values).map((row) => Object.values(row as object));
+    const statement = prepared?.get(sql) ?? database.prepare(sql);
+    prepared?.set(sql, statement);
+    return statement.all(...values).map((row) => Object.values(row as object));
   }
   database.exec(sql);
   return [];
 }
 
-/** Runs a script synchronously. */
-export function runScript<T>(database: Database, script: Script<T>): T {
-  return executeScriptSync(script, (sql, values) => rows(database, sql, values));
+/**
+ * Runs a script synchronously.
+ *
+ * @param prepared keeps prepared statements, by their text.
+ */
+export function runScript<T>(
+  database: Database,
+  script: Script<T>,
+  prepared?: Map<string, Statement>,
+): T {
+  return executeScriptSync(script, (sql, values) => rows(database, sql, values, prepared));
 }
 
 /** Does the work, which has `statements` statements, in one transaction. */

@@ -7,6 +7,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
 import { dialect } from "../../src/pg/dialect.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { conformance } from "../suites/conformance/index.ts";
 import { sqlTables } from "../suites/sqlTables.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -93,6 +94,7 @@ after(async () => {
 conformance({
   name: "PostgreSQL",
   store: (table, options) => Postgres({ url, table, ...options }),
+  backend: (table, options) => backendOf(Postgres, { url, table, ...options }),
   drop,
   dates: "text",
   prunes: true,
@@ -254,14 +256,14 @@ describe("PostgreSQL tables", () => {
   });
 
   it("PostgreSQL asks for the lock of prune() once, in SQL that version 11 supports", async () => {
-    const text = dialect('"t"').prune(1).next().value as unknown as [string];
+    const text = dialect('"t"').prune(1, "").next().value as unknown as [string];
     assert.doesNotMatch(text[0], /MATERIALIZED/); // only since version 12
     // The CTE must not be inlined because then it would ask for the lock once per row.
     const name = table();
     await using store = Postgres({ url, table: name, ttl: 1 });
     await Promise.all(Array.from({ length: 20 }, (_, i) => store.set(`${i}`, i)));
     await wait(5);
-    const [statement, ...values] = dialect(quoted(name)).prune(Date.now()).next()
+    const [statement, ...values] = dialect(quoted(name)).prune(Date.now(), "").next()
       .value as unknown as string[];
     const { rows: plan } = await admin.query(`EXPLAIN (FORMAT JSON) ${statement}`, values);
     assert.match(JSON.stringify(plan), /CTE turn/);

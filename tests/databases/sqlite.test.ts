@@ -9,6 +9,7 @@ import process from "node:process";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../../sqlite.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { enableWriteAheadLog } from "../../src/sqlite/driver.ts";
 import { withoutDriver } from "../support/withoutDriver.ts";
 import { entry, run } from "../support/process.ts";
@@ -121,6 +122,14 @@ for (const opener of openers) {
     conformance({
       name: `SQLite with ${opener.name}`,
       store: (name, options) => opener.factory({ filename: file(name), ...options }),
+      backend(name, options) {
+        if (opener.factory === SQLite) {
+          return backendOf(SQLite, { filename: file(name), ...options });
+        }
+        // This factory is of another copy of the package.
+        const database = opener.open(file(name));
+        return { ...backendOf(SQLite, { database, ...options }), close: () => database.close() };
+      },
       drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
       dates: "text",
       prunes: true,
@@ -362,6 +371,10 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
         const database = open(file(name));
         opened.push(database);
         return SQLite({ database, ...options });
+      },
+      backend(name, options) {
+        const database = open(file(name));
+        return { ...backendOf(SQLite, { database, ...options }), close: () => database.close() };
       },
       drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
       dates: "text",

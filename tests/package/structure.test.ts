@@ -48,7 +48,8 @@ const floor = ["backend", "errors", "network", "abort", "address", "options", "v
 const sql = [...floor, "src/sql/"];
 const allowed: Record<string, string[]> = {
   "src": ["src/codec/json.ts"],
-  "src/store": [...floor, "src/codec/losses.ts"],
+  "src/store": [...floor, "src/codec/losses.ts", "src/lease/exclusive.ts", "src/lease/options.ts"],
+  "src/lease": [...floor, "src/store/"],
   "src/codec": floor,
   "src/redis": floor,
   "src/mongodb": [...floor, "src/codec/document.ts"],

@@ -1,0 +1,165 @@
+/**
+ * Leases in the session's own row: the column `lease` has the token of the last holder, and `until` the
+ * end of the lease in ms since the epoch, or 0 if it was released.
+ *
+ * @module
+ */
+
+import type { Claim, Claimed, LeasePage, Refusal, Settlement } from "../backend.ts";
+import type { Row, Script } from "./script.ts";
+import { padToPowerOfTwo, sortByKey, toEntry } from "./statements.ts";
+
+/** The statements on leases that differ between databases. Each takes any number of rows. */
+export interface LeaseStatements {
+  /** The most rows of a statement. */
+  readonly most: number;
+  /** Grants free leases. Its values are key, token and length of each claim. */
+  claim(claims: number): string;
+  /** Whether `claim` returns the rows of granted claims: key, session, expiry and token. */
+  readonly claimReturns: boolean;
+  /**
+   * Changes rows with the token. Its values are key, token, length, 1 or 0 for whether to write the
+   * session, the session, and its expiry. May return the keys of changed rows.
+   */
+  settle(settlements: number): string;
+  /** Deletes rows with the token. Its values are key and token. May return the keys of deleted rows. */
+  remove(settlements: number): string;
+  /** The same for rows without a session. */
+  removeAbsent(settlements: number): string;
+  /** Selects key, session, expiry and token. Its values are the keys. */
+  read(keys: number): string;
+  /** Selects key and token of leases that others hold. Its values are key and own token. Only in SQLite. */
+  holders?(claims: number): string;
+  /** Selects key, token and remaining ms of up to `size` leases that are held, after a key. */
+  held(size: number): string;
+}
+
+/** How keys and sessions become values. */
+export interface LeaseValues {
+  key(key: string): unknown;
+  /** The session and expiry of an entry. */
+  session(entry: { key: string; value: string; expires?: number | undefined }): unknown[];
+  /**
+   * Makes the values of a padding row from those of a real one. Present if the number of rows must be a
+   * power of two, because each number needs its own prepared statement.
+   */
+  readonly pad?: (values: unknown[]) => unknown[];
+}
+
+/** Values that need no conversion. */
+export const plainValues: LeaseValues = {
+  key: (key) => key,
+  session: ({ value, expires = null }) => [value, expires],
+};
+
+/** Claims and settles leases. Each script makes one statement per kind of settlement. */
+export class SqlLeases {
+  readonly #statements: LeaseStatements;
+  readonly #values: LeaseValues;
+
+  constructor(statements: LeaseStatements, values: LeaseValues) {
+    this.#statements = statements;
+    this.#values = values;
+  }
+
+  *claim(claims: Claim[]): Script<Claimed<string>[]> {
+    const { claim, read, claimReturns } = this.#statements;
+    const rows = yield* this.#run(claim, claims, ({ key, token, length }) => [
+      this.#values.key(key),
+      token,
+      length,
+    ]);
+    const found = new Map<string, Row>();
+    const note = (rows: Row[]) => rows.forEach((row) => found.set(String(row[0]), row));
+    if (claimReturns) note(rows);
+    const others = claims.filter(({ key }) => !found.has(key));
+    note(yield* this.#run(read, others, ({ key }) => [this.#values.key(key)]));
+    return claims.map(({ key, token }) => {
+      const row = found.get(key);
+      const holder = row?.[3] == null ? "" : String(row[3]);
+      const granted = holder === token && row![1] !== null;
+      return { key, token: holder, entry: granted ? toEntry(row!) : undefined };
+    });
+  }
+
+  /** The answers to claims that would be refused now. */
+  *refuse(claims: Claim[]): Script<Claimed<string>[]> {
+    const rows = yield* this.#run(this.#statements.holders!, claims, ({ key, token }) => [
+      this.#values.key(key),
+      token,
+    ]);
+    return rows.map(([key, token]) => ({ key: String(key), token: String(token) }));
+  }
+
+  *settle(settlements: Settlement<string>[]): Script<Refusal[]> {
+    const { settle, remove, removeAbsent, read } = this.#statements;
+    const identify = ({ key, token }: Claim) => [this.#values.key(key), token];
+    const all = new Set(settlements);
+    const done = (rows: Row[]) => {
+      const keys = new Set(rows.map(([key]) => String(key)));
+      for (const settlement of all) if (keys.has(settlement.key)) all.delete(settlement);
+    };
+    const releases = (it: Settlement<string>) => it.length === 0;
+    const absent = settlements.filter((it) => it.absent && releases(it) && it.change === undefined);
+    done(yield* this.#run(removeAbsent, absent, identify));
+    const removed = settlements.filter((it) => it.change === null && releases(it));
+    done(yield* this.#run(remove, removed, identify));
+    const changed = [...all].filter((it) => !(it.change === null && releases(it)));
+    done(
+      yield* this.#run(settle, changed, (it) => [
+        ...identify(it),
+        it.length,
+        it.change === undefined ? 0 : 1,
+        ...it.change ? this.#values.session(it.change) : [null, null],
+      ]),
+    );
+    // Those that are left are refused, or the driver did not tell that they were changed.
+    const rows = yield* this.#run(read, [...all], ({ key }) => [this.#values.key(key)]);
+    const found = new Map(rows.map((row) => [String(row[0]), row[3]]));
+    return [...all].flatMap(({ key, token, length, change }) => {
+      const holder = found.get(key);
+      const nothing = !found.has(key) && length === 0 && !change;
+      if (nothing || holder != null && String(holder) === token) return [];
+      return { key, token: holder == null ? undefined : String(holder) };
+    });
+  }
+
+  *held(start: string, size: number): Script<LeasePage> {
+    const rows = yield [this.#statements.held(size), this.#values.key(start)];
+    const leases = rows.map(([key, token, left]) => ({
+      key: String(key),
+      token: String(token),
+      left: Number(left),
+    }));
+    return { leases, next: rows.length < size ? undefined : leases.at(-1)!.key };
+  }
+
+  /** Runs a statement for items, in the order of their keys, so that processes do not deadlock. */
+  *#run<T extends { readonly key: string }>(
+    statement: (rows: number) => string,
+    items: T[],
+    values: (item: T) => unknown[],
+  ): Script<Row[]> {
+    const { most } = this.#statements;
+    const all = sortByKey(items);
+    const rows: Row[] = [];
+    for (let i = 0; i < all.length; i += most) {
+      let batch = all.slice(i, i + most).map(values);
+      const { pad } = this.#values;
+      if (pad !== undefined) batch = padToPowerOfTwo(batch, pad(batch.at(-1)!));
+      rows.push(...yield [statement(batch.length), ...batch.flat()]);
+    }
+    return rows;
+  }
+}
+
+/** The rows of a VALUES list, with the placeholder of each value. */
+export function rowsOf(
+  count: number,
+  columns: readonly string[],
+  value: (column: string, index: number) => string,
+): string {
+  const row = (_: unknown, i: number) =>
+    `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
+  return Array.from({ length: count }, row).join(", ");
+}

@@ -5,10 +5,11 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type Dialect, quoted, splitName } from "../sql/dialect.ts";
+import { type Dialect, quoted, type Shape, splitName } from "../sql/dialect.ts";
+import type { LeaseStatements } from "../sql/leases.ts";
 import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
 import type { Row, Script } from "../sql/script.ts";
-import type { Statements } from "../sql/statements.ts";
+import { memoized, type Statements } from "../sql/statements.ts";
 import { rowNumber, transient } from "./errors.ts";
 
 /** Overrides `sql_select_limit`, which the application may have set. */
@@ -86,10 +87,8 @@ function* withLock<T>(
  * The SQL of a table. Keys are sent as bytes, except to an old table whose key column is not VARBINARY.
  * Sessions are sent as text, or as bytes if the connection's character set is not utf8mb4.
  */
-export function dialect(
-  { schema, table: name }: TableName,
-  { charset }: Pick<Settings, "charset">,
-): Dialect {
+export function dialect({ schema, table: name }: TableName, settings: Settings): Dialect {
+  const { charset } = settings;
   const table = (schema === undefined ? "" : `${quoted(schema, "`")}.`) + quoted(name, "`");
   const database = schema ?? null;
   return {
@@ -153,9 +152,12 @@ export function dialect(
       return changes;
     },
     index: `ALTER TABLE ${table} ADD INDEX \`telegraf-session-expires\` (expires)`,
-    prune(now): Script<number> {
+    prune(now, free): Script<number> {
       function* script(): Script<number> {
-        const [[count] = []] = yield [`DELETE FROM ${table} WHERE expires <= ? LIMIT 500`, now];
+        const [[count] = []] = yield [
+          `DELETE FROM ${table} WHERE expires <= ?${free} LIMIT 500`,
+          now,
+        ];
         return Number(count);
       }
       return withLock(lockName(`${table} prune`), 0, { script: script(), busy: () => 0 });
@@ -195,6 +197,56 @@ export function dialect(
         : "CONVERT(CAST(? AS BINARY) USING utf8mb4)",
     overwrite: (columns) =>
       `ON DUPLICATE KEY UPDATE ${columns.map((name) => `${name} = VALUES(${name})`).join(", ")}`,
+    leaseColumns: ["varbinary(255)", "bigint"],
+    now,
+    leases(shape) {
+      return leases(this, shape, settings);
+    },
+  };
+}
+
+/** Does not depend on the time zone, which may have an hour twice. */
+const now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000";
+
+/** The statements on leases. Assignments of `ON DUPLICATE KEY UPDATE` run from left to right. */
+function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseStatements {
+  const { table, value } = dialect;
+  const columns = ["key", "session", "expires"].map((name) => dialect.select(name, shape));
+  const selected = [...columns, "lease"].join(", ");
+  const marks = (count: number, marks: string) => Array(count).fill(marks).join(", ");
+  const free = `${table}.\`until\` IS NULL OR ${table}.\`until\` <= ${now}`;
+  const session = value("session", 0);
+  const remove = (count: number) =>
+    `DELETE FROM ${table} WHERE (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
+  return {
+    most: 128,
+    claimReturns: returning,
+    returnsKeys: false,
+    claim: memoized((count) =>
+      `INSERT INTO ${table} (\`key\`, lease, \`until\`, expires)
+      VALUES ${marks(count, `(?, ?, (${now}) + ?, \`until\`)`)}
+      ON DUPLICATE KEY UPDATE
+        lease = IF(${table}.lease = VALUES(lease) OR ${free}, VALUES(lease), ${table}.lease),
+        \`until\` = IF(${table}.lease = VALUES(lease), VALUES(\`until\`), ${table}.\`until\`)
+      ${returning ? `RETURNING ${selected}` : ""}`
+    ),
+    settle: memoized((count) => {
+      const row = `SELECT ? AS k, ? AS t, ? AS length, ? AS \`write\`, ${session} AS s, ? AS e`;
+      return `UPDATE (${Array(count).fill(row).join(" UNION ALL ")}) AS new
+      STRAIGHT_JOIN ${table} AS row ON row.\`key\` = new.k AND row.lease = new.t
+      SET row.session = IF(new.\`write\` = 1, new.s, row.session),
+        row.expires = IF(new.\`write\` = 1, new.e, row.expires),
+        row.\`until\` = IF(new.length > 0, (${now}) + new.length, 0)`;
+    }),
+    remove: memoized(remove),
+    removeAbsent: memoized((count) => `${remove(count)} AND session IS NULL`),
+    read: memoized((count) =>
+      `SELECT ${selected} FROM ${table} WHERE \`key\` IN (${marks(count, "?")}) ${unlimited}`
+    ),
+    held: memoized((size) =>
+      `SELECT ${columns[0]}, lease, \`until\` - (${now}) FROM ${table}
+      WHERE \`key\` > ? AND \`until\` > ${now} ORDER BY \`key\` LIMIT ${size}`
+    ),
   };
 }
 
@@ -222,9 +274,16 @@ export interface Settings {
   readonly charset: string | null;
   /** The most bytes of one message to the server. */
   readonly maxAllowedPacket: number;
+  /** Whether the server has INSERT … RETURNING: MariaDB 10.5 or newer. */
+  readonly returning: boolean;
 }
 
 function* readSettings(): Script<Settings> {
-  const [[charset, size] = []] = yield "SELECT @@character_set_results, @@max_allowed_packet";
-  return { charset: charset as string | null, maxAllowedPacket: Number(size) };
+  const [[charset, size, version] = []] =
+    yield "SELECT @@character_set_results, @@max_allowed_packet, @@version";
+  return {
+    charset: charset as string | null,
+    maxAllowedPacket: Number(size),
+    returning: /^(1[1-9]\.|10\.([5-9]|1\d)\.).*MariaDB/.test(String(version)),
+  };
 }

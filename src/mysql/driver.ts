@@ -166,6 +166,24 @@ export function read(connection: Connection, sql: string, values: unknown[]): Pr
   return readAfterRollback(connection, sql, values);
 }
 
+/** Runs a statement on leases. A change is committed when this resolves, also if it returns rows. */
+export async function runLease(
+  connection: Connection,
+  sql: string,
+  values: unknown[],
+): Promise<Row[]> {
+  if (sql.startsWith("SELECT")) return await read(connection, sql, values);
+  const sent = connection.stream?.bytesWritten;
+  const autocommit = sent !== undefined && clean.get(connection) === sent ||
+    isAutocommit(await execute(connection, "ROLLBACK"));
+  const result = await rows(connection, sql, values);
+  if (!autocommit) await execute(connection, "COMMIT");
+  else if (connection.stream?.bytesWritten !== undefined) {
+    clean.set(connection, connection.stream.bytesWritten);
+  }
+  return result;
+}
+
 async function readAfterRollback(
   connection: Connection,
   sql: string,

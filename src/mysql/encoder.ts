@@ -7,6 +7,7 @@
 import { Buffer } from "node:buffer";
 import type { Entry, Limits } from "../backend.ts";
 import { StoreError, TooLargeError } from "../errors.ts";
+import type { LeaseValues } from "../sql/leases.ts";
 import { padToPowerOfTwo, sortByKey, type Statements } from "../sql/statements.ts";
 import type { Settings } from "./dialect.ts";
 
@@ -22,6 +23,8 @@ export interface Encoder {
    * @throws {TooLargeError} if an entry is too large for the server.
    */
   rows(entries: Entry<string>[]): unknown[][];
+  /** The values of leases. */
+  readonly leases: LeaseValues;
 }
 
 /** The differences for a driver that writes values as literals into the text of a statement. */
@@ -98,6 +101,11 @@ export function encoder(
     return [encode(key), text, ...others];
   }
   return {
+    leases: {
+      key: encode,
+      session: (entry) => row(entry).slice(1),
+      pad: (values) => values,
+    },
     // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.
     limits: {
       keys: Math.min(128, maxAllowedPacket >> 13),

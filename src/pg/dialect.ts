@@ -138,6 +138,7 @@ function leases(table: string): LeaseStatements {
   return {
     most: 128,
     claimReturns: true,
+    returnsKeys: true,
     claim: memoized((count) =>
       `WITH commit AS (SELECT set_config('synchronous_commit', 'off', true))
       INSERT INTO ${table} AS row (key, expires, lease, until)

@@ -17,12 +17,14 @@ export interface LeaseStatements {
   claim(claims: number): string;
   /** Whether `claim` returns the rows of granted claims: key, session, expiry and token. */
   readonly claimReturns: boolean;
+  /** Whether the statements below return the keys of the rows that they change, or else their number. */
+  readonly returnsKeys: boolean;
   /**
    * Changes rows with the token. Its values are key, token, length, 1 or 0 for whether to write the
-   * session, the session, and its expiry. May return the keys of changed rows.
+   * session, the session, and its expiry.
    */
   settle(settlements: number): string;
-  /** Deletes rows with the token. Its values are key and token. May return the keys of deleted rows. */
+  /** Deletes rows with the token. Its values are key and token. */
   remove(settlements: number): string;
   /** The same for rows without a session. */
   removeAbsent(settlements: number): string;
@@ -95,15 +97,20 @@ export class SqlLeases {
     const { settle, remove, removeAbsent, read } = this.#statements;
     const identify = ({ key, token }: Claim) => [this.#values.key(key), token];
     const all = new Set(settlements);
-    const done = (rows: Row[]) => {
+    const done = (rows: Row[], items: Settlement<string>[]) => {
       const keys = new Set(rows.map(([key]) => String(key)));
-      for (const settlement of all) if (keys.has(settlement.key)) all.delete(settlement);
+      const changed = this.#statements.returnsKeys
+        ? items.filter(({ key }) => keys.has(key))
+        : rows.reduce((sum, [count]) => sum + Number(count), 0) === items.length
+        ? items
+        : [];
+      for (const settlement of changed) all.delete(settlement);
     };
     const releases = (it: Settlement<string>) => it.length === 0;
     const absent = settlements.filter((it) => it.absent && releases(it) && it.change === undefined);
-    done(yield* this.#run(removeAbsent, absent, identify));
+    done(yield* this.#run(removeAbsent, absent, identify), absent);
     const removed = settlements.filter((it) => it.change === null && releases(it));
-    done(yield* this.#run(remove, removed, identify));
+    done(yield* this.#run(remove, removed, identify), removed);
     const changed = [...all].filter((it) => !(it.change === null && releases(it)));
     done(
       yield* this.#run(settle, changed, (it) => [

@@ -92,6 +92,7 @@ function leases(table: string): LeaseStatements {
   return {
     most: 1,
     claimReturns: true,
+    returnsKeys: true,
     claim: () =>
       `INSERT INTO ${table} (key, lease, until, expires)
       SELECT key, lease, until, until

@@ -7,6 +7,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { createPool as createCallbackPool, createPoolCluster, type PoolOptions } from "mysql2";
 import { createPool, type RowDataPacket } from "mysql2/promise";
 import { MySQL, type MySQLOptions } from "../../mysql.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
 import { conformance } from "../suites/conformance/index.ts";
 import { urlWith } from "../suites/faults.ts";
@@ -122,6 +123,7 @@ async function createUser(url: string, ...grants: string[]): Promise<string> {
 conformance({
   name: "MySQL",
   store: (table, options) => MySQL({ url, table, ...options }),
+  backend: (table, options) => backendOf(MySQL, { url, table, ...options }),
   drop,
   dates: "text",
   prunes: true,
@@ -243,7 +245,8 @@ describe("MySQL tables", () => {
       await keyless([name], "latin1");
       const columns = new Map([["key", "varchar(32) latin1"], ["session", "text latin1"]]);
       const old = { columns, unique: false, indexed: false };
-      const changes = dialect({ schema: undefined, table: name }, { charset: "utf8mb4" }).changes(
+      const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, returning: true };
+      const changes = dialect({ schema: undefined, table: name }, settings).changes(
         old,
       );
       if (done > changes.length) break;

@@ -112,15 +112,15 @@ export class SqlLeases {
     const removed = settlements.filter((it) => it.change === null && releases(it));
     done(yield* this.#run(remove, removed, identify), removed);
     const changed = [...all].filter((it) => !(it.change === null && releases(it)));
-    done(
-      yield* this.#run(settle, changed, (it) => [
-        ...identify(it),
-        it.length,
-        it.change === undefined ? 0 : 1,
-        ...it.change ? this.#values.session(it.change) : [null, null],
-      ]),
-    );
-    // Those that are left are refused, or the driver did not tell that they were changed.
+    const values = (it: Settlement<string>) => [
+      ...identify(it),
+      it.length,
+      it.change === undefined ? 0 : 1,
+      ...it.change ? this.#values.session(it.change) : [null, null],
+    ];
+    done(yield* this.#run(settle, changed, values), changed);
+    // Those that are left are refused, or the database did not tell which ones are. A token that is still
+    // there was there during the change, because a lost token does not come back.
     const rows = yield* this.#run(read, [...all], ({ key }) => [this.#values.key(key)]);
     const found = new Map(rows.map((row) => [String(row[0]), row[3]]));
     return [...all].flatMap(({ key, token, length, change }) => {

@@ -9,6 +9,7 @@ import * as mysql from "../mysql/dialect.ts";
 import { type Encoder, encoder, type Literals } from "../mysql/encoder.ts";
 import * as pg from "../pg/dialect.ts";
 import type { Dialect } from "../sql/dialect.ts";
+import { plainValues } from "../sql/leases.ts";
 import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
 import type { Script } from "../sql/script.ts";
 import { sortByKey, type Statements } from "../sql/statements.ts";
@@ -49,6 +50,7 @@ export function* prepare(
     const statements = yield* prepareTable(dialect, options);
     return {
       statements,
+      leases: plainValues,
       read: rows,
       write: family === "PostgreSQL" && (yield* reportsTransactions())
         ? runOutsideTransaction

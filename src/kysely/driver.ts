@@ -90,11 +90,14 @@ export async function rows(db: Database, sql: string, parameters: unknown[]): Pr
   const query = { kind: "RawNode", sqlFragments: [sql], parameters: [] };
   const queryId = { queryId: "telegraf-session" };
   const { rows, numAffectedRows } = await db.executeQuery({ sql, parameters, query, queryId });
-  if (prunes.test(sql)) return [[numAffectedRows]];
+  if (changes.test(sql)) return [[numAffectedRows]];
   return rows.map((row) => Object.values(row));
 }
 
-/** The statement that prunes in MySQL. It returns no rows, only their number. */
+/** Statements of MySQL that return no rows, only the number of rows that they changed. */
+const changes = /^(DELETE|UPDATE) (?![\s\S]*RETURNING)/;
+
+/** The statement that prunes in MySQL. */
 const prunes = /^DELETE .* LIMIT \d+$/;
 
 /**

@@ -39,11 +39,11 @@ export function describeHolder(holder: LeaseHolder | undefined): string {
   return `process ${holder.pid}${where}, since ${holder.since.toISOString()}`;
 }
 
-/** The name of the machine in printable ASCII; empty if Deno does not allow to read it. */
+/** The name of the machine, which needs no escaping; empty if Deno does not allow to read it. */
 function readHost(): string {
   try {
     if (versions.deno !== undefined && isatty(0)) return ""; // Deno would ask for the permission
-    return hostname().replace(/[^!-~]/g, "?").slice(0, 150);
+    return hostname().replace(/[^\w.-]/g, "?").slice(0, 150);
   } catch {
     return "";
   }

@@ -14,6 +14,7 @@ import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { createPool } from "mysql2/promise";
 import pg from "pg";
+import { backendOf } from "../../src/store/factory.ts";
 import { KyselyStore, type KyselyStoreOptions } from "../../kysely.ts";
 import type { Store } from "../../mod.ts";
 import { MySQL } from "../../mysql.ts";
@@ -24,7 +25,7 @@ import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
 import { conformance } from "../suites/conformance/index.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
-import { factories, versions } from "../support/kysely.ts";
+import { factories, optionsOf, versions } from "../support/kysely.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -131,6 +132,11 @@ for (const [version, kysely] of Object.entries(versions)) {
       name: `${version} on ${title[name]}`,
       store: (table: string, options?: object) =>
         (factories(kysely)[name] as Factory)({ ...address[name], table, ...options }),
+      backend: (table: string, options?: object) =>
+        backendOf(
+          KyselyStore,
+          optionsOf(kysely)[name]({ ...address[name], table, ...options } as never),
+        ),
       drop: async (table: string) => void await query(`DROP TABLE IF EXISTS ${quoted(table)}`),
       dates: "text" as const,
       prunes: true,
@@ -174,20 +180,23 @@ const dropSQLite = async (table: string) =>
 conformance({
   name: "Kysely on SQLite with the limits of D1",
   store: (table, options) => KyselyStore({ dialect: d1(), table, ...options }),
+  backend: (table, options) => backendOf(KyselyStore, { dialect: d1(), table, ...options }),
   drop: dropSQLite,
   dates: "text",
   prunes: true,
 });
 
+/** A Kysely on PGlite. A dialect would close the database together with the store. */
+function onPGlite(): kysely29.Kysely<unknown> {
+  return new kysely29.Kysely({
+    dialect: new kysely29.PGliteDialect({ pglite: () => Promise.resolve(pglite()) }),
+  });
+}
+
 conformance({
   name: "Kysely on PGlite",
-  store(table, options) {
-    // A dialect would close the database together with the store.
-    const db = new kysely29.Kysely({
-      dialect: new kysely29.PGliteDialect({ pglite: () => Promise.resolve(pglite()) }),
-    });
-    return KyselyStore({ db, table, ...options });
-  },
+  store: (table, options) => KyselyStore({ db: onPGlite(), table, ...options }),
+  backend: (table, options) => backendOf(KyselyStore, { db: onPGlite(), table, ...options }),
   drop: async (table) => void await pglite().query(`DROP TABLE IF EXISTS ${ansi(table)}`),
   dates: "text",
   prunes: true,
@@ -201,6 +210,8 @@ if (process.versions.deno) {
     name: "Kysely on libSQL",
     store: (table, options) =>
       KyselyStore({ dialect: new LibsqlDialect({ url }), table, ...options }),
+    backend: (table, options) =>
+      backendOf(KyselyStore, { dialect: new LibsqlDialect({ url }), table, ...options }),
     async drop(table) {
       const db = new kysely29.Kysely({ dialect: new LibsqlDialect({ url }) });
       await db.executeQuery(kysely29.CompiledQuery.raw(`DROP TABLE IF EXISTS ${ansi(table)}`));

@@ -17,23 +17,33 @@ export const versions: Record<string, typeof kysely29> = {
 
 type Options<Address> = Omit<KyselyStoreOptions, "db" | "dialect"> & Address;
 
-/** The factories that use one version of Kysely. */
-export function factories({ SqliteDialect, PostgresDialect, MysqlDialect } = kysely29) {
+/** The options of stores that use one version of Kysely. */
+export function optionsOf({ SqliteDialect, PostgresDialect, MysqlDialect } = kysely29) {
   return {
-    SQLite({ filename, ...options }: Options<{ filename: string }>) {
+    SQLite({ filename, ...options }: Options<{ filename: string }>): KyselyStoreOptions {
       const database = () => Promise.resolve(new BetterSqlite3(filename, { timeout: 50 }));
-      return KyselyStore({ dialect: new SqliteDialect({ database }), ...options });
+      return { dialect: new SqliteDialect({ database }), ...options };
     },
-    Postgres({ url, ...options }: Options<{ url: string }>) {
+    Postgres({ url, ...options }: Options<{ url: string }>): KyselyStoreOptions {
       const pool = new pg.Pool({ connectionString: url });
       // Without these listeners a lost connection ends the process.
       pool.on("error", () => {});
       pool.on("connect", (client: EventEmitter) => client.on("error", () => {}));
-      return KyselyStore({ dialect: new PostgresDialect({ pool }), ...options });
+      return { dialect: new PostgresDialect({ pool }), ...options };
     },
-    MySQL({ url, ...options }: Options<{ url: string }>) {
-      return KyselyStore({ dialect: new MysqlDialect({ pool: createPool(url) }), ...options });
+    MySQL({ url, ...options }: Options<{ url: string }>): KyselyStoreOptions {
+      return { dialect: new MysqlDialect({ pool: createPool(url) }), ...options };
     },
+  };
+}
+
+/** The factories that use one version of Kysely. */
+export function factories(kysely = kysely29) {
+  const options = optionsOf(kysely);
+  return {
+    SQLite: (given: Options<{ filename: string }>) => KyselyStore(options.SQLite(given)),
+    Postgres: (given: Options<{ url: string }>) => KyselyStore(options.Postgres(given)),
+    MySQL: (given: Options<{ url: string }>) => KyselyStore(options.MySQL(given)),
   };
 }
 

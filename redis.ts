@@ -26,6 +26,7 @@ import type { Client as NodeRedis, ManagedNodeRedis } from "./src/redis/client.t
 import { Commands } from "./src/redis/commands.ts";
 import { transient } from "./src/redis/errors.ts";
 import type { IORedis } from "./src/redis/ioredis.ts";
+import { RedisLeases } from "./src/redis/leases.ts";
 import { checkClient, checkUrl, clientOptions, supportedClients } from "./src/redis/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -103,6 +104,9 @@ function backend(options: RedisOptions): Backend {
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
     remove: (keys, signal) => commands.remove(keys, signal),
     page: (start, size, signal) => commands.page(start, size, signal),
+    leases: existing === undefined || existing.evalSha && existing.eval
+      ? new RedisLeases(source, commands, prefix)
+      : "the client has no eval and evalSha",
     close: () => source.close(),
     transient,
   };

@@ -9,6 +9,12 @@ import { setAbortHandler } from "../abort.ts";
 import type { MaybePromise } from "../backend.ts";
 import { isError } from "../errors.ts";
 
+/** The keys and arguments of a script. */
+export interface ScriptOptions {
+  keys: string[];
+  arguments: string[];
+}
+
 /** The part of a client, pool, cluster or sentinel of node-redis 4 to 6 that is used. */
 export interface Client {
   /** True from the call of `connect` until the client is closed or has stopped reconnecting. */
@@ -28,6 +34,9 @@ export interface Client {
   del(keys: string | string[]): Promise<unknown>;
   pTTL(key: string): Promise<unknown>;
   pExpireAt(key: string, time: number): Promise<unknown>;
+  /** Missing in a client that runs no scripts. */
+  evalSha?(hash: string, options: ScriptOptions): Promise<unknown>;
+  eval?(text: string, options: ScriptOptions): Promise<unknown>;
   /** Missing in a cluster. The cursor is text, which node-redis 4 accepts too. */
   scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
   /** Only in a cluster: the client of one of its `masters`. */

@@ -44,7 +44,7 @@ export class Commands {
     const set = ({ key, value, expires }: Entry<string>) =>
       expires === undefined
         ? client.set(this.#name(key), value)
-        : client.set(this.#name(key), value, { PX: Math.max(1, expires - Date.now()) });
+        : client.set(this.#name(key), value, { PX: relativeExpiry({ expires })! });
     if (entries.length === 1) {
       refuseQueued(await set(entries[0]!));
     } else if (
@@ -70,8 +70,21 @@ export class Commands {
     await settleAll((this.#source.isCluster ? names : [names]).map((name) => client.del(name)));
   }
 
-  /** A page of keys. The cursor is the number of a node, and the cursor of its `SCAN`. */
-  async page(start = "0 0", size: number, signal: AbortSignal): Promise<Page> {
+  async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
+    const { keys, next } = await this.scan(start, size, signal);
+    const sessions = keys.filter((key) => key !== "" && !isLease(key));
+    return { entries: sessions.map((key) => ({ key })), next };
+  }
+
+  /**
+   * A page of keys without the prefix, those of leases among them. The cursor is the number of a node,
+   * and the cursor of its `SCAN`.
+   */
+  async scan(
+    start = "0 0",
+    size: number,
+    signal: AbortSignal,
+  ): Promise<{ keys: string[]; next: string | undefined }> {
     this.#source.replaceOnAbort(signal);
     const client = this.#source.ready();
     const [number, cursor] = start.split(" ") as [string, string];
@@ -89,8 +102,7 @@ export class Commands {
       : node + 1 < (masters?.length ?? 1)
       ? `${node + 1} 0`
       : undefined;
-    const keys = found.keys.map((key) => String(key).slice(prefix.length));
-    return { entries: keys.filter((key) => key !== "").map((key) => ({ key })), next };
+    return { keys: found.keys.map((key) => String(key).slice(prefix.length)), next };
   }
 
   /** The name of a key in Redis. */
@@ -111,6 +123,22 @@ export class Commands {
     const now = Date.now();
     return remaining.map((ms) => Number(ms) < 0 ? undefined : now + Number(ms));
   }
+}
+
+/** How long an entry will live, in ms; `undefined` for ever. Redis refuses 0. */
+export function relativeExpiry(
+  entry: Pick<Entry<string>, "expires"> | null = {},
+): number | undefined {
+  const { expires } = entry ?? {};
+  return expires === undefined ? undefined : Math.max(1, expires - Date.now());
+}
+
+/** Marks the name of a lease, after the prefix. No key of a session has NUL. */
+export const leaseMark = "\0lease";
+
+/** Whether a key that a scan has found is a lease. */
+export function isLease(key: string): boolean {
+  return key.startsWith(leaseMark);
 }
 
 /**

@@ -30,6 +30,8 @@ interface Commands {
   del(keys: string[]): Promise<unknown>;
   pttl(key: string): Promise<unknown>;
   pexpireat(key: string, time: number): Promise<unknown>;
+  evalsha(hash: string, keys: number, ...values: string[]): Promise<unknown>;
+  eval(text: string, keys: number, ...values: string[]): Promise<unknown>;
   scan(cursor: string, ...options: (string | number)[]): Promise<[cursor: string, keys: unknown[]]>;
   /** Only in a cluster. */
   nodes?(role: "master"): Commands[];
@@ -83,6 +85,10 @@ function makeAdapter(client: Commands): Client {
     del: (keys) => inOrder(String(keys), () => answer(client.del([keys].flat()))),
     pTTL: (key) => answer(client.pttl(key)),
     pExpireAt: (key, time) => answer(client.pexpireat(key, time)),
+    evalSha: (hash, { keys, arguments: args }) =>
+      answer(client.evalsha(hash, keys.length, ...keys, ...args)),
+    eval: (text, { keys, arguments: args }) =>
+      answer(client.eval(text, keys.length, ...keys, ...args)),
     ...scannable(client),
     nodeClient: (node) => scannable(node),
   };

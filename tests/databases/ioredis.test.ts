@@ -75,6 +75,11 @@ describe("Redis with ioredis", () => {
             clients.push(client);
             return Redis({ client, prefix: `${where}:`, ...options });
           },
+          backend(where, options) {
+            const client = create();
+            clients.push(client);
+            return backendOf(Redis, { client, prefix: `${where}:`, ...options });
+          },
           async drop(where) {
             for (const key of await storedKeys(kind)) {
               if (key.startsWith(`${where}:`)) await shared.del(key);

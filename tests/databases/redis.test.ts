@@ -9,6 +9,7 @@ import * as redis6 from "redis";
 import { Redis, type RedisOptions } from "../../redis.ts";
 import { settleAll } from "../../src/redis/commands.ts";
 import { transient } from "../../src/redis/errors.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { conformance, type Harness } from "../suites/conformance/index.ts";
@@ -46,6 +47,7 @@ const harness: Harness = {
   dates: "text",
   prunes: false,
   store: (where, options) => Redis({ url, prefix: `${where}:`, ...options }),
+  backend: (where, options) => backendOf(Redis, { url, prefix: `${where}:`, ...options }),
   drop: (where) =>
     direct(async (client) => {
       for await (const keys of client.scanIterator({ MATCH: `${where}:*`, COUNT: 1000 })) {

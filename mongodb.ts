@@ -23,6 +23,7 @@ import { checkClient, ExistingClient, ManagedClient } from "./src/mongodb/client
 import type { Client as AnyMongoClient } from "./src/mongodb/client.ts";
 import { Commands } from "./src/mongodb/commands.ts";
 import { transient } from "./src/mongodb/errors.ts";
+import { MongoLeases } from "./src/mongodb/leases.ts";
 import { timeoutOptions } from "./src/mongodb/options.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -86,12 +87,14 @@ function backend(options: MongoOptions): Backend<unknown> {
     ? new ManagedClient(() => create(options))
     : new ExistingClient(existing);
   const commands = new Commands(source, database, collection);
+  const leases = new MongoLeases(commands);
   return {
     handle: existing ?? {},
     scope: commands.namespace,
     codec: document,
     async open(opening) {
       await commands.open(opening);
+      if (opening.leasing) await leases.open();
       return { keys: 64, bytes: 1_000_000 };
     },
     read: (keys, signal) => commands.read(keys, signal),
@@ -100,6 +103,7 @@ function backend(options: MongoOptions): Backend<unknown> {
     remove: (keys, signal) => commands.remove(keys, signal),
     page: (start, size, signal) => commands.page(start, size, signal),
     prune: (now, signal) => commands.prune(now, signal),
+    leases,
     close: () => source.close(),
     transient,
   };

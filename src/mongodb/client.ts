@@ -27,6 +27,9 @@ export interface Document {
   key: string;
   session: unknown;
   expires?: Date;
+  /** The token of the last holder of its lease. */
+  lease?: string;
+  until?: Date;
 }
 
 type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };
@@ -39,7 +42,11 @@ export interface Collection {
   find(filter: object, options: object): Cursor<Document>;
   updateOne(filter: object, update: object, options?: object): Promise<unknown>;
   insertMany(documents: object[], options: object): Promise<unknown>;
-  bulkWrite(operations: object[], options: object): Promise<unknown>;
+  findOneAndUpdate(filter: object, update: object, options: object): Promise<Document | null>;
+  bulkWrite(operations: object[], options: object): Promise<{
+    matchedCount: number;
+    deletedCount: number;
+  }>;
   deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>;
   updateMany(filter: object, update: object, options: object): Promise<unknown>;
   aggregate(pipeline: object[], options: object): Cursor<{ _id: string }>;

@@ -35,7 +35,7 @@ export class Commands {
 
   async open(opening: Opening): Promise<void> {
     this.#old = opening.plan !== undefined;
-    this.#serverPrunes = await this.#run((collection) =>
+    this.#serverPrunes = await this.run((collection) =>
       prepare(this.#source.client, collection, opening)
     );
     this.#source.watch(opening.report);
@@ -44,7 +44,7 @@ export class Commands {
   async read(keys: string[], signal: AbortSignal): Promise<Entry<unknown>[]> {
     const filter = this.#byKey(keys);
     const options = { projection, signal };
-    const found = await this.#run(async (collection) =>
+    const found = await this.run(async (collection) =>
       keys.length === 1
         ? [await collection.findOne(filter, options)]
         : await collection.find(filter, options).toArray()
@@ -52,17 +52,20 @@ export class Commands {
     // Without the unique index a key may have several documents. The first one counts, and the last
     // entry of a key does, so the order is reversed.
     return found.reverse().flatMap((it) =>
-      it === null ? [] : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
+      // A document that only holds a lease has no session.
+      it === null || it.session === undefined
+        ? []
+        : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
     );
   }
 
   /** @throws {TooLargeError} if a session is too large for a document. */
   async write(entries: Entry<unknown>[], signal: AbortSignal, fresh?: boolean): Promise<void> {
     const upserts = entries.map(upsert);
-    if (fresh && await this.#run((collection) => insert(collection, entries, signal))) return;
+    if (fresh && await this.run((collection) => insert(collection, entries, signal))) return;
     const [{ filter, update }] = upserts as [Upsert];
     const operations = upserts.map((updateOne) => ({ updateOne }));
-    await this.#run((collection) =>
+    await this.run((collection) =>
       upserts.length === 1
         ? collection.updateOne(filter, update, { upsert: true, signal })
         : collection.bulkWrite(operations, { ordered: false, signal })
@@ -71,14 +74,14 @@ export class Commands {
 
   async renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
     const update = { $set: { expires: new Date(expires) } };
-    await this.#run((collection) =>
+    await this.run((collection) =>
       collection.updateMany({ key: { $in: keys } }, update, { signal })
     );
   }
 
   async remove(keys: string[], signal: AbortSignal): Promise<void> {
     const filter = this.#byKey(keys);
-    await this.#run((collection) => collection.deleteMany(filter, { signal }));
+    await this.run((collection) => collection.deleteMany(filter, { signal }));
   }
 
   /**
@@ -90,8 +93,11 @@ export class Commands {
       ? -Infinity
       : start?.startsWith("\0") && Number(start.slice(1));
     const numeric = typeof lastNumber === "number";
-    const filter = { key: { $gt: numeric ? lastNumber : start ?? "" } };
-    const found = await this.#run((collection) =>
+    const filter = {
+      key: { $gt: numeric ? lastNumber : start ?? "" },
+      session: { $exists: true },
+    };
+    const found = await this.run((collection) =>
       collection.find(filter, {
         projection: { _id: 0, key: 1, expires: 1 },
         sort: { key: 1 },
@@ -111,8 +117,9 @@ export class Commands {
   /** Deletes some expired documents, and returns how many. */
   async prune(now: number, signal: AbortSignal): Promise<number> {
     if (this.#serverPrunes) return 0;
-    const expired = { expires: { $lte: new Date(now) } };
-    return await this.#run(async (collection) => {
+    const date = new Date(now);
+    const expired = { expires: { $lte: date }, $or: [{ until: null }, { until: { $lte: date } }] };
+    return await this.run(async (collection) => {
       const options = { projection: { _id: 1 }, limit: 500, signal };
       const found = await collection.find(expired, options).toArray();
       if (found.length === 0) return 0;
@@ -122,7 +129,7 @@ export class Commands {
   }
 
   /** Runs work on the collection. Replaces the client if it finds no server. */
-  async #run<T>(work: (collection: Collection) => Promise<T>): Promise<T> {
+  async run<T>(work: (collection: Collection) => Promise<T>): Promise<T> {
     const { client } = this.#source;
     try {
       return await work(collectionOf(client, this.#database, this.#name));

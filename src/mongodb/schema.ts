@@ -17,7 +17,7 @@ import { isDuplicate, isRefusal } from "./errors.ts";
 export async function prepare(
   client: Client,
   collection: Collection,
-  { report, expiring, plan }: Pick<Opening, "report" | "expiring" | "plan">,
+  { report, expiring, leasing, plan }: Pick<Opening, "report" | "expiring" | "leasing" | "plan">,
 ): Promise<boolean> {
   const prepareKeys = plan === undefined
     ? () => requireUniqueIndex(collection, report)
@@ -29,6 +29,13 @@ export async function prepare(
     // The driver connects by itself only once, and not again after a failure.
     await client.connect();
     await prepareKeys();
+  }
+  if (leasing && !await isUnique(collection)) {
+    throw new Error(
+      `leases need the unique index on "key" of ${collection.namespace}, which is missing; run: ` +
+        `db.getCollection(${JSON.stringify(collection.namespace.replace(/^[^.]*\./, ""))})` +
+        ".createIndex({ key: 1 }, { unique: true })",
+    );
   }
   return plan === undefined && expiring && await createExpiryIndex(collection);
 }

@@ -37,6 +37,8 @@ export interface Client {
   /** Missing in a client that runs no scripts. */
   evalSha?(hash: string, options: ScriptOptions): Promise<unknown>;
   eval?(text: string, options: ScriptOptions): Promise<unknown>;
+  /** In a cluster of node-redis: sends a command to the node of a key. */
+  sendCommand?: (...args: never[]) => Promise<unknown>;
   /** Missing in a cluster. The cursor is text, which node-redis 4 accepts too. */
   scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
   /** Only in a cluster: the client of one of its `masters`. */

@@ -11,6 +11,9 @@ import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
 import { type Commands, isLease, leaseMark, relativeExpiry, settleAll } from "./commands.ts";
 
+/** `sendCommand` of a cluster of node-redis. */
+type SendCommand = (key: string, isReadonly: boolean, command: string[]) => Promise<unknown>;
+
 /** A Lua script. It is sent as its hash if the server knows it. */
 class Script {
   readonly #text: string;
@@ -21,13 +24,24 @@ class Script {
   }
 
   async run(client: Client, keys: string[], args: string[] = []): Promise<unknown[]> {
-    const options = { keys, arguments: args };
     this.#hash ??= createHash("sha1").update(this.#text).digest("hex");
+    const send = (command: "EVALSHA" | "EVAL", script: string) => {
+      const options = { keys, arguments: args };
+      if (client.masters !== undefined && client.sendCommand) {
+        // The cluster client of node-redis 4 sends scripts to a random node.
+        const words = [command, script, `${keys.length}`, ...keys, ...args];
+        const sendCommand = client.sendCommand as SendCommand;
+        return sendCommand.call(client, keys[0]!, false, words);
+      }
+      return command === "EVALSHA"
+        ? client.evalSha!(script, options)
+        : client.eval!(script, options);
+    };
     try {
-      return await client.evalSha!(this.#hash, options) as unknown[];
+      return await send("EVALSHA", this.#hash) as unknown[];
     } catch (error) {
       if (!isError(error) || !error.message.startsWith("NOSCRIPT")) throw error;
-      return await client.eval!(this.#text, options) as unknown[];
+      return await send("EVAL", this.#text) as unknown[];
     }
   }
 }
@@ -104,6 +118,7 @@ export class RedisLeases implements Leases<string> {
   readonly #source: ClientSource;
   readonly #commands: Commands;
   readonly #prefix: string;
+  readonly #settled = new WeakSet<Settlement<string>>();
 
   constructor(source: ClientSource, commands: Commands, prefix: string) {
     this.#source = source;
@@ -131,7 +146,10 @@ export class RedisLeases implements Leases<string> {
 
   async settle(settlements: Settlement<string>[], signal: AbortSignal): Promise<Refusal[]> {
     const client = this.#client(signal);
-    const replies = await settleAll(settlements.map(({ key, token, length, change }) => {
+    const replies = await settleAll(settlements.map(async (settlement) => {
+      const { key, token, length, change } = settlement;
+      // A repetition after another one has failed. Its lease may have gone on to others meanwhile.
+      if (this.#settled.has(settlement)) return [1];
       const kind = change ? "set" : change === null ? "del" : "leave";
       const args = [
         token,
@@ -140,7 +158,9 @@ export class RedisLeases implements Leases<string> {
         change?.value ?? "",
         `${relativeExpiry(change) ?? 0}`,
       ];
-      return settle.run(client, this.#names(client, key), args);
+      const reply = await settle.run(client, this.#names(client, key), args);
+      if (Number(reply[0]) === 1) this.#settled.add(settlement);
+      return reply;
     }));
     return settlements.flatMap(({ key }, i) => {
       const [done, holder] = replies[i] as unknown[];

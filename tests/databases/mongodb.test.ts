@@ -7,6 +7,7 @@ import { inspect } from "node:util";
 import * as mongodb7 from "mongodb";
 import { MongoClient } from "mongodb";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { document } from "../../src/codec/document.ts";
 import { refusedOptions } from "../../src/errors.ts";
 import { timeoutOptions } from "../../src/mongodb/options.ts";
@@ -41,6 +42,7 @@ const harness: Harness = {
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
+  backend: (where, options) => backendOf(Mongo, { url, collection: where, ...options }),
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
   refusedFields: ferretdb
     ? {

@@ -5,6 +5,21 @@ import type { Store } from "../../mod.ts";
 
 export const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
 
+/** Counts in 100 sessions from two stores at the same time. */
+// deno-lint-ignore no-explicit-any
+export async function exerciseLeases(...stores: Store<any>[]): Promise<void> {
+  const count = (session?: { n: number }) => ({ n: (session?.n ?? 0) + 1 });
+  await Promise.all(
+    stores.flatMap((store) => [...chats, ...chats].map((chat) => store.update(chat, count))),
+  );
+  const [store] = stores;
+  const sessions = await Promise.all(chats.map((chat) => store!.get(chat)));
+  assert.deepEqual(sessions, chats.map(() => ({ n: 2 * stores.length })));
+  assert.equal(await store!.size(), chats.length);
+  await Promise.all(chats.map((chat) => store!.update(chat, () => null)));
+  assert.equal(await store!.size(), 0);
+}
+
 /** Sets, reads and deletes 100 sessions at the same time. */
 // deno-lint-ignore no-explicit-any
 export async function exercise(store: Store<any>): Promise<void> {

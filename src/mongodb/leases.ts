@@ -8,6 +8,7 @@
 import type { Claim, Claimed, Held, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
 import type { Collection, Document } from "./client.ts";
 import type { Commands } from "./commands.ts";
+import { reason } from "../errors.ts";
 import { isDuplicate, isRefusal } from "./errors.ts";
 
 const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1 };
@@ -21,8 +22,6 @@ const writeConcern = { w: 1, j: false };
  */
 const margin = 60_000;
 
-const released = new Date(0);
-
 /** The filter for the session of a holder. */
 function owned({ key, token }: Claim): object {
   return { key, lease: token };
@@ -31,24 +30,27 @@ function owned({ key, token }: Claim): object {
 /** Claims and settles leases on the sessions of a collection. */
 export class MongoLeases implements Leases<unknown> {
   readonly #commands: Commands;
-  /** Whether the server can compute with its own clock. FerretDB 1 cannot. */
-  #serverClock = false;
 
   constructor(commands: Commands) {
     this.#commands = commands;
   }
 
-  /** Finds out what the server can do. */
+  /**
+   * Checks that the server can change a document atomically, by its own clock.
+   *
+   * @throws {Error} if it cannot, as MongoDB before 4.2 and FerretDB 1.
+   */
   async open(): Promise<void> {
-    this.#serverClock = await this.#commands.run(async (collection) => {
-      try {
-        await collection.updateOne({ key: "" }, [{ $set: { until: "$$NOW" } }]);
-        return true;
-      } catch (error) {
-        if (!isRefusal(error)) throw error;
-        return false;
-      }
-    });
+    try {
+      await this.#commands.run((collection) =>
+        collection.updateOne({ key: "" }, [{ $set: { until: "$$NOW" } }])
+      );
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      const why =
+        "leases need MongoDB 4.2 or newer, but this server refuses updates with a pipeline";
+      throw new Error(`${why}: ${reason(error)}`, { cause: error });
+    }
   }
 
   async claim(claims: Claim[], signal: AbortSignal): Promise<Claimed<unknown>[]> {
@@ -91,7 +93,7 @@ export class MongoLeases implements Leases<unknown> {
   async held(start = "", size: number, signal: AbortSignal): Promise<LeasePage> {
     const now = Date.now();
     const found = await this.#commands.run((collection) =>
-      collection.find({ key: { $gt: start }, until: { $gt: new Date(now) } }, {
+      collection.find({ key: { $gt: start }, $expr: { $gt: ["$until", "$$NOW"] } }, {
         projection,
         sort: { key: 1 },
         limit: size,
@@ -115,7 +117,7 @@ export class MongoLeases implements Leases<unknown> {
     };
     try {
       const document = await this.#commands.run((collection) =>
-        collection.findOneAndUpdate(this.#free(claim), this.#grant(claim), options)
+        collection.findOneAndUpdate(free(claim), grant(claim), options)
       );
       return document ?? undefined;
     } catch (error) {
@@ -126,7 +128,7 @@ export class MongoLeases implements Leases<unknown> {
 
   async #claimAll(claims: Claim[], signal: AbortSignal): Promise<Document[]> {
     const operations = claims.map((claim) => ({
-      updateOne: { filter: this.#free(claim), update: this.#grant(claim), upsert: true },
+      updateOne: { filter: free(claim), update: grant(claim), upsert: true },
     }));
     const options = { ordered: false, writeConcern, signal };
     await this.#commands.run(async (collection) => {
@@ -158,71 +160,46 @@ export class MongoLeases implements Leases<unknown> {
   async #changed(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<number> {
     if (settlements.length === 0) return 0;
     const operations = settlements.map((it) => ({
-      updateOne: { filter: owned(it), update: this.#change(it) },
+      updateOne: { filter: owned(it), update: updateOf(it) },
     }));
     const bulk = (collection: Collection) =>
       collection.bulkWrite(operations, { ordered: false, signal });
     return (await this.#commands.run(bulk)).matchedCount;
   }
-
-  /** The filter for a session whose lease the claim may have. */
-  #free({ key, token }: Claim): object {
-    const expired = this.#serverClock
-      ? { $expr: { $lte: ["$until", "$$NOW"] } }
-      : { until: { $lte: new Date() } };
-    return { key, $or: [{ until: null }, expired, { lease: token }] };
-  }
-
-  /** The update that grants a lease. Removes a session that has expired. */
-  #grant({ token, length }: Claim): object {
-    if (!this.#serverClock) {
-      return { $set: { lease: token, until: new Date(Date.now() + length) } };
-    }
-    const isOver = { $and: [{ $gt: ["$expires", null] }, { $lte: ["$expires", "$$NOW"] }] };
-    return [
-      {
-        $set: {
-          lease: token,
-          until: { $add: ["$$NOW", length] },
-          session: { $cond: [isOver, "$$REMOVE", "$session"] },
-        },
-      },
-      { $set: { expires: outlive(length) } },
-    ];
-  }
-
-  /** The update of a settlement. */
-  #change({ length, change }: Settlement<unknown>): object {
-    const session = change?.value;
-    const expires = change?.expires === undefined ? undefined : new Date(change.expires);
-    if (length > 0 && this.#serverClock) {
-      const stored = change === undefined ? [] : [{ $unset: ["session", "expires"] }, {
-        $set: {
-          ...(change !== null && { session: { $literal: session } }),
-          ...(expires && { expires }),
-        },
-      }];
-      const until = { $add: ["$$NOW", length] };
-      return [...stored, { $set: { until } }, { $set: { expires: outlive(length) } }];
-    }
-    const until = length > 0 ? new Date(Date.now() + length) : released;
-    if (change === undefined) return { $set: { until } };
-    return {
-      $set: { until, ...(change !== null && { session }), ...(expires && { expires }) },
-      ...((change === null || !expires) && {
-        $unset: { ...(change === null && { session: "" }), ...(!expires && { expires: "" }) },
-      }),
-    };
-  }
 }
 
-/**
- * The expiry of a document, for an update on the server: later than its lease if it would expire before,
- * or if it has no session; unchanged otherwise.
- */
-function outlive(length: number): object {
+/** The filter for a session whose lease the claim may have. */
+function free({ key, token }: Claim): object {
+  const expired = { $expr: { $lte: ["$until", "$$NOW"] } };
+  return { key, $or: [{ until: null }, expired, { lease: token }] };
+}
+
+/** The update that grants a lease. Removes a session that has expired. */
+function grant({ token, length }: Claim): object[] {
+  const isOver = { $and: [{ $gt: ["$expires", null] }, { $lte: ["$expires", "$$NOW"] }] };
+  const session = { $cond: [isOver, "$$REMOVE", "$session"] };
+  return [{ $set: { lease: token, session } }, ...hold(length)];
+}
+
+/** The update of a settlement. */
+function updateOf({ length, change }: Settlement<unknown>): object[] {
+  const stages: object[] = [];
+  if (change !== undefined) stages.push({ $unset: ["session", "expires"] });
+  if (change) {
+    const { value, expires } = change;
+    const end = expires === undefined ? {} : { expires: new Date(expires) };
+    stages.push({ $set: { session: { $literal: value }, ...end } });
+  }
+  return [...stages, ...length > 0 ? hold(length) : [{ $set: { until: new Date(0) } }]];
+}
+
+/** The stages that renew a lease. The document lives longer than the lease. */
+function hold(length: number): object[] {
   const end = { $add: ["$$NOW", length + margin] };
   const missing = { $eq: [{ $type: "$session" }, "missing"] };
   const early = { $and: [{ $gt: ["$expires", null] }, { $lt: ["$expires", end] }] };
-  return { $cond: [{ $or: [missing, early] }, end, { $ifNull: ["$expires", "$$REMOVE"] }] };
+  const expires = {
+    $cond: [{ $or: [missing, early] }, end, { $ifNull: ["$expires", "$$REMOVE"] }],
+  };
+  return [{ $set: { until: { $add: ["$$NOW", length] }, expires } }];
 }

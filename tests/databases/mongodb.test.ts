@@ -44,6 +44,7 @@ const harness: Harness = {
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
   backend: (where, options) => backendOf(Mongo, { url, collection: where, ...options }),
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
+  noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
   refusedFields: ferretdb
     ? {
       names: /^(dots|dollars) in field|^nested data/,

@@ -30,6 +30,8 @@ export interface Harness {
   readonly slowScans?: boolean;
   /** True if a new store's client may still be connecting. `health()` does not wait for that. */
   readonly connectsLate?: boolean;
+  /** Why this server cannot have leases. */
+  readonly noLeases?: string;
   /** Field names that this server rejects, with the reason. */
   readonly refusedFields?: { readonly names: RegExp; readonly reason: string };
 }

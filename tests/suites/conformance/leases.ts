@@ -92,7 +92,9 @@ class Holder implements AsyncDisposable {
   }
 }
 
-export function leases(test: Test, harness: Harness): void {
+export function leases(define: Test, harness: Harness): void {
+  const skip = harness.noLeases ?? false;
+  const test: Test = (title, body) => define(title, body, { skip });
   const open = (where: string) => Holder.open(harness, where);
 
   test("a claim returns the session, and a settlement stores another", async (store, where) => {

@@ -21,6 +21,7 @@ import { exit, Failure, sentence } from "./src/cli/failure.ts";
 import { formats } from "./src/cli/formats.ts";
 import { resume, sources, urls } from "./src/cli/help.ts";
 import { importSessions } from "./src/cli/import.ts";
+import { leases } from "./src/cli/leases.ts";
 import { prune } from "./src/cli/prune.ts";
 import { get, remove } from "./src/cli/session.ts";
 import { stats } from "./src/cli/stats.ts";
@@ -131,6 +132,11 @@ addWriteOptions(command(
     "--all-keys",
     "import JSON objects under any key of a Redis database, not only under keys that the package uses",
   );
+command(
+  "leases URL",
+  "Print which updates hold the lease of a session: its key, the process, and for how long.",
+  ([url], context) => leases(url!, context),
+);
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));
 command(
   "doctor URL",

@@ -25,8 +25,7 @@ import { prepare, type Table } from "./src/kysely/dialect.ts";
 import * as kysely from "./src/kysely/driver.ts";
 import { transient } from "./src/kysely/errors.ts";
 import { defaults, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { SqlLeases } from "./src/sql/leases.ts";
-import { executeScript, type Script } from "./src/sql/script.ts";
+import { sqlLeases } from "./src/sql/leases.ts";
 import { toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -88,11 +87,6 @@ function backend(options: KyselyStoreOptions): Backend {
   let db = options.db && kysely.checkDatabase(options.db, schema);
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
   let table: Table;
-  const lease = <T>(work: (leases: SqlLeases) => Script<T>) =>
-    executeScript(work(new SqlLeases(table.statements.leases!, table.leases)), (text, values) => {
-      const run = text.startsWith("SELECT") ? table.read : table.write;
-      return run(db!, text, values);
-    });
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
@@ -133,11 +127,11 @@ function backend(options: KyselyStoreOptions): Backend {
       const { page } = table.statements;
       return toPage(await table.read(db!, page(size), table.keys([start])), size);
     },
-    leases: {
-      claim: (claims) => lease((leases) => leases.claim(claims)),
-      settle: (settlements) => lease((leases) => leases.settle(settlements)),
-      held: (start = "", size) => lease((leases) => leases.held(start, size)),
-    },
+    leases: sqlLeases(
+      () => table.statements,
+      () => table.leases,
+      (script) => kysely.runLease(db!, script, table),
+    ),
     prune: (now) => kysely.runScript(db!, table.statements.prune(now)),
     close: () => options.db === undefined ? db?.destroy() : undefined,
     transient,

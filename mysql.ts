@@ -27,7 +27,7 @@ import { transient } from "./src/mysql/errors.ts";
 import { poolOptions } from "./src/mysql/options.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
-import { SqlLeases } from "./src/sql/leases.ts";
+import { sqlLeases } from "./src/sql/leases.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
 import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -100,17 +100,8 @@ function backend(options: MySQLOptions): Backend {
   let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[], work = mysql.rows) =>
     withConnection(connections, signal, (connection) => work(connection, text, values));
-  const runScript = <T>(signal: AbortSignal, script: Script<T>) =>
-    withConnection(
-      connections,
-      signal,
-      (connection) => executeScript(script, mysql.rows.bind(null, connection)),
-    );
-  const lease = <T>(signal: AbortSignal, work: (leases: SqlLeases) => Script<T>) =>
-    withConnection(connections, signal, (connection) => {
-      const script = work(new SqlLeases(statements.leases!, encode.leases));
-      return executeScript(script, mysql.runLease.bind(null, connection));
-    });
+  const runScript = <T>(signal: AbortSignal, script: Script<T>, work = mysql.rows) =>
+    withConnection(connections, signal, (it) => executeScript(script, work.bind(null, it)));
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
@@ -144,11 +135,11 @@ function backend(options: MySQLOptions): Backend {
       return toPage(await run(signal, statements.page(size), [key], mysql.read), size);
     },
     prune: (now, signal) => runScript(signal, statements.prune(now)),
-    leases: {
-      claim: (claims, signal) => lease(signal, (leases) => leases.claim(claims)),
-      settle: (settlements, signal) => lease(signal, (leases) => leases.settle(settlements)),
-      held: (start = "", size, signal) => lease(signal, (leases) => leases.held(start, size)),
-    },
+    leases: sqlLeases(
+      () => statements,
+      () => encode.leases,
+      (script, signal) => runScript(signal, script, mysql.runLease),
+    ),
     close: () => options.pool === undefined ? mysql.endPool(pool) : stopReporting?.(),
     transient,
   };

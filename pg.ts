@@ -26,7 +26,7 @@ import { checkPool, type PgPool, type Pool, poolAdapter, rows } from "./src/pg/d
 import { transient } from "./src/pg/errors.ts";
 import { poolOptions } from "./src/pg/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
-import { plainValues, SqlLeases } from "./src/sql/leases.ts";
+import { paddedValues, plainValues, sqlLeases } from "./src/sql/leases.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
 import * as sql from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -104,16 +104,12 @@ function backend(options: PostgresOptions): Backend {
   let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     withConnection(clients, signal, (client) => rows(client, text, values, prepared));
-  const runScript = <T>(signal: AbortSignal, script: Script<T>) =>
-    withConnection(clients, signal, (client) => executeScript(script, rows.bind(null, client)));
-  const lease = <T>(signal: AbortSignal, work: (leases: SqlLeases) => Script<T>) =>
-    withConnection(clients, signal, (client) => {
-      const run = (text: string, values: unknown[]) => rows(client, text, values, prepared);
-      return executeScript(work(new SqlLeases(statements.leases!, leaseValues)), run);
-    });
-  const leaseValues = prepared
-    ? { ...plainValues, pad: ([, ...others]: unknown[]) => [null, ...others] }
-    : plainValues;
+  const runScript = <T>(signal: AbortSignal, script: Script<T>, prepared = false) =>
+    withConnection(
+      clients,
+      signal,
+      (client) => executeScript(script, (text, values) => rows(client, text, values, prepared)),
+    );
   const keyValues = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
@@ -144,11 +140,11 @@ function backend(options: PostgresOptions): Backend {
       return sql.toPage(await run(signal, statements.page(size), [start]), size);
     },
     prune: (now, signal) => runScript(signal, statements.prune(now)),
-    leases: {
-      claim: (claims, signal) => lease(signal, (leases) => leases.claim(claims)),
-      settle: (settlements, signal) => lease(signal, (leases) => leases.settle(settlements)),
-      held: (start = "", size, signal) => lease(signal, (leases) => leases.held(start, size)),
-    },
+    leases: sqlLeases(
+      () => statements,
+      () => prepared ? paddedValues : plainValues,
+      (script, signal) => runScript(signal, script, prepared),
+    ),
     close: () => existing === undefined ? pool.end() : stopReporting?.(),
     transient,
   };

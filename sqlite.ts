@@ -21,7 +21,7 @@ import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { prepareTable } from "./src/sql/schema.ts";
-import { plainValues, SqlLeases } from "./src/sql/leases.ts";
+import { plainValues, sqlLeases } from "./src/sql/leases.ts";
 import type { Script } from "./src/sql/script.ts";
 import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
 import { dialect } from "./src/sqlite/dialect.ts";
@@ -102,8 +102,7 @@ function backend(options: SQLiteOptions): Backend {
   let statements: Statements;
   const prepared = new Map<string, driver.Statement>();
   let select: driver.Statement, insert: driver.Statement, remove: driver.Statement;
-  const lease = <T>(work: (leases: SqlLeases) => Script<T>) =>
-    driver.runScript(database, work(new SqlLeases(statements.leases!, plainValues)), prepared);
+  const runLease = <T>(script: Script<T>) => driver.runScript(database, script, prepared);
   return {
     handle: existing ?? {},
     scope: table,
@@ -144,17 +143,12 @@ function backend(options: SQLiteOptions): Backend {
     page: (start = "", size) => toPage(driver.rows(database, statements.page(size), [start]), size),
     prune: (now) =>
       driver.atomic(database, 1, () => driver.runScript(database, statements.prune(now))),
-    leases: {
-      claim(claims) {
-        // Without the lock for writing, because other processes would have to wait for each poll.
-        const held = lease((leases) => leases.refuse(claims));
-        if (held.length === claims.length) return held;
-        return driver.atomic(database, 2, () => lease((leases) => leases.claim(claims)));
-      },
-      settle: (settlements) =>
-        driver.atomic(database, 2, () => lease((leases) => leases.settle(settlements))),
-      held: (start = "", size) => lease((leases) => leases.held(start, size)),
-    },
+    leases: sqlLeases(
+      () => statements,
+      () => plainValues,
+      (script) => driver.atomic(database, 2, () => runLease(script)),
+      runLease,
+    ),
     close() {
       if (existing === undefined) database?.close();
     },

@@ -5,7 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
-import type { Backend, Codec, Entry, Limits, MaybePromise, Page, Plan } from "../backend.ts";
+import type { Backend, Codec, Entry, Held, Limits, MaybePromise, Page, Plan } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
@@ -160,6 +160,22 @@ export class Database implements AsyncDisposable {
   /** Deletes a batch of expired entries, and returns their number. */
   prune(): Promise<number> {
     return this.#run((connection, signal) => connection.prune(signal));
+  }
+
+  /** All leases that are held. */
+  async leases(): Promise<Held[]> {
+    const { leases } = this.#connection;
+    if (this.missing || typeof leases === "string") return [];
+    const all = new Map<string, Held>();
+    let start: string | undefined;
+    do {
+      const page = await this.#query((connection, signal) =>
+        connection.run(() => leases.held(start, 1_000, signal), signal)
+      );
+      for (const lease of page.leases) all.set(lease.key, lease);
+      start = page.next;
+    } while (start !== undefined);
+    return [...all.values()];
   }
 
   async close(): Promise<void> {

@@ -12,6 +12,7 @@ import { isAlive } from "../store/entry.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { describeLease, overdueLeases } from "./leases.ts";
 import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { count, quoted } from "./text.ts";
@@ -60,6 +61,7 @@ export async function doctor(url: string, context: Context): Promise<number> {
   }
   if (!missing) {
     await check("read all sessions", () => readAll(opened));
+    await readLeases(opened);
     await tryChanges(opened);
   }
   return problems === 0 ? exit.ok : exit.failed;
@@ -115,6 +117,13 @@ export async function doctor(url: string, context: Context): Promise<number> {
     } finally {
       if (written) await database.remove([key], defaults.timeout).catch(() => {});
     }
+  }
+
+  /** Reports leases that are older than an update may hold one. */
+  async function readLeases(database: Database): Promise<void> {
+    const held = await database.leases();
+    if (held.length > 0) print("•", count(held.length, "lease is held", "leases are held"));
+    for (const lease of overdueLeases(held)) print("•", `held for long: ${describeLease(lease)}`);
   }
 
   /** Reads all sessions, and reports duplicate keys and sessions that cannot be decoded. */

@@ -169,5 +169,21 @@ export function runScript<T>(db: Database, script: Script<T>): Promise<T> {
   });
 }
 
+/**
+ * Runs a script on leases. Its statements may run on different connections, because each one commits.
+ *
+ * @param table runs queries and changes of sessions.
+ */
+export function runLease<T>(
+  db: Database,
+  script: Script<T>,
+  table: { read: typeof rows; write: typeof rows },
+): Promise<T> {
+  return executeScript(script, (text, values) => {
+    const run = text.startsWith("SELECT") ? table.read : table.write;
+    return run(db, text, values);
+  });
+}
+
 /** Stands for a script in a transaction. Kysely begins it because some dialects have no BEGIN. */
 export const transaction = "BEGIN";

@@ -13,7 +13,7 @@ import type { Clock, Timer } from "../store/clock.ts";
 import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
 import type { LeaseQueue } from "./queue.ts";
-import { Fairness, Polls } from "./fairness.ts";
+import { type Fairness, Polls } from "./fairness.ts";
 import { describeHolder, holderOf, newToken } from "./token.ts";
 import type { Turn } from "./turn.ts";
 

@@ -93,7 +93,11 @@ export class MongoLeases implements Leases<unknown> {
   async held(start = "", size: number, signal: AbortSignal): Promise<LeasePage> {
     const now = Date.now();
     const found = await this.#commands.run((collection) =>
-      collection.find({ key: { $gt: start }, $expr: { $gt: ["$until", "$$NOW"] } }, {
+      collection.find({
+        key: { $gt: start },
+        lease: { $exists: true },
+        $expr: { $gt: ["$until", "$$NOW"] },
+      }, {
         projection,
         sort: { key: 1 },
         limit: size,

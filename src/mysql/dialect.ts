@@ -5,8 +5,13 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type Dialect, quoted, type Shape, splitName } from "../sql/dialect.ts";
-import type { LeaseStatements } from "../sql/leases.ts";
+import {
+  type Dialect,
+  type LeaseStatements,
+  quoted,
+  type Shape,
+  splitName,
+} from "../sql/dialect.ts";
 import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
 import type { Row, Script } from "../sql/script.ts";
 import { memoized, type Statements } from "../sql/statements.ts";

@@ -4,9 +4,15 @@
  * @module
  */
 
-import { type Dialect, onConflict, quoted, splitName } from "../sql/dialect.ts";
+import {
+  type Dialect,
+  type LeaseStatements,
+  onConflict,
+  quoted,
+  splitName,
+} from "../sql/dialect.ts";
 import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
-import { type LeaseStatements, rowsOf } from "../sql/leases.ts";
+import { rowsOf } from "../sql/leases.ts";
 import type { Script } from "../sql/script.ts";
 import { memoized, type Statements } from "../sql/statements.ts";
 

@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { LeaseStatements } from "./leases.ts";
 import type { Script, Statement } from "./script.ts";
 
 /** The state of a table. */
@@ -61,6 +60,33 @@ export interface Dialect {
   /** The server's time in ms since the epoch, as an integer, at the moment when it is evaluated. */
   readonly now: string;
   leases(shape: Shape): LeaseStatements;
+}
+
+/** The statements on leases that differ between databases. Each takes any number of rows. */
+export interface LeaseStatements {
+  /** The most rows of a statement. */
+  readonly most: number;
+  /** Grants free leases. Its values are key, token and length of each claim. */
+  claim(claims: number): string;
+  /** Whether `claim` returns the rows of granted claims: key, session, expiry and token. */
+  readonly claimReturns: boolean;
+  /** Whether the statements below return the keys of the rows that they change, or else their number. */
+  readonly returnsKeys: boolean;
+  /**
+   * Changes rows with the token. Its values are key, token, length, 1 or 0 for whether to write the
+   * session, the session, and its expiry.
+   */
+  settle(settlements: number): string;
+  /** Deletes rows with the token. Its values are key and token. */
+  remove(settlements: number): string;
+  /** The same for rows without a session. */
+  removeAbsent(settlements: number): string;
+  /** Selects key, session, expiry and token. Its values are the keys. */
+  read(keys: number): string;
+  /** Selects key and token of leases that others hold. Its values are key and own token. Only in SQLite. */
+  holders?(claims: number): string;
+  /** Selects key, token and remaining ms of up to `size` leases that are held, after a key. */
+  held(size: number): string;
 }
 
 /** Quotes an identifier. Doubles quotation marks inside it, so that none can end it early. */

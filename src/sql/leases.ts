@@ -5,36 +5,18 @@
  * @module
  */
 
-import type { Claim, Claimed, LeasePage, Refusal, Settlement } from "../backend.ts";
+import type {
+  Claim,
+  Claimed,
+  LeasePage,
+  Leases,
+  MaybePromise,
+  Refusal,
+  Settlement,
+} from "../backend.ts";
+import type { LeaseStatements } from "./dialect.ts";
 import type { Row, Script } from "./script.ts";
-import { padToPowerOfTwo, sortByKey, toEntry } from "./statements.ts";
-
-/** The statements on leases that differ between databases. Each takes any number of rows. */
-export interface LeaseStatements {
-  /** The most rows of a statement. */
-  readonly most: number;
-  /** Grants free leases. Its values are key, token and length of each claim. */
-  claim(claims: number): string;
-  /** Whether `claim` returns the rows of granted claims: key, session, expiry and token. */
-  readonly claimReturns: boolean;
-  /** Whether the statements below return the keys of the rows that they change, or else their number. */
-  readonly returnsKeys: boolean;
-  /**
-   * Changes rows with the token. Its values are key, token, length, 1 or 0 for whether to write the
-   * session, the session, and its expiry.
-   */
-  settle(settlements: number): string;
-  /** Deletes rows with the token. Its values are key and token. */
-  remove(settlements: number): string;
-  /** The same for rows without a session. */
-  removeAbsent(settlements: number): string;
-  /** Selects key, session, expiry and token. Its values are the keys. */
-  read(keys: number): string;
-  /** Selects key and token of leases that others hold. Its values are key and own token. Only in SQLite. */
-  holders?(claims: number): string;
-  /** Selects key, token and remaining ms of up to `size` leases that are held, after a key. */
-  held(size: number): string;
-}
+import { padToPowerOfTwo, sortByKey, type Statements, toEntry } from "./statements.ts";
 
 /** How keys and sessions become values. */
 export interface LeaseValues {
@@ -54,13 +36,46 @@ export const plainValues: LeaseValues = {
   session: ({ value, expires = null }) => [value, expires],
 };
 
+/** The same for prepared statements. A padding row has no key. */
+export const paddedValues: LeaseValues = {
+  ...plainValues,
+  pad: ([, ...others]) => [null, ...others],
+};
+
+/**
+ * The leases of a database.
+ *
+ * @param statements returns the statements, if the table has the columns of leases.
+ * @param run runs a script. The database has its changes when this resolves.
+ * @param peek reads before a claim, without the lock that a claim takes, where such a lock exists.
+ */
+export function sqlLeases(
+  statements: () => Pick<Statements, "leases">,
+  values: () => LeaseValues,
+  run: <T>(script: Script<T>, signal: AbortSignal) => MaybePromise<T>,
+  peek?: <T>(script: Script<T>) => T,
+): Leases<string> {
+  const leases = () => new SqlLeases(statements().leases, values());
+  return {
+    claim(claims, signal) {
+      const held = peek?.(leases().refuse(claims));
+      return held?.length === claims.length ? held : run(leases().claim(claims), signal);
+    },
+    settle: (settlements, signal) => run(leases().settle(settlements), signal),
+    held: (start = "", size, signal) => run(leases().held(start, size), signal),
+  };
+}
+
 /** Claims and settles leases. Each script makes one statement per kind of settlement. */
-export class SqlLeases {
+class SqlLeases {
   readonly #statements: LeaseStatements;
+  /** Whether the table has the columns of leases. The command line opens tables without them. */
+  readonly #exist: boolean;
   readonly #values: LeaseValues;
 
-  constructor(statements: LeaseStatements, values: LeaseValues) {
-    this.#statements = statements;
+  constructor(statements: LeaseStatements | undefined, values: LeaseValues) {
+    this.#exist = statements !== undefined;
+    this.#statements = statements!;
     this.#values = values;
   }
 
@@ -132,6 +147,7 @@ export class SqlLeases {
   }
 
   *held(start: string, size: number): Script<LeasePage> {
+    if (!this.#exist) return { leases: [] };
     const rows = yield [this.#statements.held(size), this.#values.key(start)];
     const leases = rows.map(([key, token, left]) => ({
       key: String(key),

@@ -5,8 +5,7 @@
  */
 
 import type { Entry, Page } from "../backend.ts";
-import type { Dialect, Shape } from "./dialect.ts";
-import type { LeaseStatements } from "./leases.ts";
+import type { Dialect, LeaseStatements, Shape } from "./dialect.ts";
 import type { Row, Script } from "./script.ts";
 
 /** The statements on sessions, and the values of their parameters. */

@@ -4,8 +4,7 @@
  * @module
  */
 
-import { type Dialect, onConflict, quoted } from "../sql/dialect.ts";
-import type { LeaseStatements } from "../sql/leases.ts";
+import { type Dialect, type LeaseStatements, onConflict, quoted } from "../sql/dialect.ts";
 import type { Script } from "../sql/script.ts";
 import { beginError } from "./driver.ts";
 

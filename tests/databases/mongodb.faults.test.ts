@@ -36,6 +36,7 @@ const harness: FaultHarness = {
   store: (options) => Mongo(options as { url: string }),
   // Without a replica set, MongoDB acknowledges writes before they are in its journal.
   durable: ferretdb,
+  noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
   async peek(url, collection, key) {
     const client = new MongoClient(url);
     try {

@@ -13,6 +13,7 @@ import { type Backend, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
 import { model } from "./model.ts";
+import { exclusively } from "./processes.ts";
 import { type Fault, faults as allFaults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
@@ -42,6 +43,8 @@ export interface ProcessHarness {
   options(url: string, place: string): StoreOptions;
   // deno-lint-ignore no-explicit-any
   store(options: StoreOptions): Store<any>;
+  /** Why this server cannot have leases. */
+  readonly noLeases?: string | undefined;
 }
 
 /** Describes a backend to the suite. */
@@ -581,6 +584,7 @@ export function faults(harness: FaultHarness): void {
 /** Runs the suite for several processes on one database. */
 export function processes(harness: ProcessHarness, url: () => string): void {
   const { name } = harness;
+  exclusively(harness, url);
   it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };
     const workers = [0, 1, 2, 3].map(() => new Worker(harness.backend));

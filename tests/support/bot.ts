@@ -8,9 +8,14 @@ import { createInterface } from "node:readline";
 import { setTimeout as wait } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { inspect } from "node:util";
+import { type Context, session } from "telegraf";
 import type { Store } from "../../mod.ts";
 import { entry } from "./process.ts";
-import { makeCounter, message } from "../suites/telegraf.ts";
+import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
+
+interface ListContext extends Context {
+  session: { list: unknown[] };
+}
 
 interface Bot {
   // deno-lint-ignore no-explicit-any
@@ -37,6 +42,44 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
     const bot = makeCounter(store);
     bot.use((ctx) => void ctx.session.count++);
     bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
+  },
+
+  /** Makes a bot under `exclusive()` that appends to a list in the session of each user. */
+  async openExclusive(name: string, options: object) {
+    const { [factory]: make } = await loading;
+    const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
+    const bot = makeBot<ListContext>();
+    bot.use(store.exclusive({ wait: 600_000 }));
+    bot.use(session({ store, defaultSession: () => ({ list: [] }) }));
+    bot.use(async (ctx) => {
+      const [process, number] = JSON.parse((ctx.message as { text: string }).text);
+      const read = ctx.session.list.length;
+      await wait(Math.random() * 2);
+      ctx.session.list.push([process, number, read]);
+    });
+    bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
+  },
+
+  /**
+   * Sends `count` updates to each of several chats, all at the same time. Every fifth one is a call of
+   * `update()` instead.
+   */
+  async append(name: string, process: number, chats: number, count: number) {
+    const { store, handle } = bots.get(name)!;
+    const one = async (user: number, number: number) => {
+      if (number % 5 !== 4) return await handle(message(JSON.stringify([process, number]), user));
+      const key = `${user}:${user}`;
+      await store.update(key, async ({ list } = { list: [] }) => {
+        const read = list.length;
+        await wait(Math.random() * 2);
+        return { list: [...list, [process, number, read]] };
+      }, { wait: 600_000 });
+    };
+    const all: Promise<void>[] = [];
+    for (let number = 0; number < count; number++) {
+      for (let user = 1; user <= chats; user++) all.push(one(user, number));
+    }
+    await Promise.all(all);
   },
 
   /** Passes an update of the user to the bot; returns the new count. */

@@ -30,7 +30,10 @@ export function exclusively(harness: ProcessHarness, url: () => string): void {
           assertHistory((await store.get(`${user}:${user}`)).list, updates);
         }
         assert.deepEqual(await workers[0]!.call("reported"), []);
-        for (const worker of workers) await worker.end();
+        for (const worker of workers) {
+          await worker.call("close", "bot");
+          await worker.end();
+        }
       } finally {
         for (const worker of workers) await worker[Symbol.asyncDispose]();
       }

@@ -32,6 +32,12 @@ export {
   TimeoutError,
   TooLargeError,
 } from "./src/errors.ts";
+export type {
+  Changed,
+  ExclusiveOptions,
+  UpdateContext,
+  UpdateOptions,
+} from "./src/lease/options.ts";
 export type { StoreOptions } from "./src/options.ts";
 export type { Health, Store } from "./src/store/store.ts";
 export type { StoreFactory } from "./src/store/factory.ts";

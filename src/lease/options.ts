@@ -5,14 +5,19 @@
  */
 
 import { milliseconds, type Rules, rules } from "../options.ts";
-import type { MaybePromise } from "../backend.ts";
 
 /** The part of Telegraf's context that is used. */
 export interface UpdateContext {
+  /** The user. */
   readonly from?: { readonly id: number } | undefined;
+  /** The chat. */
   readonly chat?: { readonly id: number } | undefined;
+  /** Gets `lease` while the update holds one. */
   readonly state: object;
 }
+
+/** What a function of `update()` may return: another session, or `null` to delete the session. */
+export type Changed<Session> = Session | null | undefined | void;
 
 /** Options of `update()`. */
 export interface UpdateOptions {
@@ -33,7 +38,7 @@ export interface ExclusiveOptions<Context> extends UpdateOptions {
    *
    * @default Telegraf's: the user's ID, a colon, and the chat's ID.
    */
-  getSessionKey?: ((ctx: Context) => MaybePromise<string | undefined>) | undefined;
+  getSessionKey?: ((ctx: Context) => string | undefined | Promise<string | undefined>) | undefined;
   /**
    * How long the other processes wait for a process that has died, in ms. While an update runs, its
    * lease is renewed every third of this. From 1000 to 2147483647.

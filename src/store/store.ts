@@ -20,6 +20,7 @@ import {
 } from "../errors.ts";
 import type { Exclusive } from "../lease/exclusive.ts";
 import {
+  type Changed,
   defaultSessionKey,
   type ExclusiveOptions,
   exclusiveRules,
@@ -87,7 +88,7 @@ export interface Store<Session> extends AsyncDisposable {
    */
   update(
     key: string,
-    change: (session: Session | undefined) => MaybePromise<Session | null | undefined | void>,
+    change: (session: Session | undefined) => Changed<Session> | Promise<Changed<Session>>,
     options?: UpdateOptions,
   ): Promise<Session | undefined>;
   /**
@@ -241,7 +242,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async update(
     key: string,
-    change: (session: Session | undefined) => MaybePromise<Session | null | undefined | void>,
+    change: (session: Session | undefined) => Changed<Session> | Promise<Changed<Session>>,
     options: UpdateOptions = {},
   ): Promise<Session | undefined> {
     checkOptions("update()", options, updateRules);

@@ -119,7 +119,7 @@ function made<O>(
 async function write(backend: Backend<unknown>, entries: Entry<unknown>[]): Promise<void> {
   const { signal } = new AbortController();
   try {
-    await backend.open({ signal, expiring: false, report() {} });
+    await backend.open({ signal, expiring: false, leasing: false, report() {} });
     for (let i = 0; i < entries.length; i += 64) {
       await backend.write(entries.slice(i, i + 64), signal, true);
     }
@@ -132,7 +132,7 @@ async function rawOf(backend: Backend<unknown>): Promise<Raw> {
   const { signal } = new AbortController();
   const raw: Raw = new Map();
   try {
-    await backend.open({ signal, expiring: true, report() {}, plan() {} });
+    await backend.open({ signal, expiring: true, leasing: false, report() {}, plan() {} });
     let start: string | undefined;
     do {
       const page = await backend.page(start, 500, signal);

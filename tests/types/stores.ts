@@ -72,6 +72,31 @@ declare const dialect: SqliteDialect;
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }
 
+/** Leases, inline and with options. */
+{
+  const { session, Telegraf } = telegraf;
+  interface Context extends telegraf.Context {
+    session: Session;
+  }
+  const bot = new Telegraf<Context>("token");
+  const store = Redis<Session>({});
+  bot.use(store.exclusive(), session({ store }));
+  bot.use(store.exclusive({ getSessionKey: (ctx) => ctx.from && `${ctx.from.id}` }));
+  bot.use(store.exclusive({ wait: 1_000, lease: 5_000, most: 60_000 }));
+  new Telegraf("token").use(store.exclusive());
+  new telegraf4120.Telegraf("token").use(store.exclusive());
+  new telegraf4131.Telegraf("token").use(store.exclusive());
+  store.update("k", (session) => ({ count: (session?.count ?? 0) + 1 }));
+  store.update("k", (session) => void (session!.count = 1), { wait: 1_000 });
+  store.update("k", () => Promise.resolve(null));
+  // @ts-expect-error: there may be no session
+  store.update("k", (session) => void (session.count = 1));
+  // @ts-expect-error: not a session
+  store.update("k", () => ({ cuont: 1 }));
+  // @ts-expect-error: unknown option
+  store.exclusive({ leas: 1_000 });
+}
+
 /** Wrong code does not compile. */
 {
   const store: Store<Session> = Redis<Session>({});

@@ -35,7 +35,6 @@ export class LeaseManager<Encoded> {
     let manager = LeaseManager.#all.get(shared);
     if (manager === undefined) {
       LeaseManager.#all.set(shared, manager = new LeaseManager(shared, clock));
-      shared.requireLeases();
     }
     return manager;
   }

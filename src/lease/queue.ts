@@ -41,7 +41,7 @@ export class LeaseQueue<Encoded> {
       ...lanes,
       execute: (jobs, signal) => {
         const claims = jobs.map(({ claim }) => claim);
-        return shared.run(() => leases.claim(claims, signal), signal);
+        return shared.runLeased(() => leases.claim(claims, signal), signal);
       },
       results: (answers, jobs) => byKey(answers, jobs) as Claimed<Encoded>[],
     });
@@ -50,7 +50,7 @@ export class LeaseQueue<Encoded> {
       size: ({ settlement }) => settlement.change ? shared.size(settlement.change.value) : 0,
       execute: (jobs, signal) => {
         const settlements = jobs.map(({ settlement }) => settlement);
-        return shared.run(() => leases.settle(settlements, signal), signal);
+        return shared.runLeased(() => leases.settle(settlements, signal), signal);
       },
       results: byKey,
     });

@@ -215,6 +215,7 @@ export class Queue<Encoded> {
   #rejectOverdue(now: number): number {
     const next = Math.min(this.#reads.rejectOverdue(now), this.#writes.rejectOverdue(now));
     this.#writes.schedule(); // for writes that waited for an abandoned read of their key
+    this.#leases?.schedule(); // for leases that waited for a write that was given up
     return next;
   }
 }

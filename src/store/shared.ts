@@ -88,6 +88,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   #healthy = false;
   /** What the database is prepared for, or has to be. */
   #needs: Needs = { expiring: false, leasing: false };
+  /** Why the database could not be prepared for leases. */
+  #leaseError: unknown;
   /** The last error since a call succeeded. */
   lastError: unknown;
   limits: Limits = initialLimits;
@@ -141,9 +143,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.#backend.leases ?? "its backend has none";
   }
 
-  /** Prepares the database for leases. */
-  requireLeases(): void {
+  /** Does work on leases. Prepares the database for them if necessary. */
+  runLeased<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
     this.#require({ leasing: true });
+    return this.run(() => {
+      if (!this.#needs.leasing) throw this.#leaseError;
+      return work();
+    }, signal);
   }
 
   async readWithoutRetry(keys: string[], signal: AbortSignal): Promise<void> {
@@ -218,6 +224,18 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   async #tryToOpen(): Promise<void> {
     const needs = this.#needs;
+    try {
+      await this.#openFor(needs);
+    } catch (error) {
+      if (!needs.leasing || error === timedOut || this.#backend.transient(error)) throw error;
+      // Everything else works without leases.
+      this.#leaseError = error;
+      this.#needs = { ...needs, leasing: false };
+      await this.#openFor(this.#needs);
+    }
+  }
+
+  async #openFor(needs: Needs): Promise<void> {
     const opening = { ...needs, report: this.#report, plan: this.#plan };
     this.#state = "opening";
     try {

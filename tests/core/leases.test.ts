@@ -440,6 +440,46 @@ describe("exclusive()", () => {
     await store.set("k", { count: 1 });
   });
 
+  it("a database that cannot be prepared for leases works without them, and is asked again", async () => {
+    const script = new Script();
+    let refuses = true;
+    await using store = script.store({}, {
+      open(opening) {
+        if (refuses && opening.leasing) throw new Error("no right to alter");
+        return script.backend.open(opening);
+      },
+    });
+    const send = makeExclusiveBot(store, count);
+    for (let i = 0; i < 2; i++) {
+      const results = await Promise.allSettled([send(), store.set("k", { count: i })]);
+      assert.match(
+        String((results[0] as PromiseRejectedResult).reason),
+        /"1:1": no right to alter/,
+      );
+      assert.equal(results[1].status, "fulfilled");
+      assert.deepEqual(await store.get("k"), { count: i });
+    }
+    refuses = false;
+    await send();
+    assert.deepEqual(await store.get("1:1"), { count: 1 });
+  });
+
+  it("a lease waits no longer for a write that was given up", async () => {
+    const script = new Script();
+    const store = script.store({ timeout: 1_000 });
+    await store.ready();
+    const hang = gate();
+    script.before = (call) => call === "write 1:1" ? hang.opened : undefined;
+    const writes = [store.set("1:1", { count: 8 }), store.set("1:1", { count: 9 })];
+    await settle();
+    writes.push(store.set("1:1", { count: 10 }));
+    const update = makeExclusiveBot(store, count)();
+    await script.clock.run(Promise.allSettled([...writes, update]));
+    await update;
+    hang.open();
+    await store.close();
+  });
+
   it("renews the ttl of a session that is only read", async () => {
     const script = new Script();
     await using store = script.store({ ttl: 100_000, pruneInterval: 0 });

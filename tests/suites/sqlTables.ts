@@ -184,6 +184,68 @@ export function sqlTables(harness: SQLHarness): void {
     });
   });
 
+  describe(`${name} leases in tables`, () => {
+    const count = (session?: { n: number }) => ({ n: (session?.n ?? 0) + 1 });
+
+    it(`${name} adds the columns of leases when they are first needed`, async () => {
+      const place = table();
+      const { pool, end } = harness.pool(url, 1);
+      const old = harness.upstream(pool, place);
+      await old.set("k", { n: 0 });
+      await using plain = open({ url, table: place });
+      assert.deepEqual(await plain.get("k"), { n: 0 });
+      await harness.assertCurrent(place);
+      const stores = Array.from({ length: 4 }, () => open({ url, table: place }));
+      try {
+        const updates = stores.flatMap((store) => [1, 2, 3].map(() => store.update("k", count)));
+        // Versions without leases read and write the same table.
+        const others = Array.from({ length: 20 }, async (_, i) => {
+          await plain.set(`plain ${i}`, { i });
+          await old.set(`old ${i}`, { i });
+          assert.deepEqual(await plain.get(`old ${i}`), { i });
+          assert.deepEqual(await old.get(`plain ${i}`), { i });
+        });
+        await Promise.all([...updates, ...others]);
+        assert.deepEqual(await plain.get("k"), { n: 12 });
+        assert.deepEqual(await old.get("k"), { n: 12 });
+        await stores[0]!.update("missing", async () => {
+          assert.equal(await plain.get("missing"), undefined);
+          assert.equal(await old.get("missing") ?? undefined, undefined);
+          await old.set("other", { n: 1 });
+          assert.equal(await plain.size(), 42);
+        });
+        assert.equal(await plain.size(), 42);
+      } finally {
+        for (const store of stores) await store.close();
+        await end();
+      }
+    });
+
+    it(`${name} says what to run if the user may not add the columns`, async () => {
+      let owner!: SQLOptions;
+      const restricted = await harness.restricted(async (options) => {
+        owner = options;
+        await using store = open(options);
+        await store.set("k", { n: 1 });
+      });
+      await using store = open(restricted);
+      await assert.rejects(store.update("k", count), (error: Error) => {
+        assert.equal(error.name, "StoreError");
+        assert.match(
+          error.message,
+          /Cannot lock session "k": table .* has no columns for leases and cannot get them; run: ALTER TABLE .* ADD COLUMN .*lease.*; ALTER TABLE .* ADD COLUMN .*until/,
+        );
+        return true;
+      });
+      // Everything else works.
+      assert.deepEqual(await store.get("k"), { n: 1 });
+      await store.set("other", { n: 1 });
+      await using asOwner = open(owner);
+      await asOwner.update("k", count);
+      assert.deepEqual(await store.update("k", count), { n: 3 });
+    });
+  });
+
   describe(`${name} connections`, () => {
     it(`${name} has no deadlocks between stores that write the same keys`, async () => {
       const name = table();

@@ -224,6 +224,12 @@ for (const { name, place, prunes } of kinds) {
       assert.ok(!(await to.raw()).has("3:3"));
     });
 
+    it(`${name} leases lists none where no update runs`, async () => {
+      await using here = place();
+      await three(here);
+      assert.match(await ok("leases", here.url), /: 0 leases are held\n$/);
+    });
+
     it(`${name} doctor finds no problem, and changes nothing`, async () => {
       await using here = place();
       await three(here);
@@ -414,7 +420,17 @@ describe("MongoDB's types on the command line", { timeout: 600_000 }, () => {
 describe("the command line", { timeout: 600_000 }, () => {
   it("--help lists every command, and each command has its own --help", async () => {
     const help = await ok("--help");
-    const commands = ["copy", "stats", "get", "delete", "export", "import", "prune", "doctor"];
+    const commands = [
+      "copy",
+      "stats",
+      "get",
+      "delete",
+      "export",
+      "import",
+      "leases",
+      "prune",
+      "doctor",
+    ];
     for (const command of commands) {
       assert.match(help, new RegExp(`^  ${command} `, "m"));
       const own = await ok(command, "--help");

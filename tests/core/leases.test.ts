@@ -466,18 +466,21 @@ describe("exclusive()", () => {
 
   it("a lease waits no longer for a write that was given up", async () => {
     const script = new Script();
-    const store = script.store({ timeout: 1_000 });
-    await store.ready();
+    const short = script.store({ timeout: 1_000 });
+    const long = script.store({ timeout: 100_000 });
+    await long.update("1:1", () => ({ count: 1 }));
     const hang = gate();
-    script.before = (call) => call === "write 1:1" ? hang.opened : undefined;
-    const writes = [store.set("1:1", { count: 8 }), store.set("1:1", { count: 9 })];
+    script.before = (call) => call === "write other" ? hang.opened : undefined;
+    const other = long.set("other", { count: 1 });
     await settle();
-    writes.push(store.set("1:1", { count: 10 }));
-    const update = makeExclusiveBot(store, count)();
-    await script.clock.run(Promise.allSettled([...writes, update]));
-    await update;
+    const write = assert.rejects(short.set("1:1", { count: 9 }), { name: "TimeoutError" });
+    const update = long.update("1:1", (session) => ({ count: session!.count + 1 }));
+    await script.clock.advance(2_000);
+    await write;
+    assert.deepEqual(await update, { count: 2 });
     hang.open();
-    await store.close();
+    await other;
+    await Promise.all([short.close(), long.close()]);
   });
 
   it("renews the ttl of a session that is only read", async () => {

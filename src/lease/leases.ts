@@ -48,6 +48,7 @@ export class LeaseManager<Encoded> {
       queue: new LeaseQueue(shared, shared.leases, clock),
       clock,
       fairness: new Fairness(clock),
+      unanswered: new Map(),
       overdue: new Set(),
       onEmpty: (key) => this.#lines.delete(key),
     };

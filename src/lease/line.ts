@@ -22,6 +22,8 @@ export interface Lines<Encoded> {
   readonly queue: LeaseQueue<Encoded>;
   readonly clock: Clock;
   readonly fairness: Fairness;
+  /** The tokens of claims that failed without an answer, by key. */
+  readonly unanswered: Map<string, string>;
   /** Turns that still run although they have taken too long. */
   readonly overdue: Set<Turn<Encoded>>;
   /** Called when no turn waits any more. */
@@ -85,7 +87,8 @@ export class Line<Encoded> {
   /** Claims the lease for the first turn. Returns `undefined` if no turn is left. */
   async #claim(): Promise<Lease<Encoded> | undefined> {
     const key = this.#key;
-    let token = newToken(this.#clock.date());
+    const { unanswered } = this.#lines;
+    let token = unanswered.get(key) ?? newToken(this.#clock.date());
     const polls = new Polls(this.#clock);
     for (;;) {
       const [turn] = this.#waiting;
@@ -98,10 +101,12 @@ export class Line<Encoded> {
         claimed = await this.#lines.queue.claim({ key, token, length }, deadline);
       } catch (error) {
         // The claim may have been granted. The next one has the same token, so it is granted again.
+        unanswered.set(key, token);
         for (const turn of [...this.#waiting]) this.refuse(turn, error);
         continue;
       }
-      if (claimed.token === token) return this.#granted(claimed, length);
+      unanswered.delete(key);
+      if (claimed.token === token) return await this.#granted(claimed, length, timeout);
       this.#lines.fairness.noteRival(key);
       const waitsFor = turn.firstAt + wait - this.#clock.now();
       if (waitsFor > 0) await this.#sleep(Math.min(waitsFor, polls.next(claimed.token)));
@@ -110,7 +115,12 @@ export class Line<Encoded> {
     }
   }
 
-  #granted({ token, entry }: Claimed<Encoded>, length: number): Lease<Encoded> {
+  /** Returns `undefined` if all turns have been refused meanwhile. */
+  async #granted(
+    { token, entry }: Claimed<Encoded>,
+    length: number,
+    timeout: number,
+  ): Promise<Lease<Encoded> | undefined> {
     const lease: Lease<Encoded> = {
       token,
       length,
@@ -121,6 +131,11 @@ export class Line<Encoded> {
       renewal: undefined,
       settled: undefined,
     };
+    if (this.#waiting.length === 0) {
+      const absent = lease.content === undefined;
+      await this.#settle(lease, { length: 0, change: undefined, absent }, timeout);
+      return undefined;
+    }
     this.#renewLater(lease);
     return lease;
   }

@@ -94,8 +94,8 @@ class SqlLeases {
     return claims.map(({ key, token }) => {
       const row = found.get(key);
       const holder = row?.[3] == null ? "" : String(row[3]);
-      const granted = holder === token && row![1] !== null;
-      return { key, token: holder, entry: granted ? toEntry(row!) : undefined };
+      const hasSession = holder === token && row![1] !== null;
+      return { key, token: holder, entry: hasSession ? toEntry(row!) : undefined };
     });
   }
 

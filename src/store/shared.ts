@@ -162,6 +162,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     this.#members.delete(member);
     if (this.#members.size > 0) return;
     this.#state = "closing";
+    this.#healthy = false;
     this.queue.stop();
     const { handle, scope } = this.#backend;
     SharedBackend.#all.get(handle)!.delete(scope);
@@ -236,6 +237,10 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   async #openFor(needs: Needs): Promise<void> {
+    // The release of a lease that was granted during `close` must not connect again.
+    if (this.#state === "closing" || this.#state === "closed") {
+      throw new Error("the store is closed");
+    }
     const opening = { ...needs, report: this.#report, plan: this.#plan };
     this.#state = "opening";
     try {

@@ -341,6 +341,27 @@ describe("exclusive()", () => {
     assert.deepEqual(await store.get("1:1"), { count: 1 });
   });
 
+  it("a claim that was granted without an answer is granted again", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 1_000 });
+    const send = makeExclusiveBot(store, count);
+    await send();
+    // The database grants the lease, but the answer is lost.
+    const { leases } = script.backend;
+    assert.ok(typeof leases === "object");
+    const claim = leases.claim;
+    leases.claim = async (claims, signal) => {
+      await claim(claims, signal);
+      leases.claim = claim;
+      throw new Error("connection lost");
+    };
+    await assert.rejects(send(), /Cannot lock session "1:1": connection lost/);
+    const start = script.clock.now();
+    await script.clock.run(send());
+    assert.equal(script.clock.now(), start);
+    assert.deepEqual(await store.get("1:1"), { count: 2 });
+  });
+
   it("composers and several sessions: the inner one finds its turn", async () => {
     const script = new Script();
     await using store = script.store();
@@ -688,6 +709,31 @@ describe("close()", () => {
     done.open();
     await assert.rejects(update, { name: "ClosedError" });
     assert.deepEqual(await b.get("1:1"), { count: 1 });
+  });
+});
+
+describe("close() during a claim", () => {
+  it("refuses the update, and connects no more when the claim is granted", async () => {
+    const script = new Script();
+    const opened = gate();
+    await using holder = other(script);
+    const store = script.store({ timeout: 5_000 });
+    const held = holder.update("k", () => opened.opened);
+    await script.clock.advance(10);
+    const update = assert.rejects(store.update("k", () => {}), { name: "ClosedError" });
+    await script.clock.advance(100);
+    const closed = store.close();
+    await script.clock.advance(4_000);
+    const answer = gate();
+    script.before = (call) => call === "claim k" ? answer.opened : undefined;
+    await script.clock.advance(100);
+    opened.open();
+    await held;
+    await script.clock.run(Promise.all([update, closed]));
+    script.calls.length = 0;
+    answer.open();
+    await settle();
+    assert.deepEqual(script.calls, []);
   });
 });
 

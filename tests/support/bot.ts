@@ -13,6 +13,13 @@ import type { Store } from "../../mod.ts";
 import { entry } from "./process.ts";
 import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
 
+interface CountContext extends Context {
+  session: { count: number };
+}
+
+/** How long updates of a storm have waited, in ms. */
+const waits: number[] = [];
+
 interface ListContext extends Context {
   session: { list: unknown[] };
 }
@@ -80,6 +87,39 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
       for (let user = 1; user <= chats; user++) all.push(one(user, number));
     }
     await Promise.all(all);
+  },
+
+  /** Makes a bot under `exclusive()` that counts updates, and takes `ms` for each. */
+  async openStorm(name: string, options: object, ms: number) {
+    const { [factory]: make } = await loading;
+    const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
+    const bot = makeBot<CountContext>();
+    bot.use(store.exclusive({ wait: 600_000 }));
+    bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+    bot.use(async (ctx) => {
+      const { count } = ctx.session;
+      waits.push(performance.now() - Number((ctx.message as { text: string }).text));
+      if (ms > 0) await wait(ms);
+      ctx.session.count = count + 1;
+    });
+    bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
+  },
+
+  /** Sends updates to chats in turn, all at the same time. */
+  async storm(name: string, chats: number, updates: number) {
+    const { handle } = bots.get(name)!;
+    const one = (_: unknown, i: number) => handle(message(`${performance.now()}`, 1 + i % chats));
+    const results = await Promise.allSettled(Array.from({ length: updates }, one));
+    const acknowledged = results.filter(({ status }) => status === "fulfilled").length;
+    return { acknowledged, errors: results.length - acknowledged, waits };
+  },
+
+  /** How many updates are stored. */
+  async total(name: string, chats: number) {
+    const { store } = bots.get(name)!;
+    const keys = Array.from({ length: chats }, (_, i) => `${i + 1}:${i + 1}`);
+    const sessions = await Promise.all(keys.map((key) => store.get(key)));
+    return sessions.reduce((sum, session) => sum + (session?.count ?? 0), 0);
   },
 
   /** Passes an update of the user to the bot; returns the new count. */

@@ -22,10 +22,13 @@ const transientMessages = new RegExp(
     "ERR (Connection (refused|reset by peer|timed out)|Broken pipe|Host is down|No route to host))", // Twemproxy
 );
 
+/** What Redis before version 7, and Dragonfly, put before the error of a command of a script. */
+const scriptPrefix = /^ERR Error running script .*@user_script: ?\d+: -/;
+
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { message, constructor } = error as { message: string; constructor?: { name: string } };
-  return disconnected(error) || transientMessages.test(message) ||
+  return disconnected(error) || transientMessages.test(message.replace(scriptPrefix, "")) ||
     constructor?.name === "TimeoutError"; // of a command that could not be sent in time
 }

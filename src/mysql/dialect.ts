@@ -144,9 +144,12 @@ export function dialect({ schema, table: name }: TableName, settings: Settings):
       if (alter.length > 0) changes.push(`ALTER TABLE ${table} ${alter.join(", ")}`);
       if (!unique) {
         changes.push(
+          // Compares bytes: without a lock, another process may have made the key text again, and as text
+          // "k" equals "k ".
           `DELETE old FROM ${table} old JOIN (
-            SELECT \`key\`, MAX(\`${rowNumber}\`) AS newest FROM ${table} GROUP BY \`key\`
-          ) kept ON old.\`key\` = kept.\`key\` AND old.\`${rowNumber}\` < kept.newest`,
+            SELECT CAST(\`key\` AS BINARY) AS bytes, MAX(\`${rowNumber}\`) AS newest
+            FROM ${table} GROUP BY CAST(\`key\` AS BINARY)
+          ) kept ON CAST(old.\`key\` AS BINARY) = kept.bytes AND old.\`${rowNumber}\` < kept.newest`,
           `ALTER TABLE ${table} DROP COLUMN \`${rowNumber}\`,
             ADD UNIQUE \`telegraf-session-key\` (\`key\`)`,
         );

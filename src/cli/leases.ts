@@ -6,7 +6,7 @@
 
 import type { Held } from "../backend.ts";
 import { leaseDefaults } from "../lease/options.ts";
-import { holderOf } from "../lease/token.ts";
+import { describeProcess, holderOf } from "../lease/token.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit } from "./failure.ts";
@@ -32,7 +32,7 @@ export function describeLease({ key, token, left }: Held): string {
   const holder = holderOf(token);
   const who = holder === undefined
     ? "by an unknown holder"
-    : `by process ${holder.pid}${holder.host && ` on ${holder.host}`} for ${time(ageOf(token)!)}`;
+    : `by ${describeProcess(holder)} for ${time(ageOf(token)!)}`;
   return `${JSON.stringify(key)}  ${who}, ends in ${time(left)} unless it is renewed`;
 }
 

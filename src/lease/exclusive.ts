@@ -9,7 +9,7 @@ import type { Clock } from "../store/clock.ts";
 import { checkKey } from "../store/entry.ts";
 import type { SharedBackend } from "../store/shared.ts";
 import { LeaseManager } from "./leases.ts";
-import { leaseDefaults, type UpdateContext } from "./options.ts";
+import type { UpdateContext } from "./options.ts";
 import { Turn, type TurnOptions } from "./turn.ts";
 
 /** The parts of a store that exclusive access uses. */
@@ -30,6 +30,9 @@ export interface Lease {
   readonly signal: AbortSignal;
 }
 
+/** The options of a call, without the store's own. */
+type Times = Omit<TurnOptions, "timeout">;
+
 /** The turns of a store. */
 export class Exclusive<Encoded> {
   readonly #parts: StoreParts<Encoded>;
@@ -47,7 +50,7 @@ export class Exclusive<Encoded> {
     ctx: UpdateContext,
     next: () => Promise<void>,
     key: string,
-    options: Omit<TurnOptions, "timeout">,
+    options: Times,
   ): Promise<void> {
     key = checkKey(key);
     if (this.#manager.turn(key) !== undefined) return await next(); // an outer one has the lease
@@ -79,12 +82,12 @@ export class Exclusive<Encoded> {
   /**
    * Changes a session in a turn of its own.
    *
-   * @param change reads and writes the turn. If it throws, nothing is stored.
+   * @param change gets and sets the session. If it throws, nothing is stored.
    */
   async update<T>(
     rawKey: string,
-    wait: number | undefined,
-    change: (turn: Turn<Encoded>) => Promise<T>,
+    options: Times,
+    change: () => Promise<T>,
   ): Promise<T> {
     const key = checkKey(rawKey);
     if (this.#manager.turn(key) !== undefined) {
@@ -92,11 +95,11 @@ export class Exclusive<Encoded> {
         "change the session directly";
       throw new LeaseError(why, { operation: "lock", key });
     }
-    const turn = this.#newTurn(key, { ...leaseDefaults, wait: wait ?? leaseDefaults.wait });
+    const turn = this.#newTurn(key, options);
     turn.isRead = true;
     return await this.#run(turn, async () => {
       try {
-        return await change(turn);
+        return await change();
       } catch (error) {
         turn.change = undefined;
         throw error;
@@ -160,7 +163,7 @@ export class Exclusive<Encoded> {
     clock.clearTimeout(timer);
   }
 
-  #newTurn(key: string, options: Omit<TurnOptions, "timeout">): Turn<Encoded> {
+  #newTurn(key: string, options: Times): Turn<Encoded> {
     return new Turn(key, { ...options, timeout: this.#parts.timeout });
   }
 

@@ -62,12 +62,7 @@ export class Fairness {
 
   noteRival(key: string): void {
     const now = this.#clock.now();
-    this.#rivals.delete(key); // so that it moves to the end
-    this.#rivals.set(key, now);
-    for (const [other, seen] of this.#rivals) {
-      if (now - seen < memory) break;
-      this.#rivals.delete(other);
-    }
+    remember(this.#rivals, key, now, (seen) => now - seen >= memory);
   }
 
   /** @param granted when the lease was granted. */
@@ -76,12 +71,23 @@ export class Fairness {
     const before = this.#occupations.get(key) ?? never;
     const since = granted < before.noticed ? before.since : granted;
     const noticed = released + pollInterval(released - granted) * margin;
-    this.#occupations.delete(key);
-    this.#occupations.set(key, { since, released, noticed });
-    for (const [other, occupation] of this.#occupations) {
-      if (released - occupation.released < longestPoll * margin) break;
-      this.#occupations.delete(other);
-    }
+    const isOver = (other: Occupation) => released - other.released >= longestPoll * margin;
+    remember(this.#occupations, key, { since, released, noticed }, isOver);
+  }
+}
+
+/** Puts a value at the end of a map, and removes those at its begin that are over. */
+function remember<T>(
+  values: Map<string, T>,
+  key: string,
+  value: T,
+  isOver: (value: T) => boolean,
+): void {
+  values.delete(key);
+  values.set(key, value);
+  for (const [other, value] of values) {
+    if (!isOver(value)) break;
+    values.delete(other);
   }
 }
 

@@ -7,7 +7,7 @@
 import type { Claim, Claimed, Leases, Refusal, Settlement } from "../backend.ts";
 import type { Clock } from "../store/clock.ts";
 import { DeadlineTimer } from "../store/deadline.ts";
-import { type Job, Lane, type Waiter } from "../store/lane.ts";
+import { byKey, type Job, Lane, type Waiter } from "../store/lane.ts";
 import type { SharedBackend } from "../store/shared.ts";
 
 interface ClaimJob<Encoded> extends Job<Claimed<Encoded>> {
@@ -90,14 +90,4 @@ export class LeaseQueue<Encoded> {
     } else this.#settlements.add({ key, settlement, waiters: [waiter] });
     this.#deadlines.add(waiter.deadline);
   }
-}
-
-/** The answer for each job, `undefined` where there is none. */
-function byKey<Answer extends { readonly key: string }>(
-  answers: Answer[],
-  jobs: readonly { readonly key: string }[],
-): (Answer | undefined)[] {
-  if (jobs.length === 1) return answers;
-  const all = new Map(answers.map((answer) => [answer.key, answer]));
-  return jobs.map(({ key }) => all.get(key));
 }

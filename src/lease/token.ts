@@ -35,8 +35,12 @@ export function holderOf(token: string | undefined): LeaseHolder | undefined {
 /** The holder in words, for errors. */
 export function describeHolder(holder: LeaseHolder | undefined): string {
   if (holder === undefined) return "another process";
-  const where = holder.host === "" ? "" : ` on ${holder.host}`;
-  return `process ${holder.pid}${where}, since ${holder.since.toISOString()}`;
+  return `${describeProcess(holder)}, since ${holder.since.toISOString()}`;
+}
+
+/** The process of a holder, with the name of its machine if it is known. */
+export function describeProcess({ pid, host }: LeaseHolder): string {
+  return `process ${pid}${host && ` on ${host}`}`;
 }
 
 /** The name of the machine, which needs no escaping; empty if Deno does not allow to read it. */

@@ -156,13 +156,18 @@ function isAutocommit({ serverStatus = 2 }: Done): boolean {
  */
 const clean = new WeakMap<Connection, number>();
 
+/** Whether nobody has used the connection since the store has left it outside a transaction. */
+function isClean(connection: Connection): boolean {
+  const sent = connection.stream?.bytesWritten;
+  return sent !== undefined && clean.get(connection) === sent;
+}
+
 /**
  * Reads the current rows. In a transaction that the application left open, or with autocommit off, the
  * connection would still see the snapshot of the moment when the transaction began.
  */
 export function read(connection: Connection, sql: string, values: unknown[]): Promise<Row[]> {
-  const sent = connection.stream?.bytesWritten;
-  if (sent !== undefined && clean.get(connection) === sent) return rows(connection, sql, values);
+  if (isClean(connection)) return rows(connection, sql, values);
   return readAfterRollback(connection, sql, values);
 }
 
@@ -173,13 +178,12 @@ export async function runLease(
   values: unknown[],
 ): Promise<Row[]> {
   if (sql.startsWith("SELECT")) return await read(connection, sql, values);
-  const sent = connection.stream?.bytesWritten;
-  const autocommit = sent !== undefined && clean.get(connection) === sent ||
-    isAutocommit(await execute(connection, "ROLLBACK"));
+  const autocommit = isClean(connection) || isAutocommit(await execute(connection, "ROLLBACK"));
   const result = await rows(connection, sql, values);
   if (!autocommit) await execute(connection, "COMMIT");
-  else if (connection.stream?.bytesWritten !== undefined) {
-    clean.set(connection, connection.stream.bytesWritten);
+  else {
+    const sent = connection.stream?.bytesWritten;
+    if (sent !== undefined) clean.set(connection, sent);
   }
   return result;
 }

@@ -140,7 +140,9 @@ function leases(table: string): LeaseStatements {
       ? ""
       : ` AND ${column} = ANY(ARRAY(SELECT key FROM ${table} WHERE key IN (${keys(count, step)})
         ORDER BY key COLLATE "C" FOR UPDATE))`;
-  const pairs = (count: number) => rowsOf(count, ["key", "lease"], value);
+  const remove = (count: number) =>
+    `DELETE FROM ${table} WHERE (key, lease) IN (${rowsOf(count, ["key", "lease"], value)})` +
+    inOrder("key", count, 2);
   return {
     most: 128,
     claimReturns: true,
@@ -169,14 +171,8 @@ function leases(table: string): LeaseStatements {
       WHERE row.key = new.key AND row.lease = new.lease${inOrder("row.key", count, 6)}
       RETURNING row.key`;
     }),
-    remove: memoized((count) =>
-      `DELETE FROM ${table} WHERE (key, lease) IN (${pairs(count)})${inOrder("key", count, 2)}
-      RETURNING key`
-    ),
-    removeAbsent: memoized((count) =>
-      `DELETE FROM ${table} WHERE (key, lease) IN (${pairs(count)})${inOrder("key", count, 2)}
-      AND session IS NULL RETURNING key`
-    ),
+    remove: memoized((count) => `${remove(count)} RETURNING key`),
+    removeAbsent: memoized((count) => `${remove(count)} AND session IS NULL RETURNING key`),
     read: memoized((count) =>
       `SELECT key, session, expires::text, lease FROM ${table} WHERE key IN (${keys(count, 1)})`
     ),

@@ -44,7 +44,7 @@ export class Commands {
     const set = ({ key, value, expires }: Entry<string>) =>
       expires === undefined
         ? client.set(this.#name(key), value)
-        : client.set(this.#name(key), value, { PX: relativeExpiry({ expires })! });
+        : client.set(this.#name(key), value, { PX: relativeExpiry(expires) });
     if (entries.length === 1) {
       refuseQueued(await set(entries[0]!));
     } else if (
@@ -125,12 +125,9 @@ export class Commands {
   }
 }
 
-/** How long an entry will live, in ms; `undefined` for ever. Redis refuses 0. */
-export function relativeExpiry(
-  entry: Pick<Entry<string>, "expires"> | null = {},
-): number | undefined {
-  const { expires } = entry ?? {};
-  return expires === undefined ? undefined : Math.max(1, expires - Date.now());
+/** The time until an entry expires, in ms. Redis refuses 0. */
+export function relativeExpiry(expires: number): number {
+  return Math.max(1, expires - Date.now());
 }
 
 /** Marks the name of a lease, after the prefix. No key of a session has NUL. */

@@ -27,7 +27,8 @@ class Script {
     this.#hash ??= createHash("sha1").update(this.#text).digest("hex");
     const send = (command: "EVALSHA" | "EVAL", script: string) => {
       const options = { keys, arguments: args };
-      if (client.masters !== undefined && client.sendCommand) {
+      // The masters of ioredis are searched for each time, and it has no `sendCommand` here.
+      if (client.sendCommand && client.masters !== undefined) {
         // The cluster client of node-redis 4 sends scripts to a random node.
         const words = [command, script, `${keys.length}`, ...keys, ...args];
         const sendCommand = client.sendCommand as SendCommand;
@@ -156,7 +157,7 @@ export class RedisLeases implements Leases<string> {
         `${length}`,
         kind,
         change?.value ?? "",
-        `${relativeExpiry(change) ?? 0}`,
+        `${change?.expires === undefined ? 0 : relativeExpiry(change.expires)}`,
       ];
       const reply = await settle.run(client, this.#names(client, key), args);
       if (Number(reply[0]) === 1) this.#settled.add(settlement);

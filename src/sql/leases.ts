@@ -55,27 +55,28 @@ export function sqlLeases(
   run: <T>(script: Script<T>, signal: AbortSignal) => MaybePromise<T>,
   peek?: <T>(script: Script<T>) => T,
 ): Leases<string> {
-  const leases = () => new SqlLeases(statements().leases, values());
+  const leases = () => new SqlLeases(statements().leases!, values());
   return {
     claim(claims, signal) {
       const held = peek?.(leases().refuse(claims));
       return held?.length === claims.length ? held : run(leases().claim(claims), signal);
     },
     settle: (settlements, signal) => run(leases().settle(settlements), signal),
-    held: (start = "", size, signal) => run(leases().held(start, size), signal),
+    held(start = "", size, signal) {
+      // The command line opens tables without the columns.
+      if (statements().leases === undefined) return { leases: [] };
+      return run(leases().held(start, size), signal);
+    },
   };
 }
 
 /** Claims and settles leases. Each script makes one statement per kind of settlement. */
 class SqlLeases {
   readonly #statements: LeaseStatements;
-  /** Whether the table has the columns of leases. The command line opens tables without them. */
-  readonly #exist: boolean;
   readonly #values: LeaseValues;
 
-  constructor(statements: LeaseStatements | undefined, values: LeaseValues) {
-    this.#exist = statements !== undefined;
-    this.#statements = statements!;
+  constructor(statements: LeaseStatements, values: LeaseValues) {
+    this.#statements = statements;
     this.#values = values;
   }
 
@@ -147,7 +148,6 @@ class SqlLeases {
   }
 
   *held(start: string, size: number): Script<LeasePage> {
-    if (!this.#exist) return { leases: [] };
     const rows = yield [this.#statements.held(size), this.#values.key(start)];
     const leases = rows.map(([key, token, left]) => ({
       key: String(key),

@@ -88,6 +88,7 @@ const now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 /** The statements on leases, for one row each: SQLite has no round trips, and D1 takes few values. */
 function leases(table: string): LeaseStatements {
+  const remove = `DELETE FROM ${table} WHERE key = ? AND lease = ?`;
   return {
     most: 1,
     claimReturns: true,
@@ -107,9 +108,8 @@ function leases(table: string): LeaseStatements {
       FROM (SELECT ? AS key, ? AS lease, ? AS length, ? AS write, ? AS session, ? AS expires) AS new
       WHERE ${table}.key = new.key AND ${table}.lease = new.lease
       RETURNING key`,
-    remove: () => `DELETE FROM ${table} WHERE key = ? AND lease = ? RETURNING key`,
-    removeAbsent: () =>
-      `DELETE FROM ${table} WHERE key = ? AND lease = ? AND session IS NULL RETURNING key`,
+    remove: () => `${remove} RETURNING key`,
+    removeAbsent: () => `${remove} AND session IS NULL RETURNING key`,
     read: () => `SELECT key, session, expires, lease FROM ${table} WHERE key = ?`,
     holders: () =>
       `SELECT key, lease FROM ${table} WHERE key = ? AND lease <> ? AND until > ${now}`,

@@ -219,6 +219,16 @@ export class Lane<T, J extends Job<T>, Outcome> {
   }
 }
 
+/** The answer for each job, in their order; `undefined` where there is none. */
+export function byKey<Answer extends { readonly key: string }>(
+  answers: Answer[],
+  jobs: readonly { readonly key: string }[],
+): (Answer | undefined)[] {
+  if (jobs.length === 1) return answers;
+  const found = new Map(answers.map((answer) => [answer.key, answer]));
+  return jobs.map(({ key }) => found.get(key));
+}
+
 /** Whether the result is still to come. */
 export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
   return typeof (result as Promise<T> | undefined)?.then === "function";

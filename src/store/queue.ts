@@ -17,7 +17,7 @@
 import type { Entry, Limits, MaybePromise } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { DeadlineTimer } from "./deadline.ts";
-import { type Job, Lane, type Waiter } from "./lane.ts";
+import { byKey, type Job, Lane, type Waiter } from "./lane.ts";
 
 /** The entry that is stored under a key, if any. */
 export type Content<Encoded> = Entry<Encoded> | undefined;
@@ -78,11 +78,7 @@ export class Queue<Encoded> {
       execute(jobs, signal) {
         return executor.read(jobs.map(({ key }) => key), signal);
       },
-      results(entries, jobs) {
-        if (jobs.length === 1) return entries;
-        const found = new Map(entries.map((entry) => [entry.key, entry]));
-        return jobs.map(({ key }) => found.get(key));
-      },
+      results: byKey,
       onBatchEnd: () => this.#writes.schedule(), // for writes that waited for a read of their key
     });
     this.#writes = new Lane({

@@ -7,6 +7,7 @@
  */
 
 import { setImmediate } from "node:timers";
+import { given } from "../address.ts";
 import type { Backend, Codec, MaybePromise } from "../backend.ts";
 import { Losses } from "../codec/losses.ts";
 import {
@@ -254,7 +255,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#checkLeases("update()");
     const exclusive = this.#exclusive ?? await this.#loadExclusive();
     this.#checkOpen("lock", key);
-    return await exclusive.update(key, options.wait, async () => {
+    return await exclusive.update(key, { ...leaseDefaults, ...given(options) }, async () => {
       const before = await this.get(key);
       const result = await change(before);
       const after = (result === undefined ? before : result) as Session;
@@ -268,13 +269,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   ): (ctx: Context, next: () => Promise<void>) => Promise<void> {
     checkOptions("exclusive()", options, exclusiveRules);
     this.#checkLeases("exclusive()");
-    const { getSessionKey = defaultSessionKey } = options;
-    const { wait, lease, most } = leaseDefaults;
-    const times = {
-      wait: options.wait ?? wait,
-      lease: options.lease ?? lease,
-      most: options.most ?? most,
-    };
+    const { getSessionKey = defaultSessionKey, ...others } = options;
+    const times = { ...leaseDefaults, ...given(others) };
     this.#loadExclusive().catch(() => {}); // an update repeats it and gets the error
     return async (ctx, next) => {
       const found = getSessionKey(ctx);

@@ -13,16 +13,8 @@ import type { Store } from "../../mod.ts";
 import { entry } from "./process.ts";
 import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
 
-interface CountContext extends Context {
-  session: { count: number };
-}
-
 /** How long updates of a storm have waited, in ms. */
 const waits: number[] = [];
-
-interface ListContext extends Context {
-  session: { list: unknown[] };
-}
 
 interface Bot {
   // deno-lint-ignore no-explicit-any
@@ -52,20 +44,13 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 
   /** Makes a bot under `exclusive()` that appends to a list in the session of each user. */
-  async openExclusive(name: string, options: object) {
-    const { [factory]: make } = await loading;
-    const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
-    const bot = makeBot<ListContext>();
-    bot.use(store.exclusive({ wait: 600_000 }));
-    bot.use(session({ store, defaultSession: () => ({ list: [] }) }));
-    bot.use(async (ctx) => {
-      const [process, number] = JSON.parse((ctx.message as { text: string }).text);
-      const read = ctx.session.list.length;
+  openExclusive: (name: string, options: object) =>
+    openExclusive(name, options, { list: [] as unknown[] }, async (session, text) => {
+      const [process, number] = JSON.parse(text);
+      const read = session.list.length;
       await wait(Math.random() * 2);
-      ctx.session.list.push([process, number, read]);
-    });
-    bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
-  },
+      session.list.push([process, number, read]);
+    }),
 
   /**
    * Sends `count` updates to each of several chats, all at the same time. Every fifth one is a call of
@@ -90,20 +75,13 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 
   /** Makes a bot under `exclusive()` that counts updates, and takes `ms` for each. */
-  async openStorm(name: string, options: object, ms: number) {
-    const { [factory]: make } = await loading;
-    const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
-    const bot = makeBot<CountContext>();
-    bot.use(store.exclusive({ wait: 600_000 }));
-    bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
-    bot.use(async (ctx) => {
-      const { count } = ctx.session;
-      waits.push(performance.now() - Number((ctx.message as { text: string }).text));
+  openStorm: (name: string, options: object, ms: number) =>
+    openExclusive(name, options, { count: 0 }, async (session, text) => {
+      const { count } = session;
+      waits.push(performance.now() - Number(text));
       if (ms > 0) await wait(ms);
-      ctx.session.count = count + 1;
-    });
-    bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
-  },
+      session.count = count + 1;
+    }),
 
   /** Sends updates to chats in turn, all at the same time. */
   async storm(name: string, chats: number, updates: number) {
@@ -182,6 +160,22 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
     bots.delete(name);
   },
 };
+
+/** Makes a bot under `exclusive()`. Its handler gets the session and the text of each message. */
+async function openExclusive<Session extends object>(
+  name: string,
+  options: object,
+  first: Session,
+  handle: (session: Session, text: string) => Promise<void>,
+): Promise<void> {
+  const { [factory]: make } = await loading;
+  const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
+  const bot = makeBot<Context & { session: Session }>();
+  bot.use(store.exclusive({ wait: 600_000 }));
+  bot.use(session({ store, defaultSession: () => structuredClone(first) }));
+  bot.use((ctx) => handle(ctx.session, (ctx.message as { text: string }).text));
+  bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
+}
 
 /** A text that shows whether a session is complete. */
 function filling({ who, count }: { who: number; count: number }): string {

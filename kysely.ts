@@ -21,7 +21,7 @@
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { missing } from "./src/errors.ts";
-import { prepare, type Table } from "./src/kysely/dialect.ts";
+import { locate, type Prepare, type Table } from "./src/kysely/dialect.ts";
 import * as kysely from "./src/kysely/driver.ts";
 import { transient } from "./src/kysely/errors.ts";
 import { defaults, rules, type StoreOptions, storeRules } from "./src/options.ts";
@@ -86,6 +86,7 @@ function backend(options: KyselyStoreOptions): Backend {
   const { dialect, table: name = defaults.table, schema } = options;
   let db = options.db && kysely.checkDatabase(options.db, schema);
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
+  let prepare: Prepare | undefined;
   let table: Table;
   return {
     handle: options.db ?? {},
@@ -96,11 +97,9 @@ function backend(options: KyselyStoreOptions): Backend {
         const { Kysely } = await load();
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
-      const family = kysely.familyOf(db, schema);
-      table = await kysely.runScript(
-        db,
-        prepare(family, name, schema, { report, plan, ...needs }),
-      );
+      // Only the first time because the application may have changed the search path since then.
+      prepare ??= await kysely.runScript(db, locate(kysely.familyOf(db, schema), name, schema));
+      table = await kysely.runScript(db, prepare({ report, plan, ...needs }));
       return table.limits;
     },
     async read(keys) {

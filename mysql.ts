@@ -20,7 +20,7 @@ import { addressOptions, addressRules } from "./src/address.ts";
 import type { Backend } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
-import { prepare } from "./src/mysql/dialect.ts";
+import { locate, prepare, type TableName } from "./src/mysql/dialect.ts";
 import * as mysql from "./src/mysql/driver.ts";
 import { type Encoder, encoder } from "./src/mysql/encoder.ts";
 import { transient } from "./src/mysql/errors.ts";
@@ -95,6 +95,7 @@ function backend(options: MySQLOptions): Backend {
   const { table = defaults.table, schema } = options;
   const pool = options.pool === undefined ? create(options) : mysql.checkPool(options.pool);
   const connections = mysql.poolAdapter(pool);
+  let place: TableName | undefined;
   let statements: Statements;
   let encode: Encoder;
   let stopReporting: (() => void) | undefined;
@@ -108,7 +109,9 @@ function backend(options: MySQLOptions): Backend {
     codec: json,
     async open({ signal, ...opening }) {
       stopReporting = reportErrors(pool, opening.report);
-      const prepared = await runScript(signal, prepare(table, schema, opening));
+      // Only the first time because the application may have changed the database since then.
+      place ??= await runScript(signal, locate(table, schema));
+      const prepared = await runScript(signal, prepare(place, opening));
       statements = prepared.statements;
       encode = encoder(statements, prepared.settings);
       return encode.limits;

@@ -21,12 +21,13 @@ import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { prepare } from "./src/pg/dialect.ts";
+import { dialect, locate } from "./src/pg/dialect.ts";
 import { checkPool, type PgPool, type Pool, poolAdapter, rows } from "./src/pg/driver.ts";
 import { transient } from "./src/pg/errors.ts";
 import { poolOptions } from "./src/pg/options.ts";
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
 import { paddedValues, plainValues, sqlLeases } from "./src/sql/leases.ts";
+import { prepareTable } from "./src/sql/schema.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
 import * as sql from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -100,6 +101,7 @@ function backend(options: PostgresOptions): Backend {
   const pool = existing === undefined ? create(options) : checkPool(existing);
   const clients = poolAdapter(pool);
   const { table = defaults.table, schema } = options;
+  let place: string | undefined;
   let statements: sql.Statements;
   let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
@@ -118,7 +120,10 @@ function backend(options: PostgresOptions): Backend {
     codec: json,
     async open({ signal, ...opening }) {
       stopReporting = reportErrors(pool, opening.report);
-      statements = await runScript(signal, prepare(table, schema, { transient, ...opening }));
+      // Only the first time because the application may have changed the search path since then.
+      place ??= await runScript(signal, locate(table, schema));
+      const script = prepareTable(dialect(place), { transient, ...opening });
+      statements = await runScript(signal, script);
       return defaultLimits;
     },
     async read(keys, signal) {

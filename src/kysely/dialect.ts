@@ -15,8 +15,8 @@ import type { Script } from "../sql/script.ts";
 import { sortByKey, type Statements } from "../sql/statements.ts";
 import * as sqlite from "../sqlite/dialect.ts";
 import {
+  endTransaction,
   type Family,
-  reportsTransactions,
   rows,
   runAfterRollback,
   runCommitted,
@@ -34,35 +34,59 @@ export interface Table extends Encoder {
   write: typeof rows;
 }
 
-/** Creates or upgrades the table in a database of any family. */
-export function* prepare(
+/** Creates or upgrades a table. */
+export type Prepare = (options: Omit<SchemaOptions, "transient">) => Script<Table>;
+
+/** Finds the table in a database of any family. */
+export function* locate(
   family: Family,
   table: string,
   schema: string | undefined,
-  opening: Omit<SchemaOptions, "transient">,
-): Script<Table> {
+): Script<Prepare> {
   yield* checkRows();
-  const options = { ...opening, transient };
-  if (family !== "MySQL") {
-    const dialect = family === "SQLite"
-      ? sqliteDialect(table)
-      : postgresDialect(yield* pg.locate(table, schema));
-    const statements = yield* prepareTable(dialect, options);
-    return {
-      statements,
-      leases: plainValues,
-      read: rows,
-      write: family === "PostgreSQL" && (yield* reportsTransactions())
-        ? runOutsideTransaction
-        : rows,
-      // D1 takes 100 values in a statement, and an entry has three.
-      limits: { keys: family === "SQLite" ? 32 : 128, bytes: 1_000_000 },
-      keys: (keys) => [...keys].sort(),
-      rows: (entries) => sortByKey(entries).map(statements.values),
-    };
+  if (family === "SQLite") return (options) => prepare(sqliteDialect(table), options);
+  if (family === "PostgreSQL") {
+    const place = yield* pg.locate(table, schema);
+    return (options) => preparePostgres(place, options);
   }
-  const { statements, settings } = yield* mysql.prepare(table, schema, options, mysqlDialect);
-  const [[autocommit] = []] = yield "SELECT @@autocommit";
+  const place = yield* mysql.locate(table, schema);
+  return (options) => prepareMySQL(place, options);
+}
+
+/** Creates or upgrades a table in SQLite or a database like it. */
+function* prepare(
+  dialect: Dialect,
+  options: Omit<SchemaOptions, "transient">,
+): Script<Table> {
+  const statements = yield* prepareTable(dialect, { ...options, transient });
+  return {
+    statements,
+    leases: plainValues,
+    read: rows,
+    write: rows,
+    // D1 takes 100 values in a statement, and an entry has three.
+    limits: { keys: 32, bytes: 1_000_000 },
+    keys: (keys) => [...keys].sort(),
+    rows: (entries) => sortByKey(entries).map(statements.values),
+  };
+}
+
+function* preparePostgres(
+  place: string,
+  options: Omit<SchemaOptions, "transient">,
+): Script<Table> {
+  const write = (yield* endTransaction()) ? runOutsideTransaction : rows;
+  const table = yield* prepare(postgresDialect(place), options);
+  return { ...table, write, limits: { keys: 128, bytes: 1_000_000 } };
+}
+
+function* prepareMySQL(
+  place: mysql.TableName,
+  options: Omit<SchemaOptions, "transient">,
+): Script<Table> {
+  yield "ROLLBACK"; // a change of the table would commit the application's transaction
+  const { statements, settings } = yield* mysql.prepare(place, options, mysqlDialect);
+  const [[autocommit] = []] = yield "SELECT @@autocommit AND @@completion_type = 'NO_CHAIN'";
   const encoding = encoder(statements, settings, literals);
   const { keys, bytes } = encoding.limits;
   return {

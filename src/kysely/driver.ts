@@ -143,10 +143,14 @@ export function runOutsideTransaction(
   });
 }
 
-/** Whether the database knows this function. A database that is only like PostgreSQL may not. */
-export function* reportsTransactions(): Script<boolean> {
+/**
+ * Ends a transaction that the application left open. Returns whether the database can tell: one that is
+ * only like PostgreSQL may not know the function.
+ */
+export function* endTransaction(): Script<boolean> {
   try {
-    yield openTransaction;
+    const [[open] = []] = yield openTransaction;
+    if (open != null) yield "ROLLBACK"; // otherwise some drivers print a warning
     return true;
   } catch (error) {
     if (transient(error)) throw error;

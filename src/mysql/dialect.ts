@@ -216,13 +216,17 @@ export function dialect({ schema, table: name }: TableName, settings: Settings):
 /** Does not depend on the time zone, which may have an hour twice. */
 const now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000";
 
-/** The statements on leases. Assignments of `ON DUPLICATE KEY UPDATE` run from left to right. */
+/**
+ * The statements on leases. The assignments of `ON DUPLICATE KEY UPDATE` run from left to right, or all
+ * at once in MariaDB's SQL mode SIMULTANEOUS_ASSIGNMENT.
+ */
 function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseStatements {
   const { table, value } = dialect;
   const columns = ["key", "session", "expires"].map((name) => dialect.select(name, shape));
   const selected = [...columns, "lease"].join(", ");
   const marks = (count: number, marks: string) => Array(count).fill(marks).join(", ");
-  const free = `${table}.\`until\` IS NULL OR ${table}.\`until\` <= ${now}`;
+  const granted = `${table}.lease = VALUES(lease)
+    OR ${table}.\`until\` IS NULL OR ${table}.\`until\` <= ${now}`;
   const session = value("session", 0);
   const remove = (count: number) =>
     `DELETE FROM ${table} WHERE (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
@@ -231,11 +235,11 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
     claimReturns: returning,
     returnsKeys: false,
     claim: memoized((count) =>
-      `INSERT INTO ${table} (\`key\`, lease, \`until\`, expires)
-      VALUES ${marks(count, `(?, ?, (${now}) + ?, \`until\`)`)}
+      `INSERT INTO ${table} (\`key\`, lease, \`until\`)
+      VALUES ${marks(count, `(?, ?, (${now}) + ?)`)}
       ON DUPLICATE KEY UPDATE
-        lease = IF(${table}.lease = VALUES(lease) OR ${free}, VALUES(lease), ${table}.lease),
-        \`until\` = IF(${table}.lease = VALUES(lease), VALUES(\`until\`), ${table}.\`until\`)
+        lease = IF(${granted}, VALUES(lease), ${table}.lease),
+        \`until\` = IF(${granted}, VALUES(\`until\`), ${table}.\`until\`)
       ${returning ? `RETURNING ${selected}` : ""}`
     ),
     settle: memoized((count) => {
@@ -248,8 +252,11 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
     }),
     remove: memoized(remove),
     removeAbsent: memoized((count) => `${remove(count)} AND session IS NULL`),
+    // FOR UPDATE reads the newest row in any transaction, and no proxy sends it to a replica.
     read: memoized((count) =>
-      `SELECT ${selected} FROM ${table} WHERE \`key\` IN (${marks(count, "?")}) ${unlimited}`
+      `SELECT ${selected} FROM ${table} WHERE \`key\` IN (${
+        marks(count, "?")
+      }) ${unlimited} FOR UPDATE`
     ),
     held: memoized((size) =>
       `SELECT ${columns[0]}, lease, \`until\` - (${now}) FROM ${table}
@@ -264,15 +271,14 @@ export interface Prepared {
   readonly settings: Settings;
 }
 
-/** Finds the table, then creates or upgrades it. */
+/** Creates or upgrades the table. */
 export function* prepare(
-  table: string,
-  schema: string | undefined,
+  place: TableName,
   options: Omit<SchemaOptions, "transient">,
   adapt: (dialect: Dialect) => Dialect = (dialect) => dialect,
 ): Script<Prepared> {
   const settings = yield* readSettings();
-  const own = adapt(dialect(yield* locate(table, schema), settings));
+  const own = adapt(dialect(place, settings));
   return { statements: yield* prepareTable(own, { transient, ...options }), settings };
 }
 

@@ -145,9 +145,10 @@ function isPending({ serverStatus = 0 }: Done): boolean {
   return (serverStatus & 1) !== 0;
 }
 
-/** Whether autocommit is on. */
+/** Whether the next statement is a transaction of its own. */
 function isAutocommit({ serverStatus = 2 }: Done): boolean {
-  return (serverStatus & 2) !== 0;
+  // After ROLLBACK a transaction is open if completion_type is CHAIN.
+  return (serverStatus & 3) === 2;
 }
 
 /**

@@ -11,10 +11,9 @@ import {
   quoted,
   splitName,
 } from "../sql/dialect.ts";
-import { prepareTable, type SchemaOptions } from "../sql/schema.ts";
 import { rowsOf } from "../sql/leases.ts";
 import type { Script } from "../sql/script.ts";
-import { memoized, type Statements } from "../sql/statements.ts";
+import { memoized } from "../sql/statements.ts";
 
 /**
  * Finds the table and returns its name with its schema, quoted, because the application may change the
@@ -149,14 +148,12 @@ function leases(table: string): LeaseStatements {
     returnsKeys: true,
     claim: memoized((count) =>
       `WITH commit AS (SELECT set_config('synchronous_commit', 'off', true))
-      INSERT INTO ${table} AS row (key, expires, lease, until)
-      SELECT key, until, lease, until FROM (
-        SELECT key, lease, ${now} + length AS until
-        FROM (VALUES ${
+      INSERT INTO ${table} AS row (key, lease, until)
+      SELECT key, lease, ${now} + length
+      FROM (VALUES ${
         rowsOf(count, ["key", "lease", "length"], value)
-      }) AS claim (key, lease, length)
-        WHERE key IS NOT NULL
-      ) AS claim, commit
+      }) AS claim (key, lease, length), commit
+      WHERE key IS NOT NULL
       ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
       WHERE row.until IS NULL OR row.until <= ${now} OR row.lease = excluded.lease
       RETURNING key, session, expires::text, lease`
@@ -181,15 +178,6 @@ function leases(table: string): LeaseStatements {
       WHERE key > $1::text AND until > ${now} ORDER BY key COLLATE "C" LIMIT ${size}`
     ),
   };
-}
-
-/** Finds the table, then creates or upgrades it. */
-export function* prepare(
-  table: string,
-  schema: string | undefined,
-  options: SchemaOptions,
-): Script<Statements> {
-  return yield* prepareTable(dialect(yield* locate(table, schema)), options);
 }
 
 /** Runs the script in a transaction, while no other process prepares the table. */

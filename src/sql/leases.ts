@@ -135,15 +135,17 @@ class SqlLeases {
       ...it.change ? this.#values.session(it.change) : [null, null],
     ];
     done(yield* this.#run(settle, changed, values), changed);
-    // Those that are left are refused, or the database did not tell which ones are. A token that is still
-    // there was there during the change, because a lost token does not come back.
+    // Those that are left are refused, or the database did not tell which ones are. In that case a token
+    // that is still there was there during the change, because a lost token does not come back. Otherwise
+    // the row comes from a replica that is behind.
     const rows = yield* this.#run(read, [...all], ({ key }) => [this.#values.key(key)]);
     const found = new Map(rows.map((row) => [String(row[0]), row[3]]));
     return [...all].flatMap(({ key, token, length, change }) => {
       const holder = found.get(key);
       const nothing = !found.has(key) && length === 0 && !change;
-      if (nothing || holder != null && String(holder) === token) return [];
-      return { key, token: holder == null ? undefined : String(holder) };
+      const isHeld = holder != null && String(holder) === token;
+      if (nothing || isHeld && !this.#statements.returnsKeys) return [];
+      return { key, token: holder == null || isHeld ? undefined : String(holder) };
     });
   }
 

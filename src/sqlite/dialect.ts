@@ -94,9 +94,7 @@ function leases(table: string): LeaseStatements {
     claimReturns: true,
     returnsKeys: true,
     claim: () =>
-      `INSERT INTO ${table} (key, lease, until, expires)
-      SELECT key, lease, until, until
-      FROM (SELECT ? AS key, ? AS lease, ${now} + ? AS until) WHERE true
+      `INSERT INTO ${table} (key, lease, until) VALUES (?, ?, ${now} + ?)
       ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
       WHERE ${table}.until IS NULL OR ${table}.until <= ${now} OR ${table}.lease = excluded.lease
       RETURNING key, session, expires, lease`,

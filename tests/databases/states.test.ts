@@ -66,6 +66,20 @@ async function keepsSessions(
     assert.deepEqual(await store.get("old"), { n: -n });
     await store.set("old", { n });
   }
+  // Before the first update the table gets the columns of leases.
+  await application.run(...statements);
+  await store.update("old", ({ n }) => ({ n: n + 1 }));
+  assert.equal((await others.sessions()).old, '{"n":4}');
+  for (let n = 1; n <= 3; n++) {
+    await application.run(...statements);
+    await others.change("old", `{"n":-${n}}`);
+    await store.update("old", (session) => {
+      assert.deepEqual(session, { n: -n });
+      return { n };
+    });
+    assert.equal((await others.sessions()).old, `{"n":${n}}`);
+    assert.deepEqual(await store.get("old"), { n });
+  }
   await Promise.all(["a", "b", "c"].map((key) => store.set(key, key)));
   await application.run(...statements);
   await store.delete("gone");
@@ -125,6 +139,7 @@ const mysqlStates: Record<string, (names: Names) => string[]> = {
   ],
   "a transaction that was left open": ({ own }) => ["BEGIN", `INSERT INTO \`${own}\` VALUES (1)`],
   "an old snapshot": ({ own }) => ["BEGIN", `SELECT * FROM \`${own}\``],
+  "transactions that begin after each other": () => ["SET completion_type = CHAIN", "ROLLBACK"],
   "a read-only transaction that was left open": () => ["START TRANSACTION READ ONLY"],
   "transactions read-only": () => ["SET SESSION TRANSACTION READ ONLY"],
   "tables that were left locked": ({ own }) => [`LOCK TABLES \`${own}\` READ`],

@@ -215,6 +215,13 @@ export function sqlTables(harness: SQLHarness): void {
           assert.equal(await plain.size(), 42);
         });
         assert.equal(await plain.size(), 42);
+        // The lease of a missing session leaves no expiry that the old version would keep.
+        await using expiring = open({ url, table: place, ttl: 60_000 });
+        await expiring.update("kept", async () => {
+          await old.set("kept", { n: 1 });
+          throw new Error("the update failed");
+        }).catch(() => {});
+        assert.deepEqual(await expiring.get("kept"), { n: 1 });
       } finally {
         for (const store of stores) await store.close();
         await end();

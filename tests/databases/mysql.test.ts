@@ -459,6 +459,24 @@ describe("MySQL pools", () => {
     pool.end();
   });
 
+  it("MySQL has leases on a server that makes the assignments of a statement all at once", async () => {
+    const pool = createCallbackPool({ uri: url });
+    const mode = "sql_mode = 'SIMULTANEOUS_ASSIGNMENT'"; // MySQL takes it for a comment
+    pool.on("connection", (it) => it.query(`SET @x = 1 /*M!100300 , ${mode} */`));
+    const name = table();
+    await using store = MySQL({ pool, table: name });
+    await using other = MySQL({ url, table: name });
+    const count = (session?: { n: number }) => ({ n: (session?.n ?? 0) + 1 });
+    await store.update("k", count);
+    await store.update("k", async (session) => {
+      await assert.rejects(other.update("k", count, { wait: 1 }), { name: "LeaseError" });
+      return count(session as { n: number });
+    });
+    assert.deepEqual(await other.get("k"), { n: 2 });
+    await store.close();
+    await new Promise((resolve) => pool.end(resolve));
+  });
+
   it("MySQL keeps keys and sessions on pools with other settings and another version of mysql2", async () => {
     const { createPool: createOldPool } = requireVersion("mysql2", "3.9.0");
     const settings: PoolOptions[] = [

@@ -146,7 +146,8 @@ function backend(options: SQLiteOptions): Backend {
     leases: sqlLeases(
       () => statements,
       () => plainValues,
-      (script) => driver.atomic(database, 2, () => runLease(script)),
+      // The statement on one key is atomic. Another one may follow, but it only reads.
+      (script, _signal, keys) => driver.atomic(database, keys, () => runLease(script)),
       runLease,
     ),
     close() {

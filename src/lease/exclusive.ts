@@ -181,16 +181,14 @@ export class Exclusive<Encoded> {
         });
       } catch (error) {
         if (!begun) throw this.#parts.fail(error, { operation: "lock", key });
-        await turn.stored.catch((why) =>
-          this.#parts.report(this.#parts.fail(why, { operation: "write", key }))
-        );
+        const why = await turn.stored;
+        if (why !== undefined) {
+          this.#parts.report(this.#parts.fail(why, { operation: "write", key }));
+        }
         throw error;
       }
-      try {
-        await turn.stored;
-      } catch (error) {
-        throw this.#parts.fail(error, { operation: "write", key });
-      }
+      const error = await turn.stored;
+      if (error !== undefined) throw this.#parts.fail(error, { operation: "write", key });
       return result;
     } finally {
       this.#turns.delete(turn);

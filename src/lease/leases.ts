@@ -6,6 +6,7 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { Clock } from "../store/clock.ts";
+import { DeadlineTimer } from "../store/deadline.ts";
 import type { SharedBackend } from "../store/shared.ts";
 import { Fairness } from "./fairness.ts";
 import { Line, type Lines } from "./line.ts";
@@ -44,9 +45,14 @@ export class LeaseManager<Encoded> {
 
   private constructor(shared: SharedBackend<Encoded>, clock: Clock) {
     if (typeof shared.leases === "string") throw new TypeError(shared.leases);
+    const serving = new Set<Line<Encoded>>();
+    const check = (now: number) => Math.min(...[...serving].map((line) => line.check(now)));
     this.#shared = {
       queue: new LeaseQueue(shared, shared.leases, clock),
       clock,
+      serving,
+      // An update that hangs does not keep the process alive.
+      checks: new DeadlineTimer(clock, check, () => serving.size === 0, true),
       fairness: new Fairness(clock),
       unanswered: new Map(),
       overdue: new Set(),
@@ -61,7 +67,8 @@ export class LeaseManager<Encoded> {
       this.#lines.set(turn.key, line = new Line(turn.key, this.#shared));
     }
     line.add(turn);
-    await turn.begun;
+    const error = await turn.begun;
+    if (error !== undefined) throw error;
     try {
       return await frames.run({ leases: this, turn, outer: frames.getStore() }, work);
     } finally {

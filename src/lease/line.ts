@@ -9,7 +9,8 @@
 
 import type { Claimed, Refusal, Settlement } from "../backend.ts";
 import { ClosedError, LeaseError } from "../errors.ts";
-import type { Clock, Timer } from "../store/clock.ts";
+import type { Clock } from "../store/clock.ts";
+import type { DeadlineTimer } from "../store/deadline.ts";
 import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
 import type { LeaseQueue } from "./queue.ts";
@@ -26,6 +27,10 @@ export interface Lines<Encoded> {
   readonly unanswered: Map<string, string>;
   /** Turns that still run although they have taken too long. */
   readonly overdue: Set<Turn<Encoded>>;
+  /** The lines that have a lease. */
+  readonly serving: Set<Line<Encoded>>;
+  /** Calls `check` of these lines when it is time. */
+  readonly checks: DeadlineTimer;
   /** Called when no turn waits any more. */
   onEmpty(key: string): void;
 }
@@ -39,9 +44,12 @@ interface Lease<Encoded> {
   /** The session, with the changes that are still being stored. */
   content: Content<Encoded>;
   turn: Turn<Encoded> | undefined;
+  /** When the turn has taken too long, in ms of the clock's `now()`. */
+  turnEnds: number;
   /** Why it is lost. */
   lost: Error | undefined;
-  renewal: Timer | undefined;
+  /** When to renew it, in ms of the clock's `now()`. */
+  renewAt: number;
   /** Resolves when the database has answered the last settlement. */
   settled: Promise<unknown> | undefined;
 }
@@ -53,6 +61,8 @@ export class Line<Encoded> {
   readonly #clock: Clock;
   readonly #waiting: Turn<Encoded>[] = [];
   #serving = false;
+  /** The lease under which turns run. */
+  #lease: Lease<Encoded> | undefined;
 
   constructor(key: string, lines: Lines<Encoded>) {
     this.#key = key;
@@ -71,6 +81,24 @@ export class Line<Encoded> {
     if (place < 0) return;
     this.#waiting.splice(place, 1);
     turn.refuse(error);
+  }
+
+  /**
+   * Renews the lease and abandons its turn, if it is time. A renewal that fails is followed by another
+   * one. Returns when to check again.
+   */
+  check(now: number): number {
+    const lease = this.#lease!;
+    if (now >= lease.turnEnds) {
+      lease.turnEnds = Infinity;
+      lease.turn!.abandonOverdue();
+    }
+    if (now >= lease.renewAt && lease.lost === undefined) {
+      const { length } = lease;
+      lease.renewAt = now + length / 3;
+      this.#settle(lease, { length, change: undefined }, length / 3);
+    }
+    return Math.min(lease.turnEnds, lease.lost === undefined ? lease.renewAt : Infinity);
   }
 
   async #serve(): Promise<void> {
@@ -121,14 +149,16 @@ export class Line<Encoded> {
     length: number,
     timeout: number,
   ): Promise<Lease<Encoded> | undefined> {
+    const granted = this.#clock.now();
     const lease: Lease<Encoded> = {
       token,
       length,
-      granted: this.#clock.now(),
+      granted,
       content: isAlive(entry, this.#clock.date()) ? entry : undefined,
       turn: undefined,
+      turnEnds: Infinity,
       lost: undefined,
-      renewal: undefined,
+      renewAt: granted + length / 3,
       settled: undefined,
     };
     if (this.#waiting.length === 0) {
@@ -136,15 +166,21 @@ export class Line<Encoded> {
       await this.#settle(lease, { length: 0, change: undefined, absent }, timeout);
       return undefined;
     }
-    this.#renewLater(lease);
     return lease;
   }
 
   /** Serves turns until none waits, others have waited for long, or the lease is lost. */
   async #serveTurns(lease: Lease<Encoded>): Promise<void> {
+    const { serving, checks } = this.#lines;
+    this.#lease = lease;
+    serving.add(this);
+    checks.add(lease.renewAt);
     for (let handsOn = true; handsOn;) {
       const turn = lease.turn = this.#waiting.shift()!;
-      await turn.begin(lease.content, this.#clock);
+      lease.turnEnds = this.#clock.now() + turn.options.most;
+      checks.add(lease.turnEnds);
+      await turn.begin(lease.content);
+      lease.turnEnds = Infinity;
       if (turn.isRunning) this.#lines.overdue.add(turn);
       // A closed store leaves the lease until it expires because the work may still do something.
       if (turn.lost instanceof ClosedError) lease.lost ??= turn.lost;
@@ -152,7 +188,7 @@ export class Line<Encoded> {
         this.#clock.now() - lease.granted < this.#lines.fairness.longestHold(this.#key);
       this.#endTurn(lease, turn, handsOn ? lease.length : 0);
     }
-    this.#clock.clearTimeout(lease.renewal);
+    serving.delete(this);
     await lease.settled;
     this.#lines.fairness.noteRelease(this.#key, lease.granted);
   }
@@ -199,16 +235,6 @@ export class Line<Encoded> {
     lease.lost ??= new LeaseError(why, { operation: "write", key: this.#key, holder });
     lease.turn?.lose(lease.lost);
     return lease.lost;
-  }
-
-  /** Renews the lease while turns run. A renewal that fails is followed by another one. */
-  #renewLater(lease: Lease<Encoded>): void {
-    lease.renewal = this.#clock.setTimeout(() => {
-      const { length } = lease;
-      this.#settle(lease, { length, change: undefined }, length / 3);
-      if (lease.lost === undefined) this.#renewLater(lease);
-    }, lease.length / 3);
-    lease.renewal.unref();
   }
 
   #notHad(token: string, wait: number): LeaseError {

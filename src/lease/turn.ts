@@ -6,7 +6,6 @@
 
 import type { Entry } from "../backend.ts";
 import { LeaseError } from "../errors.ts";
-import type { Clock } from "../store/clock.ts";
 import type { Content } from "../store/queue.ts";
 
 /** How long a turn may wait, and how long it may hold its lease. In ms. */
@@ -47,13 +46,13 @@ export class Turn<Encoded> {
     this.options = options;
   }
 
-  /** Resolves when the turn has the lease, and rejects if it cannot have it. */
-  get begun(): Promise<void> {
+  /** Resolves when the turn has the lease, or with the reason why it cannot have it. */
+  get begun(): Promise<unknown> {
     return this.#begun.promise;
   }
 
-  /** Resolves when the change is stored, and rejects with the reason why it is not. */
-  get stored(): Promise<void> {
+  /** Resolves when the change is stored, or with the reason why it is not. */
+  get stored(): Promise<unknown> {
     return this.#stored.promise;
   }
 
@@ -69,25 +68,25 @@ export class Turn<Encoded> {
     this.#begun.set(error);
   }
 
-  /** Lets the work begin. Resolves when it has ended, or has taken longer than `most`. */
-  async begin(content: Content<Encoded>, clock: Clock): Promise<void> {
+  /** Lets the work begin. Resolves when it has ended, or was abandoned. */
+  begin(content: Content<Encoded>): Promise<unknown> {
     this.content = content;
     this.isRunning = true;
     this.#begun.set();
-    const { key, options: { most } } = this;
-    const timer = clock.setTimeout(() => {
-      const why = `the update still ran after ${most} ms, the option "most" of exclusive()`;
-      this.abandon(new LeaseError(why, { operation: "write", key }));
-    }, most);
-    timer.unref();
-    await this.#ended.promise;
-    clock.clearTimeout(timer);
+    return this.#ended.promise;
   }
 
   /** Called when the work has ended. */
   end(): void {
     this.isRunning = false;
     this.#ended.set();
+  }
+
+  /** Ends the turn for others because it has taken longer than `most`. */
+  abandonOverdue(): void {
+    const { key, options: { most } } = this;
+    const why = `the update still ran after ${most} ms, the option "most" of exclusive()`;
+    this.abandon(new LeaseError(why, { operation: "write", key }));
   }
 
   /** Ends the turn for others, although the work may still run. */
@@ -113,16 +112,13 @@ export class Turn<Encoded> {
   }
 }
 
-/** A promise with a function that settles it. Nobody has to wait for it. */
+/** A promise that may resolve with an error, so that nobody has to wait for it. */
 class Outcome {
-  readonly promise: Promise<void>;
-  /** Resolves the promise, or rejects it if there is an error. Later calls do nothing. */
+  readonly promise: Promise<unknown>;
+  /** Resolves the promise. Later calls do nothing. */
   set!: (error?: unknown) => void;
 
   constructor() {
-    this.promise = new Promise((resolve, reject) =>
-      this.set = (error) => error === undefined ? resolve() : reject(error)
-    );
-    this.promise.catch(() => {});
+    this.promise = new Promise((resolve) => this.set = resolve);
   }
 }

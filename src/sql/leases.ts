@@ -46,26 +46,27 @@ export const paddedValues: LeaseValues = {
  * The leases of a database.
  *
  * @param statements returns the statements, if the table has the columns of leases.
- * @param run runs a script. The database has its changes when this resolves.
+ * @param run runs a script on some keys. The database has its changes when this resolves.
  * @param peek reads before a claim, without the lock that a claim takes, where such a lock exists.
  */
 export function sqlLeases(
   statements: () => Pick<Statements, "leases">,
   values: () => LeaseValues,
-  run: <T>(script: Script<T>, signal: AbortSignal) => MaybePromise<T>,
+  run: <T>(script: Script<T>, signal: AbortSignal, keys: number) => MaybePromise<T>,
   peek?: <T>(script: Script<T>) => T,
 ): Leases<string> {
   const leases = () => new SqlLeases(statements().leases!, values());
   return {
     claim(claims, signal) {
       const held = peek?.(leases().refuse(claims));
-      return held?.length === claims.length ? held : run(leases().claim(claims), signal);
+      if (held?.length === claims.length) return held;
+      return run(leases().claim(claims), signal, claims.length);
     },
-    settle: (settlements, signal) => run(leases().settle(settlements), signal),
+    settle: (settlements, signal) => run(leases().settle(settlements), signal, settlements.length),
     held(start = "", size, signal) {
       // The command line opens tables without the columns.
       if (statements().leases === undefined) return { leases: [] };
-      return run(leases().held(start, size), signal);
+      return run(leases().held(start, size), signal, 1);
     },
   };
 }

@@ -40,6 +40,7 @@ export class DeadlineTimer {
   readonly #clock: Clock;
   readonly #rejectOverdue: (now: number) => number;
   readonly #isIdle: () => boolean;
+  readonly #unref: boolean;
   #timer: Timer | undefined;
   /** No deadline is earlier than this. */
   #first = Infinity;
@@ -49,9 +50,16 @@ export class DeadlineTimer {
   /**
    * @param rejectOverdue rejects the callers whose deadline has passed; returns the next deadline.
    * @param isIdle whether nothing is pending.
+   * @param unref whether the process may end while operations are pending.
    */
-  constructor(clock: Clock, rejectOverdue: (now: number) => number, isIdle: () => boolean) {
+  constructor(
+    clock: Clock,
+    rejectOverdue: (now: number) => number,
+    isIdle: () => boolean,
+    unref = false,
+  ) {
     this.#clock = clock;
+    this.#unref = unref;
     this.#rejectOverdue = rejectOverdue;
     this.#isIdle = isIdle;
   }
@@ -64,6 +72,7 @@ export class DeadlineTimer {
     const now = this.#clock.now();
     this.#firesAt = Math.min(this.#first, now + 100);
     this.#timer = this.#clock.setTimeout(() => this.#fire(), Math.max(1, this.#firesAt - now));
+    if (this.#unref) this.#timer.unref();
   }
 
   /** Called when nothing is pending and nothing will be. */

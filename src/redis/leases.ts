@@ -1,6 +1,7 @@
 /**
- * Leases in Redis. Each lease is a key of its own, in the same slot as its session, with the end of the
- * lease in ms and the token as its value: "1700000000000 token", or "0 token" after a release.
+ * Leases in Redis. Each lease is a key of its own, in the same slot as its session. Its value is the
+ * token, and its expiry tells the end of the lease. In each script the session comes first, because a
+ * proxy sends the script to the server of the first key.
  *
  * @module
  */
@@ -47,46 +48,42 @@ class Script {
   }
 }
 
-/** The server's time, and what is known about the lease. */
-const begin = `
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ends, token = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (.*)$')
-local function hold(length, kept)
-  local value = length > 0 and string.format('%.0f', now + length) or '0'
-  redis.call('SET', KEYS[1], value .. ' ' .. ARGV[1], 'PX', kept)
-end`;
+/**
+ * How long the key of a lease outlives the lease, in ms: a holder that is late may still settle if nobody
+ * has taken the lease. So a lease is free if its key lives no longer than this.
+ */
+const grace = 300_000;
+
+/** How long the token stays after a release, in ms, so that the settlement can be repeated. */
+const afterRelease = 10_000;
+
+/** Its keys are the session and the lease; its arguments are token, length, and 1 to read the expiry. */
+const claim = new Script(`
+local token = redis.call('GET', KEYS[2])
+if token and token ~= ARGV[1] and redis.call('PTTL', KEYS[2]) > ${grace} then return {token} end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2] + ${grace})
+return {ARGV[1], redis.call('GET', KEYS[1]), ARGV[3] == '1' and redis.call('PTTL', KEYS[1])}`);
 
 /**
- * Its keys are the lease and the session; its arguments are token and length. The key lives longer than
- * the lease, so that a holder may still settle if nobody has taken the lease.
+ * Its keys are the session and the lease; its arguments are token, length, "set", "del" or "leave", the
+ * session, and how long it lives or 0. Returns the current token after a refusal.
  */
-const claim = new Script(`${begin}
-if token and token ~= ARGV[1] and tonumber(ends) > now then return {token} end
-hold(tonumber(ARGV[2]), ARGV[2] * 20)
-return {ARGV[1], redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])}`);
-
-/**
- * Its keys are the lease and the session; its arguments are token, length, "set", "del" or "leave", the
- * session, and how long it lives or 0. The token stays for 10 s after a release, so that the settlement
- * can be repeated. Returns the current token after a refusal.
- */
-const settle = new Script(`${begin}
-local length, change = tonumber(ARGV[2]), ARGV[3]
-if not token and length == 0 and change ~= 'set' and redis.call('EXISTS', KEYS[2]) == 0 then
+const settle = new Script(`
+local token, length, change = redis.call('GET', KEYS[2]), tonumber(ARGV[2]), ARGV[3]
+if not token and length == 0 and change ~= 'set' and redis.call('EXISTS', KEYS[1]) == 0 then
   return {1}
 end
-if token ~= ARGV[1] then return {0, token or false} end
-if change == 'del' then redis.call('DEL', KEYS[2])
-elseif change == 'set' and ARGV[5] ~= '0' then redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
-elseif change == 'set' then redis.call('SET', KEYS[2], ARGV[4]) end
-hold(length, length > 0 and length * 20 or 10000)
+if token ~= ARGV[1] then return {0, token} end
+if change == 'del' then redis.call('DEL', KEYS[1])
+elseif change == 'set' and ARGV[5] ~= '0' then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+elseif change == 'set' then redis.call('SET', KEYS[1], ARGV[4]) end
+redis.call('PEXPIRE', KEYS[2], length > 0 and length + ${grace} or ${afterRelease})
 return {1}`);
 
 /** Its key is the lease. Returns the token and the remaining ms, if the lease is held. */
-const look = new Script(`${begin}
-if not token or tonumber(ends) <= now then return {} end
-return {token, string.format('%.0f', ends - now)}`);
+const look = new Script(`
+local left = redis.call('PTTL', KEYS[1]) - ${grace}
+return left > 0 and {redis.call('GET', KEYS[1]), left} or {}`);
 
 /** The tag in a name: in a cluster only it decides about the slot. */
 const tag = /^[^{]*\{([^}]+)\}/;
@@ -130,17 +127,18 @@ export class RedisLeases implements Leases<string> {
   async claim(claims: Claim[], signal: AbortSignal): Promise<Claimed<string>[]> {
     const client = this.#client(signal);
     const now = Date.now();
+    const expiring = this.#commands.expiring ? "1" : "0";
     const replies = await settleAll(
       claims.map(({ key, token, length }) =>
-        claim.run(client, this.#names(client, key), [token, `${length}`])
+        claim.run(client, this.#names(client, key), [token, `${length}`, expiring])
       ),
     );
     return claims.map(({ key }, i) => {
       const [token, value, left] = replies[i] as unknown[];
-      const expires = Number(left) < 0 ? undefined : now + Number(left);
+      const expires = left == null || Number(left) < 0 ? undefined : now + Number(left);
       const entry: Entry<string> | undefined = value == null
         ? undefined
-        : { key, value: String(value), expires: this.#commands.expiring ? expires : undefined };
+        : { key, value: String(value), expires };
       return { key, token: String(token), entry };
     });
   }
@@ -187,8 +185,8 @@ export class RedisLeases implements Leases<string> {
     return this.#source.ready();
   }
 
-  /** The names of the lease and of the session. */
+  /** The names of the session and of the lease. */
   #names(client: Client, key: string): string[] {
-    return [nameOf(this.#prefix, key, client, this.#source.isCluster), this.#prefix + key];
+    return [this.#prefix + key, nameOf(this.#prefix, key, client, this.#source.isCluster)];
   }
 }

@@ -81,6 +81,8 @@ export interface Claim {
   readonly token: string;
   /** How long the lease lasts, in ms of the database's clock. */
   readonly length: number;
+  /** Whether to return what was noted. */
+  readonly noted?: boolean | undefined;
 }
 
 /** The lease on a key after a claim. */
@@ -90,12 +92,19 @@ export interface Claimed<Encoded> {
   readonly token: string;
   /** What is stored under the key, if the claim was granted and there is a session. */
   readonly entry?: Entry<Encoded> | undefined;
+  /** The text that a settlement has noted, if the claim was granted and asks for it. */
+  readonly note?: string | undefined;
 }
 
 /** What a holder does with its lease: renews it for `length` ms, or releases it if that is 0. */
 export interface Settlement<Encoded> extends Claim {
   /** The entry to store; `null` to delete the session; `undefined` to leave it as it is. */
   readonly change: Entry<Encoded> | null | undefined;
+  /**
+   * ASCII text to keep beside the session, also without a session, for a day or longer; `undefined` to
+   * leave it as it is.
+   */
+  readonly note?: string | undefined;
   /**
    * Whether the holder knows of no session. A release without a change then removes what only the lease
    * needs, unless someone without a lease has stored a session meanwhile.

@@ -11,6 +11,7 @@ import { json } from "./codec/json.ts";
 interface Lease {
   readonly token: string;
   readonly until: number;
+  note: string | undefined;
 }
 
 /** What a backend in memory stores. Two backends may share it. */
@@ -62,7 +63,7 @@ export function memoryBackend(
 
 function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leases<string> {
   const hold = ({ key, token, length }: Claim) =>
-    leases.set(key, { token, until: length > 0 ? now() + length : 0 });
+    leases.set(key, { token, until: length > 0 ? now() + length : 0, note: leases.get(key)?.note });
   return {
     claim: (claims) =>
       claims.map((claim) => {
@@ -72,11 +73,11 @@ function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leas
           return { key, token: held.token };
         }
         hold(claim);
-        return { key, token, entry: sessions.get(key) };
+        return { key, token, entry: sessions.get(key), note: held?.note };
       }),
     settle: (settlements) =>
       settlements.flatMap((settlement) => {
-        const { key, token, length, change, absent } = settlement;
+        const { key, token, length, change, absent, note } = settlement;
         const held = leases.get(key);
         if (held?.token !== token) {
           const nothing = !change && length === 0 && held === undefined && !sessions.has(key);
@@ -85,7 +86,8 @@ function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leas
         if (change) sessions.set(key, change);
         else if (change === null) sessions.delete(key);
         const removed = change === null || absent && change === undefined && !sessions.has(key);
-        if (removed && length === 0) leases.delete(key);
+        held.note = note ?? held.note;
+        if (removed && length === 0 && held.note === undefined) leases.delete(key);
         else hold(settlement);
         return [];
       }),

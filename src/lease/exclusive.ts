@@ -64,6 +64,7 @@ export class Exclusive<Encoded> {
     const state = ctx.state as { lease?: Lease };
     const { lease } = state;
     await this.#run(turn, async () => {
+      if (turn.isRepeated) return;
       state.lease = {
         key,
         get signal() {

@@ -71,6 +71,9 @@ export class LeaseManager<Encoded> {
     if (error !== undefined) throw error;
     try {
       return await frames.run({ leases: this, turn, outer: frames.getStore() }, work);
+    } catch (error) {
+      turn.hasFailed = true;
+      throw error;
     } finally {
       turn.end();
       this.#shared.overdue.delete(turn);

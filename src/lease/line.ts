@@ -15,6 +15,7 @@ import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
 import type { LeaseQueue } from "./queue.ts";
 import { type Fairness, Polls } from "./fairness.ts";
+import { addSeen, hasSeen } from "./seen.ts";
 import { describeHolder, holderOf, newToken } from "./token.ts";
 import type { Turn } from "./turn.ts";
 
@@ -43,6 +44,8 @@ interface Lease<Encoded> {
   readonly granted: number;
   /** The session, with the changes that are still being stored. */
   content: Content<Encoded>;
+  /** The updates that the session has seen; `undefined` if the claim did not ask for them. */
+  seen: string | undefined;
   turn: Turn<Encoded> | undefined;
   /** When the turn has taken too long, in ms of the clock's `now()`. */
   turnEnds: number;
@@ -123,10 +126,11 @@ export class Line<Encoded> {
       if (turn === undefined) return undefined;
       const { lease: length, wait, timeout } = turn.options;
       turn.firstAt ??= this.#clock.now();
+      const noted = this.#waiting.some(({ options }) => options.update !== undefined);
       let claimed: Claimed<Encoded>;
       try {
         const deadline = this.#clock.now() + timeout;
-        claimed = await this.#lines.queue.claim({ key, token, length }, deadline);
+        claimed = await this.#lines.queue.claim({ key, token, length, noted }, deadline);
       } catch (error) {
         // The claim may have been granted. The next one has the same token, so it is granted again.
         unanswered.set(key, token);
@@ -134,7 +138,10 @@ export class Line<Encoded> {
         continue;
       }
       unanswered.delete(key);
-      if (claimed.token === token) return await this.#granted(claimed, length, timeout);
+      if (claimed.token === token) {
+        const { note = noted ? "" : undefined } = claimed;
+        return await this.#granted({ ...claimed, note }, length, timeout);
+      }
       this.#lines.fairness.noteRival(key);
       const waitsFor = turn.firstAt + wait - this.#clock.now();
       if (waitsFor > 0) await this.#sleep(Math.min(waitsFor, polls.next(claimed.token)));
@@ -145,7 +152,7 @@ export class Line<Encoded> {
 
   /** Returns `undefined` if all turns have been refused meanwhile. */
   async #granted(
-    { token, entry }: Claimed<Encoded>,
+    { token, entry, note }: Claimed<Encoded>,
     length: number,
     timeout: number,
   ): Promise<Lease<Encoded> | undefined> {
@@ -155,6 +162,7 @@ export class Line<Encoded> {
       length,
       granted,
       content: isAlive(entry, this.#clock.date()) ? entry : undefined,
+      seen: note,
       turn: undefined,
       turnEnds: Infinity,
       lost: undefined,
@@ -179,12 +187,16 @@ export class Line<Encoded> {
       const turn = lease.turn = this.#waiting.shift()!;
       lease.turnEnds = this.#clock.now() + turn.options.most;
       checks.add(lease.turnEnds);
+      const { update } = turn.options;
+      turn.isRepeated = update !== undefined && hasSeen(lease.seen!, update);
       await turn.begin(lease.content);
       lease.turnEnds = Infinity;
       if (turn.isRunning) this.#lines.overdue.add(turn);
       // A closed store leaves the lease until it expires because the work may still do something.
       if (turn.lost instanceof ClosedError) lease.lost ??= turn.lost;
-      handsOn = this.#waiting.length > 0 && lease.lost === undefined &&
+      const [next] = this.#waiting;
+      handsOn = next !== undefined && lease.lost === undefined &&
+        (lease.seen !== undefined || next.options.update === undefined) &&
         this.#clock.now() - lease.granted < this.#lines.fairness.longestHold(this.#key);
       this.#endTurn(lease, turn, handsOn ? lease.length : 0);
     }
@@ -198,12 +210,25 @@ export class Line<Encoded> {
     const change = turn.lost === undefined ? turn.change : undefined;
     if (change !== undefined) lease.content = change ?? undefined;
     else if (turn.change !== undefined) turn.settle(turn.lost);
+    const note = this.#noteUpdate(lease, turn, change !== undefined);
     let error: unknown;
-    if (lease.lost === undefined && (change !== undefined || length === 0)) {
+    if (lease.lost === undefined && (change !== undefined || note !== undefined || length === 0)) {
       const absent = lease.content === undefined;
-      error = await this.#settle(lease, { length, change, absent }, turn.options.timeout);
-    }
-    turn.settle(change === undefined ? undefined : error);
+      error = await this.#settle(lease, { length, change, note, absent }, turn.options.timeout);
+    } else if (turn.isRepeated) error = lease.lost ?? await lease.settled;
+    // A repeated update must not succeed before what it repeats is stored.
+    turn.settle(change === undefined && !turn.isRepeated ? undefined : error);
+  }
+
+  /**
+   * Adds the turn's update to those that the session has seen. Returns them, if there is one to add: the
+   * update has changed the session, or has ended well and there is a session.
+   */
+  #noteUpdate(lease: Lease<Encoded>, turn: Turn<Encoded>, changed: boolean): string | undefined {
+    const { options: { update }, isRepeated, hasFailed, lost } = turn;
+    if (update === undefined || isRepeated || lost !== undefined) return undefined;
+    if (!changed && (hasFailed || lease.content === undefined)) return undefined;
+    return lease.seen = addSeen(lease.seen!, update, this.#clock.date());
   }
 
   /** Resolves with the error of a settlement that was refused or that failed. */
@@ -221,7 +246,7 @@ export class Line<Encoded> {
         resolve: (refusal) => resolve(refusal && this.#lose(lease, refusal)),
         reject: (error) => {
           // It may still arrive, and would undo a later one.
-          if (settlement.change !== undefined) this.#lose(lease);
+          if (settlement.change !== undefined || settlement.note !== undefined) this.#lose(lease);
           resolve(error);
         },
       })

@@ -14,6 +14,8 @@ export interface UpdateContext {
   readonly chat?: { readonly id: number } | undefined;
   /** Gets `lease` while the update holds one. */
   readonly state: object;
+  /** The update, for the option `once`. */
+  readonly update: { readonly update_id: number };
 }
 
 /** What a function of `update()` may return: another session, or `null` to delete the session. */
@@ -53,6 +55,14 @@ export interface ExclusiveOptions<Context> extends UpdateOptions {
    * @default {600000}
    */
   most?: number | undefined;
+  /**
+   * Whether to skip an update that this session has seen. Telegram sends a webhook's update again when the
+   * answer was late or an error, and after a crash. The IDs of up to 64 updates of the last 24 hours are
+   * stored with the session, in the same write.
+   *
+   * @default {false}
+   */
+  once?: boolean | undefined;
 }
 
 /** Values of options that are not given. */
@@ -67,6 +77,7 @@ export const exclusiveRules: Rules<ExclusiveOptions<never>> = {
   getSessionKey: rules.callback,
   lease: milliseconds(1_000),
   most: milliseconds(1_000),
+  once: rules.flag,
 };
 
 /** The key that Telegraf's `session()` uses. */

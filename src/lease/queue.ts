@@ -84,8 +84,12 @@ export class LeaseQueue<Encoded> {
     if (change !== undefined) this.#shared.queue.countWrite(key);
     const job = this.#settlements.waiting.get(key);
     if (job !== undefined) {
-      const { change: earlier } = job.settlement;
-      job.settlement = change === undefined ? { ...settlement, change: earlier } : settlement;
+      const earlier = job.settlement;
+      job.settlement = {
+        ...settlement,
+        change: change === undefined ? earlier.change : change,
+        note: settlement.note ?? earlier.note,
+      };
       job.waiters.push(waiter);
     } else this.#settlements.add({ key, settlement, waiters: [waiter] });
     this.#deadlines.add(waiter.deadline);

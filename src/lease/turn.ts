@@ -8,7 +8,7 @@ import type { Entry } from "../backend.ts";
 import { LeaseError } from "../errors.ts";
 import type { Content } from "../store/queue.ts";
 
-/** How long a turn may wait, and how long it may hold its lease. In ms. */
+/** How long a turn may wait, and how long it may hold its lease, in ms; and whose turn it is. */
 export interface TurnOptions {
   /** How long to wait for the lease, from the moment when the turn is the first one in its process. */
   readonly wait: number;
@@ -18,6 +18,8 @@ export interface TurnOptions {
   readonly most: number;
   /** How long a statement on the database may take. */
   readonly timeout: number;
+  /** The update, if it must not run again. */
+  readonly update?: number | undefined;
 }
 
 /** Reads and changes a session in memory. A settlement of the lease stores the change. */
@@ -30,6 +32,10 @@ export class Turn<Encoded> {
   change: Entry<Encoded> | null | undefined;
   /** Whether the session has been read in this turn. */
   isRead = false;
+  /** Whether the session has seen the update before. */
+  isRepeated = false;
+  /** Whether the work ended with an error. */
+  hasFailed = false;
   /** Why nothing that the turn changes is stored any more. */
   lost: Error | undefined;
   /** Whether the work is in progress. */

@@ -205,7 +205,7 @@ export function dialect({ schema, table: name }: TableName, settings: Settings):
         : "CONVERT(CAST(? AS BINARY) USING utf8mb4)",
     overwrite: (columns) =>
       `ON DUPLICATE KEY UPDATE ${columns.map((name) => `${name} = VALUES(${name})`).join(", ")}`,
-    leaseColumns: ["varbinary(255)", "bigint"],
+    leaseColumns: { lease: "varbinary(255)", until: "bigint", note: "varbinary(2000)" },
     now,
     leases(shape) {
       return leases(this, shape, settings);
@@ -223,13 +223,13 @@ const now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000
 function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseStatements {
   const { table, value } = dialect;
   const columns = ["key", "session", "expires"].map((name) => dialect.select(name, shape));
-  const selected = [...columns, "lease"].join(", ");
+  const selected = [...columns, "lease", "note"].join(", ");
   const marks = (count: number, marks: string) => Array(count).fill(marks).join(", ");
   const granted = `${table}.lease = VALUES(lease)
     OR ${table}.\`until\` IS NULL OR ${table}.\`until\` <= ${now}`;
   const session = value("session", 0);
   const remove = (count: number) =>
-    `DELETE FROM ${table} WHERE (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
+    `DELETE FROM ${table} WHERE note IS NULL AND (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
   return {
     most: 128,
     claimReturns: returning,
@@ -243,11 +243,13 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
       ${returning ? `RETURNING ${selected}` : ""}`
     ),
     settle: memoized((count) => {
-      const row = `SELECT ? AS k, ? AS t, ? AS length, ? AS \`write\`, ${session} AS s, ? AS e`;
+      const row =
+        `SELECT ? AS k, ? AS t, ? AS length, ? AS \`write\`, ${session} AS s, ? AS e, ? AS n`;
       return `UPDATE (${Array(count).fill(row).join(" UNION ALL ")}) AS new
       STRAIGHT_JOIN ${table} AS row ON row.\`key\` = new.k AND row.lease = new.t
       SET row.session = IF(new.\`write\` = 1, new.s, row.session),
         row.expires = IF(new.\`write\` = 1, new.e, row.expires),
+        row.note = IFNULL(new.n, row.note),
         row.\`until\` = IF(new.length > 0, (${now}) + new.length, 0)`;
     }),
     remove: memoized(remove),

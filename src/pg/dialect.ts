@@ -113,7 +113,7 @@ export function dialect(table: string): Dialect {
     insertSource: (rows, columns) =>
       `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
     overwrite: onConflict,
-    leaseColumns: ["text", "bigint"],
+    leaseColumns: { lease: "text", until: "bigint", note: "text" },
     now,
     leases: () => leases(table),
   };
@@ -129,7 +129,10 @@ const now = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
  * A claim does not wait for the disk. If the server loses it in a crash, the settlement is refused.
  */
 function leases(table: string): LeaseStatements {
-  const types = { key: "text", lease: "text", session: "text" } as Record<string, string>;
+  const types = { key: "text", lease: "text", session: "text", note: "text" } as Record<
+    string,
+    string
+  >;
   const value = (column: string, index: number) => `$${index}::${types[column] ?? "bigint"}`;
   const keys = (count: number, step: number) =>
     Array.from({ length: count }, (_, i) => `$${i * step + 1}::text`).join(", ");
@@ -140,7 +143,8 @@ function leases(table: string): LeaseStatements {
       : ` AND ${column} = ANY(ARRAY(SELECT key FROM ${table} WHERE key IN (${keys(count, step)})
         ORDER BY key COLLATE "C" FOR UPDATE))`;
   const remove = (count: number) =>
-    `DELETE FROM ${table} WHERE (key, lease) IN (${rowsOf(count, ["key", "lease"], value)})` +
+    `DELETE FROM ${table} WHERE note IS NULL
+      AND (key, lease) IN (${rowsOf(count, ["key", "lease"], value)})` +
     inOrder("key", count, 2);
   return {
     most: 128,
@@ -156,22 +160,25 @@ function leases(table: string): LeaseStatements {
       WHERE key IS NOT NULL
       ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
       WHERE row.until IS NULL OR row.until <= ${now} OR row.lease = excluded.lease
-      RETURNING key, session, expires::text, lease`
+      RETURNING key, session, expires::text, lease, note`
     ),
     settle: memoized((count) => {
-      const columns = ["key", "lease", "length", "write", "session", "expires"];
+      const columns = ["key", "lease", "length", "write", "session", "expires", "note"];
       return `UPDATE ${table} AS row SET
         session = CASE WHEN write = 1 THEN new.session ELSE row.session END,
         expires = CASE WHEN write = 1 THEN new.expires ELSE row.expires END,
+        note = coalesce(new.note, row.note),
         until = CASE WHEN length > 0 THEN ${now} + length ELSE 0 END
       FROM (VALUES ${rowsOf(count, columns, value)}) AS new (${columns.join(", ")})
-      WHERE row.key = new.key AND row.lease = new.lease${inOrder("row.key", count, 6)}
+      WHERE row.key = new.key AND row.lease = new.lease${inOrder("row.key", count, 7)}
       RETURNING row.key`;
     }),
     remove: memoized((count) => `${remove(count)} RETURNING key`),
     removeAbsent: memoized((count) => `${remove(count)} AND session IS NULL RETURNING key`),
     read: memoized((count) =>
-      `SELECT key, session, expires::text, lease FROM ${table} WHERE key IN (${keys(count, 1)})`
+      `SELECT key, session, expires::text, lease, note FROM ${table} WHERE key IN (${
+        keys(count, 1)
+      })`
     ),
     held: memoized((size) =>
       `SELECT key, lease, (until - ${now})::text FROM ${table}

@@ -72,12 +72,12 @@ export class Commands {
 
   async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
     const { keys, next } = await this.scan(start, size, signal);
-    const sessions = keys.filter((key) => key !== "" && !isLease(key));
+    const sessions = keys.filter((key) => key !== "" && !key.startsWith(mark));
     return { entries: sessions.map((key) => ({ key })), next };
   }
 
   /**
-   * A page of keys without the prefix, those of leases among them. The cursor is the number of a node,
+   * A page of keys without the prefix, those of leases and notes among them. The cursor is the number of a node,
    * and the cursor of its `SCAN`.
    */
   async scan(
@@ -130,13 +130,8 @@ export function relativeExpiry(expires: number): number {
   return Math.max(1, expires - Date.now());
 }
 
-/** Marks the name of a lease, after the prefix. No key of a session has NUL. */
-export const leaseMark = "\0lease";
-
-/** Whether a key that a scan has found is a lease. */
-export function isLease(key: string): boolean {
-  return key.startsWith(leaseMark);
-}
+/** Marks names that are no sessions, after the prefix. No key of a session has NUL. */
+export const mark = "\0";
 
 /**
  * The results. After an error waits until no command is in progress any more, and then throws it: a retry

@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import type { Claim, Claimed, Entry, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
-import { type Commands, isLease, leaseMark, relativeExpiry, settleAll } from "./commands.ts";
+import { type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
 
 /** `sendCommand` of a cluster of node-redis. */
 type SendCommand = (key: string, isReadonly: boolean, command: string[]) => Promise<unknown>;
@@ -57,16 +57,26 @@ const grace = 300_000;
 /** How long the token stays after a release, in ms, so that the settlement can be repeated. */
 const afterRelease = 10_000;
 
-/** Its keys are the session and the lease; its arguments are token, length, and 1 to read the expiry. */
+/** How long a note is kept, in ms. */
+const noteLife = 86_400_000;
+
+/**
+ * Its keys are the session, the lease, and the note if it is asked for; its arguments are token, length,
+ * and 1 to read the expiry.
+ */
 const claim = new Script(`
 local token = redis.call('GET', KEYS[2])
 if token and token ~= ARGV[1] and redis.call('PTTL', KEYS[2]) > ${grace} then return {token} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2] + ${grace})
-return {ARGV[1], redis.call('GET', KEYS[1]), ARGV[3] == '1' and redis.call('PTTL', KEYS[1])}`);
+return {
+  ARGV[1], redis.call('GET', KEYS[1]), ARGV[3] == '1' and redis.call('PTTL', KEYS[1]),
+  KEYS[3] and redis.call('GET', KEYS[3])
+}`);
 
 /**
- * Its keys are the session and the lease; its arguments are token, length, "set", "del" or "leave", the
- * session, and how long it lives or 0. Returns the current token after a refusal.
+ * Its keys are the session, the lease, and the note if there is a new one; its arguments are token, length,
+ * "set", "del" or "leave", the session, how long it lives or 0, and the note. Returns the current token
+ * after a refusal.
  */
 const settle = new Script(`
 local token, length, change = redis.call('GET', KEYS[2]), tonumber(ARGV[2]), ARGV[3]
@@ -77,6 +87,7 @@ if token ~= ARGV[1] then return {0, token} end
 if change == 'del' then redis.call('DEL', KEYS[1])
 elseif change == 'set' and ARGV[5] ~= '0' then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 elseif change == 'set' then redis.call('SET', KEYS[1], ARGV[4]) end
+if KEYS[3] then redis.call('SET', KEYS[3], ARGV[6], 'PX', ${noteLife}) end
 redis.call('PEXPIRE', KEYS[2], length > 0 and length + ${grace} or ${afterRelease})
 return {1}`);
 
@@ -88,20 +99,29 @@ return left > 0 and {redis.call('GET', KEYS[1]), left} or {}`);
 /** The tag in a name: in a cluster only it decides about the slot. */
 const tag = /^[^{]*\{([^}]+)\}/;
 
+/** Marks the name of a lease, after the prefix. */
+const leaseMark = `${mark}lease`;
+
 /**
- * The name of a lease. It begins with the prefix, so that the rights of a user apply to it.
+ * The name of a lease or note. It begins with the prefix, so that the rights of a user apply to it.
  *
  * @throws {RangeError} if it would be in another slot of a cluster than its session.
  */
-function nameOf(prefix: string, key: string, client: Client, isCluster: boolean): string {
+function nameOf(
+  kind: "lease" | "note",
+  prefix: string,
+  key: string,
+  client: Client,
+  isCluster: boolean,
+): string {
   const session = (client.keyPrefix ?? "") + prefix + key;
-  if (tag.test(session)) return `${prefix}${leaseMark} ${key}`;
+  if (tag.test(session)) return `${prefix}${mark}${kind} ${key}`;
   if (isCluster && /[{}]/.test(session)) {
     throw new RangeError(
       "in a cluster, a key with a brace but without a hash tag cannot have a lease",
     );
   }
-  return `${prefix}${leaseMark}{${session}}`;
+  return `${prefix}${mark}${kind}{${session}}`;
 }
 
 /** The session key of a lease that a scan has found. */
@@ -129,24 +149,24 @@ export class RedisLeases implements Leases<string> {
     const now = Date.now();
     const expiring = this.#commands.expiring ? "1" : "0";
     const replies = await settleAll(
-      claims.map(({ key, token, length }) =>
-        claim.run(client, this.#names(client, key), [token, `${length}`, expiring])
+      claims.map(({ key, token, length, noted }) =>
+        claim.run(client, this.#names(client, key, noted), [token, `${length}`, expiring])
       ),
     );
     return claims.map(({ key }, i) => {
-      const [token, value, left] = replies[i] as unknown[];
+      const [token, value, left, note] = replies[i] as unknown[];
       const expires = left == null || Number(left) < 0 ? undefined : now + Number(left);
       const entry: Entry<string> | undefined = value == null
         ? undefined
         : { key, value: String(value), expires };
-      return { key, token: String(token), entry };
+      return { key, token: String(token), entry, note: note == null ? undefined : String(note) };
     });
   }
 
   async settle(settlements: Settlement<string>[], signal: AbortSignal): Promise<Refusal[]> {
     const client = this.#client(signal);
     const replies = await settleAll(settlements.map(async (settlement) => {
-      const { key, token, length, change } = settlement;
+      const { key, token, length, change, note } = settlement;
       // A repetition after another one has failed. Its lease may have gone on to others meanwhile.
       if (this.#settled.has(settlement)) return [1];
       const kind = change ? "set" : change === null ? "del" : "leave";
@@ -156,8 +176,10 @@ export class RedisLeases implements Leases<string> {
         kind,
         change?.value ?? "",
         `${change?.expires === undefined ? 0 : relativeExpiry(change.expires)}`,
+        note ?? "",
       ];
-      const reply = await settle.run(client, this.#names(client, key), args);
+      const names = this.#names(client, key, note !== undefined);
+      const reply = await settle.run(client, names, args);
       if (Number(reply[0]) === 1) this.#settled.add(settlement);
       return reply;
     }));
@@ -170,7 +192,7 @@ export class RedisLeases implements Leases<string> {
   async held(start: string | undefined, size: number, signal: AbortSignal): Promise<LeasePage> {
     const { keys, next } = await this.#commands.scan(start, size, signal);
     const client = this.#source.ready();
-    const found = keys.filter(isLease);
+    const found = keys.filter((key) => key.startsWith(leaseMark));
     const replies = await settleAll(found.map((key) => look.run(client, [this.#prefix + key])));
     const leases = found.flatMap((key, i) => {
       const [token, left] = replies[i] as unknown[];
@@ -185,8 +207,11 @@ export class RedisLeases implements Leases<string> {
     return this.#source.ready();
   }
 
-  /** The names of the session and of the lease. */
-  #names(client: Client, key: string): string[] {
-    return [this.#prefix + key, nameOf(this.#prefix, key, client, this.#source.isCluster)];
+  /** The names of the session, of the lease, and of the note. */
+  #names(client: Client, key: string, noted?: boolean): string[] {
+    const kinds = noted ? ["lease", "note"] as const : ["lease"] as const;
+    const { isCluster } = this.#source;
+    const names = kinds.map((kind) => nameOf(kind, this.#prefix, key, client, isCluster));
+    return [this.#prefix + key, ...names];
   }
 }

@@ -56,7 +56,7 @@ export interface Dialect {
    */
   prune(now: number, free: string): Script<number>;
   /** The types of the columns `lease` and `until`. */
-  readonly leaseColumns: readonly [lease: string, until: string];
+  readonly leaseColumns: Readonly<Record<"lease" | "until" | "note", string>>;
   /** The server's time in ms since the epoch, as an integer, at the moment when it is evaluated. */
   readonly now: string;
   leases(shape: Shape): LeaseStatements;
@@ -68,20 +68,20 @@ export interface LeaseStatements {
   readonly most: number;
   /** Grants free leases. Its values are key, token and length of each claim. */
   claim(claims: number): string;
-  /** Whether `claim` returns the rows of granted claims: key, session, expiry and token. */
+  /** Whether `claim` returns the rows of granted claims: key, session, expiry, token and note. */
   readonly claimReturns: boolean;
   /** Whether the statements below return the keys of the rows that they change, or else their number. */
   readonly returnsKeys: boolean;
   /**
    * Changes rows with the token. Its values are key, token, length, 1 or 0 for whether to write the
-   * session, the session, and its expiry.
+   * session, the session, its expiry, and the note or NULL to leave it.
    */
   settle(settlements: number): string;
-  /** Deletes rows with the token. Its values are key and token. */
+  /** Deletes rows with the token and without a note. Its values are key and token. */
   remove(settlements: number): string;
   /** The same for rows without a session. */
   removeAbsent(settlements: number): string;
-  /** Selects key, session, expiry and token. Its values are the keys. */
+  /** Selects key, session, expiry, token and note. Its values are the keys. */
   read(keys: number): string;
   /** Selects key and token of leases that others hold. Its values are key and own token. Only in SQLite. */
   holders?(claims: number): string;

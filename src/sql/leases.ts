@@ -1,6 +1,6 @@
 /**
- * Leases in the session's own row: the column `lease` has the token of the last holder, and `until` the
- * end of the lease in ms since the epoch, or 0 if it was released.
+ * Leases in the session's own row: the column `lease` has the token of the last holder, `until` the end
+ * of the lease in ms since the epoch, or 0 if it was released, and `note` the text that holders note.
  *
  * @module
  */
@@ -96,8 +96,10 @@ class SqlLeases {
     return claims.map(({ key, token }) => {
       const row = found.get(key);
       const holder = row?.[3] == null ? "" : String(row[3]);
-      const hasSession = holder === token && row![1] !== null;
-      return { key, token: holder, entry: hasSession ? toEntry(row!) : undefined };
+      if (holder !== token) return { key, token: holder };
+      const [, session, , , note] = row!;
+      const entry = session === null ? undefined : toEntry(row!);
+      return { key, token, entry, note: note === null ? undefined : String(note) };
     });
   }
 
@@ -123,17 +125,18 @@ class SqlLeases {
         : [];
       for (const settlement of changed) all.delete(settlement);
     };
-    const releases = (it: Settlement<string>) => it.length === 0;
-    const absent = settlements.filter((it) => it.absent && releases(it) && it.change === undefined);
+    const removable = settlements.filter((it) => it.length === 0 && it.note === undefined);
+    const absent = removable.filter((it) => it.absent && it.change === undefined);
     done(yield* this.#run(removeAbsent, absent, identify), absent);
-    const removed = settlements.filter((it) => it.change === null && releases(it));
+    const removed = removable.filter((it) => it.change === null);
     done(yield* this.#run(remove, removed, identify), removed);
-    const changed = [...all].filter((it) => !(it.change === null && releases(it)));
+    const changed = [...all]; // among them rows that keep a note
     const values = (it: Settlement<string>) => [
       ...identify(it),
       it.length,
       it.change === undefined ? 0 : 1,
       ...it.change ? this.#values.session(it.change) : [null, null],
+      it.note ?? null,
     ];
     done(yield* this.#run(settle, changed, values), changed);
     // Those that are left are refused, or the database did not tell which ones are. In that case a token

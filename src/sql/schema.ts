@@ -60,10 +60,8 @@ export interface SchemaOptions extends Pick<Opening, "expiring" | "leasing" | "r
 
 /** The statements that add the columns of leases. They are at the end, and NULL until they are used. */
 function addLeaseColumns({ table, column, leaseColumns }: Dialect, shape?: Shape): string[] {
-  return ["lease", "until"].flatMap((name, i) =>
-    shape?.columns.has(name)
-      ? []
-      : `ALTER TABLE ${table} ADD COLUMN ${column(name)} ${leaseColumns[i]}`
+  return Object.entries(leaseColumns).flatMap(([name, type]) =>
+    shape?.columns.has(name) ? [] : `ALTER TABLE ${table} ADD COLUMN ${column(name)} ${type}`
   );
 }
 

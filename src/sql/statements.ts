@@ -43,7 +43,7 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
     : ` ORDER BY ${dialect.duplicateOrder}`;
   const row = (_: unknown, i: number) =>
     `(${columns.map((name, j) => value(name, i * columns.length + j + 1)).join(", ")})`;
-  const leasing = shape.columns.has("lease") && shape.columns.has("until");
+  const leasing = Object.keys(dialect.leaseColumns).every((name) => shape.columns.has(name));
   const until = column("until");
   return {
     shape,

@@ -77,7 +77,7 @@ export function dialect(name: string): Dialect {
     matches: () => "key = ?",
     value: () => "?",
     overwrite: onConflict,
-    leaseColumns: ["text", "integer"],
+    leaseColumns: { lease: "text", until: "integer", note: "text" },
     now,
     leases: () => leases(table),
   };
@@ -88,7 +88,7 @@ const now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 /** The statements on leases, for one row each: SQLite has no round trips, and D1 takes few values. */
 function leases(table: string): LeaseStatements {
-  const remove = `DELETE FROM ${table} WHERE key = ? AND lease = ?`;
+  const remove = `DELETE FROM ${table} WHERE key = ? AND lease = ? AND note IS NULL`;
   return {
     most: 1,
     claimReturns: true,
@@ -97,18 +97,20 @@ function leases(table: string): LeaseStatements {
       `INSERT INTO ${table} (key, lease, until) VALUES (?, ?, ${now} + ?)
       ON CONFLICT (key) DO UPDATE SET lease = excluded.lease, until = excluded.until
       WHERE ${table}.until IS NULL OR ${table}.until <= ${now} OR ${table}.lease = excluded.lease
-      RETURNING key, session, expires, lease`,
+      RETURNING key, session, expires, lease, note`,
     settle: () =>
       `UPDATE ${table} SET
         session = CASE WHEN new.write = 1 THEN new.session ELSE ${table}.session END,
         expires = CASE WHEN new.write = 1 THEN new.expires ELSE ${table}.expires END,
+        note = coalesce(new.note, ${table}.note),
         until = CASE WHEN new.length > 0 THEN ${now} + new.length ELSE 0 END
-      FROM (SELECT ? AS key, ? AS lease, ? AS length, ? AS write, ? AS session, ? AS expires) AS new
+      FROM (SELECT ? AS key, ? AS lease, ? AS length, ? AS write, ? AS session, ? AS expires,
+        ? AS note) AS new
       WHERE ${table}.key = new.key AND ${table}.lease = new.lease
       RETURNING key`,
     remove: () => `${remove} RETURNING key`,
     removeAbsent: () => `${remove} AND session IS NULL RETURNING key`,
-    read: () => `SELECT key, session, expires, lease FROM ${table} WHERE key = ?`,
+    read: () => `SELECT key, session, expires, lease, note FROM ${table} WHERE key = ?`,
     holders: () =>
       `SELECT key, lease FROM ${table} WHERE key = ? AND lease <> ? AND until > ${now}`,
     held: (size) =>

@@ -269,7 +269,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   ): (ctx: Context, next: () => Promise<void>) => Promise<void> {
     checkOptions("exclusive()", options, exclusiveRules);
     this.#checkLeases("exclusive()");
-    const { getSessionKey = defaultSessionKey, ...others } = options;
+    const { getSessionKey = defaultSessionKey, once = false, ...others } = options;
     const times = { ...leaseDefaults, ...given(others) };
     this.#loadExclusive().catch(() => {}); // an update repeats it and gets the error
     return async (ctx, next) => {
@@ -278,7 +278,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       if (!key) return await next();
       const exclusive = this.#exclusive ?? await this.#loadExclusive();
       this.#checkOpen("lock", key);
-      await exclusive.middleware(ctx, next, key, times);
+      const update = once ? ctx.update.update_id : undefined;
+      await exclusive.middleware(ctx, next, key, { ...times, update });
     };
   }
 

@@ -122,6 +122,51 @@ export function leases(define: Test, harness: Harness): void {
     assert.equal(await store.size(), 1);
   });
 
+  test("a note stays beside the session, also without one", async (store, where) => {
+    await using holder = await open(where);
+    const claim = async (token: string) => {
+      const claim = () =>
+        holder.leases.claim([{ key: "k", token, length: long, noted: true }], signal);
+      const [{ token: granted, entry, note }] = await Holder.retry(holder.backend, claim) as [
+        Claimed<unknown>,
+      ];
+      assert.equal(granted, token);
+      return [entry === undefined ? undefined : holder.backend.codec.decode(entry.value), note];
+    };
+    const settle = (token: string, session: unknown, note?: string, absent = false) =>
+      holder.settle({
+        key: "k",
+        token,
+        length: 0,
+        change: holder.change("k", session),
+        note,
+        absent,
+      });
+    assert.deepEqual(await claim("t1"), [undefined, undefined]);
+    assert.deepEqual(await settle("t1", { a: 1 }, "one"), []);
+    assert.deepEqual(await claim("t2"), [{ a: 1 }, "one"]);
+    assert.deepEqual(await settle("t2", { a: 2 }), []);
+    assert.deepEqual(await holder.claimed("t3"), ["t3", { a: 2 }]);
+    assert.deepEqual(await settle("t3", undefined, "one two"), []);
+    assert.deepEqual(await claim("t4"), [{ a: 2 }, "one two"]);
+    await store.set("k", { a: 3 });
+    assert.deepEqual(await settle("t4", null, "x".repeat(1_200)), []);
+    assert.equal(await store.get("k"), undefined);
+    assert.deepEqual(await fromAsync(store.keys()), []);
+    assert.deepEqual(await claim("t5"), [undefined, "x".repeat(1_200)]);
+    assert.deepEqual(await settle("t5", undefined, undefined, true), []);
+    assert.deepEqual(await claim("t6"), [undefined, "x".repeat(1_200)]);
+    assert.deepEqual(await settle("t6", { a: 4 }), []);
+    assert.deepEqual(await claim("t7"), [{ a: 4 }, "x".repeat(1_200)]);
+    assert.deepEqual(await settle("t7", null), []);
+    assert.deepEqual(await claim("t8"), [undefined, "x".repeat(1_200)]);
+    assert.deepEqual(await settle("other", { a: 5 }, "other"), [{ key: "k", token: "t8" }]);
+    assert.deepEqual(await settle("t8", undefined), []);
+    assert.deepEqual(await claim("t9"), [undefined, "x".repeat(1_200)]);
+    assert.deepEqual(await settle("t9", undefined), []);
+    assert.equal(await store.size(), 0);
+  });
+
   test("a lease that is held is granted to no other claim", async (store, where) => {
     await store.set("k", { a: 1 });
     await using holder = await open(where);

@@ -188,7 +188,7 @@ export class Line<Encoded> {
       lease.turnEnds = this.#clock.now() + turn.options.most;
       checks.add(lease.turnEnds);
       const { update } = turn.options;
-      turn.isRepeated = update !== undefined && hasSeen(lease.seen!, update);
+      turn.isRepeated = update !== undefined && hasSeen(lease.seen!, update, this.#clock.date());
       await turn.begin(lease.content);
       lease.turnEnds = Infinity;
       if (turn.isRunning) this.#lines.overdue.add(turn);

@@ -12,14 +12,22 @@ const most = 64;
 const life = 24 * 60;
 
 /** Whether the note has the update. */
-export function hasSeen(note: string, update: number): boolean {
-  return ` ${note}`.includes(` ${update.toString(36)}.`);
+export function hasSeen(note: string, update: number, date: number): boolean {
+  const start = `${update.toString(36)}.`;
+  return recent(note, date).some((seen) => seen.startsWith(start));
 }
 
 /** The note with one more update. */
 export function addSeen(note: string, update: number, date: number): string {
-  const now = Math.floor(date / 60_000);
-  const isFresh = (seen: string) => now - parseInt(seen.slice(seen.indexOf(".") + 1), 36) < life;
-  const kept = note.split(" ").filter(isFresh).slice(1 - most);
-  return [...kept, `${update.toString(36)}.${now.toString(36)}`].join(" ");
+  const kept = recent(note, date).slice(1 - most);
+  return [...kept, `${update.toString(36)}.${minute(date).toString(36)}`].join(" ");
+}
+
+function recent(note: string, date: number): string[] {
+  const begin = minute(date) - life;
+  return note.split(" ").filter((seen) => parseInt(seen.split(".")[1] ?? "", 36) > begin);
+}
+
+function minute(date: number): number {
+  return Math.floor(date / 60_000);
 }

@@ -523,6 +523,128 @@ describe("exclusive()", () => {
   });
 });
 
+describe("exclusive({ once: true })", () => {
+  /** A bot that handles each update once, and a function that sends it an update. */
+  function onceBot(store: Store<Session>, handler: (ctx: SessionContext) => unknown = count) {
+    const bot = makeBot<SessionContext>();
+    bot.use(store.exclusive({ once: true }));
+    bot.use(session({ store, defaultSession: () => ({ count: 0 }) }));
+    bot.use(async (ctx) => void await handler(ctx));
+    return bot.handleUpdate.bind(bot);
+  }
+
+  it("an update that comes again is not run again, in any process", async () => {
+    const script = new Script();
+    await using a = script.store();
+    await using b = other(script);
+    const [first, second] = [message(), message()];
+    await onceBot(a)(first);
+    await onceBot(a)(first);
+    await onceBot(b)(first);
+    await Promise.all([1, 2, 3].map(() => onceBot(b)(second)));
+    assert.deepEqual(await a.get("1:1"), { count: 2 });
+    // Without the option it runs again, and what was seen stays.
+    await makeExclusiveBot(a, count)();
+    assert.deepEqual(await a.get("1:1"), { count: 3 });
+    await onceBot(b)(first);
+    assert.deepEqual(await a.get("1:1"), { count: 3 });
+  });
+
+  it("the update is noted in the write of the session, and nothing more is sent", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await onceBot(store)(message());
+    assert.deepEqual(script.calls, ["open leasing", "claim 1:1", "settle 1:1"]);
+    assert.match(script.data.leases.get("1:1")!.note!, /^\w+\.\w+$/);
+    await makeExclusiveBot(store, count)(2);
+    assert.equal(script.data.leases.get("2:2")!.note, undefined);
+  });
+
+  it("an update that fails is run again, unless its change is stored", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const update = message();
+    await onceBot(store)(message());
+    let runs = 0;
+    const handle = onceBot(store, (ctx) => {
+      if (++runs === 2) ctx.session.count++;
+      if (runs < 4) throw new Error(`run ${runs}`);
+    });
+    await assert.rejects(handle(update), /run 1/);
+    await assert.rejects(handle(update), /run 2/);
+    await handle(update);
+    assert.equal(runs, 2);
+    assert.deepEqual(await store.get("1:1"), { count: 2 });
+  });
+
+  it("an update without effect on a chat without a session leaves nothing behind", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const bot = makeBot<SessionContext>();
+    let runs = 0;
+    bot.use(store.exclusive({ once: true }), session({ store }), () => void runs++);
+    const update = message();
+    await bot.handleUpdate(update);
+    await bot.handleUpdate(update);
+    assert.equal(runs, 2);
+    assert.equal(script.data.leases.size, 0);
+  });
+
+  it("an update that deletes the session is not run again", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const [create, remove] = [message(), message()];
+    let runs = 0;
+    const handle = onceBot(store, (ctx) => {
+      if (ctx.update.update_id !== remove.update_id) return ctx.session.count++;
+      runs++;
+      ctx.session = null as never;
+    });
+    await handle(create);
+    await handle(remove);
+    await handle(create);
+    await handle(remove);
+    assert.equal(runs, 1);
+    assert.equal(await store.get("1:1"), undefined);
+  });
+
+  it("an update that comes again succeeds only when the first one is stored", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 60_000 });
+    const update = message();
+    const handle = onceBot(store);
+    script.before = (call) => {
+      if (!call.startsWith("settle")) return;
+      script.before = () => {};
+      throw new Error("not stored");
+    };
+    const results = await script.clock.run(
+      Promise.allSettled([handle(update), handle(update)]),
+    );
+    assert.deepEqual(results.map(({ status }) => status), ["rejected", "rejected"]);
+    await script.clock.run(handle(update));
+    assert.deepEqual(await store.get("1:1"), { count: 1 });
+  });
+
+  it("the last 64 updates of a day are noted", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const handle = onceBot(store);
+    const updates = Array.from({ length: 65 }, () => message());
+    for (const update of updates) await handle(update);
+    await handle(updates[1]!);
+    assert.deepEqual(await store.get("1:1"), { count: 65 });
+    await handle(updates[0]!);
+    assert.deepEqual(await store.get("1:1"), { count: 66 });
+    await script.clock.advance(86_400_000);
+    await handle(updates[64]!);
+    await handle(message());
+    await handle(updates[64]!);
+    assert.deepEqual(await store.get("1:1"), { count: 68 });
+    assert.equal(script.data.leases.get("1:1")!.note!.split(" ").length, 2);
+  });
+});
+
 describe("update()", () => {
   it("reads, changes and stores, and returns the session", async () => {
     const script = new Script();

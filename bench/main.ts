@@ -27,6 +27,7 @@ import {
   ours,
   upstream,
 } from "./contenders.ts";
+import { exclusive } from "./exclusive.ts";
 import { growth, memory } from "./growth.ts";
 import { installPeers, peerVersions } from "./peers.ts";
 import { machine, memoryTable, type Report, runtime, summary, table } from "./report.ts";
@@ -34,7 +35,7 @@ import { startup } from "./startup.ts";
 import { tableNames, throughput } from "./throughput.ts";
 import { workloads } from "./workloads.ts";
 
-const parts = ["throughput", "delay", "startup", "memory", "growth", "commands"];
+const parts = ["throughput", "exclusive", "delay", "startup", "memory", "growth", "commands"];
 
 const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [options])
 
@@ -94,7 +95,7 @@ async function main(): Promise<void> {
   } finally {
     folder.remove();
   }
-  for (const report of reports) {
+  for (const report of reports.filter(({ cells }) => cells.length > 0)) {
     console.log(`\n${report.server} on ${report.runtime}: ${ours}\n${summary(report)}`);
   }
 }
@@ -152,6 +153,12 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   };
   if (chosenParts.includes("throughput")) {
     await cells(url, 0, workloads.map(({ name }) => name), stores);
+  }
+  if (chosenParts.includes("exclusive") && !fake) { // FerretDB 1 has no leases
+    const own = contenders[backend].find(({ name }) => name === ours)!;
+    const effort = { rounds: Number(values.rounds ?? 20), slice: 30, warmUp: 30, limit: 20_000 };
+    report.exclusive = await exclusive(url, own, effort);
+    for (const [title, results] of Object.entries(report.exclusive)) print(table(title, results));
   }
   if (chosenParts.includes("delay") && server) {
     const few = stores.filter(({ name }) => [ours, upstream, bare].includes(name));

@@ -20,6 +20,8 @@ export interface Report {
   /** Versions of the peers, by package name. */
   versions: Record<string, string>;
   cells: Cell[];
+  /** What `exclusive()` costs, by workload. */
+  exclusive?: Record<string, Result[]>;
   startup?: Result[];
   /** Speed of our store with each number of stored sessions. */
   growth?: Record<"one" | "burst", Result[]>;

@@ -14,6 +14,7 @@ import {
   ClosedError,
   DecodeError,
   EncodeError,
+  LeaseError,
   type Operation,
   reason,
   StoreError,
@@ -366,9 +367,14 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const turn = this.#exclusive?.turnToWrite(key);
     if (turn !== undefined) {
       const { content } = turn;
+      if (!turn.isRead) this.#checkFresh(key, session, content);
       const unchanged = content !== undefined && this.#codec.equal(content.value, value) &&
         this.#isFresh(content.expires, expires);
-      if (!unchanged) turn.write({ key, value, expires });
+      if (!unchanged) {
+        const changed = { key, value, expires };
+        turn.write(changed);
+        setOrigin(session, { shared: this.#shared, content: changed, version: queue.version(key) });
+      }
       return waiter.resolve();
     }
     const origin = originOf<Encoded>(session, this.#shared);
@@ -386,6 +392,21 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       }
     }
     queue.write(key, { key, value, expires }, waiter);
+  }
+
+  /**
+   * Checks a session that an update writes without having read it. Telegraf before 4.12.2 gives an update
+   * the session of an earlier one, and other processes may have changed it since then.
+   *
+   * @throws {LeaseError} if they have.
+   */
+  #checkFresh(key: string, session: Session, stored: Content<Encoded>): void {
+    const known = originOf<Encoded>(session, this.#shared)?.content;
+    if (known === undefined) return; // the session is not from an earlier update
+    if (stored !== undefined && this.#codec.equal(known.value, stored.value)) return;
+    const why = "session() has not read it in this update, and another process has changed it; " +
+      "several processes need Telegraf 4.12.2 or newer";
+    throw new LeaseError(why, { operation: "write", key });
   }
 
   /** A session that is only read costs at most one write per tenth of its ttl. */

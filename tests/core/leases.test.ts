@@ -2,10 +2,12 @@
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type Context, session } from "telegraf";
+import { type Context, type Scenes, session, Telegraf } from "telegraf";
 import { LeaseError, type Store, type StoreOptions } from "../../mod.ts";
 import { settle } from "../support/clock.ts";
+import { requireVersion } from "../support/packages.ts";
 import { gate, Script, Transient } from "../support/scripted.ts";
+import { until } from "../support/until.ts";
 import { makeBot, message } from "../suites/telegraf.ts";
 
 interface Session {
@@ -14,6 +16,14 @@ interface Session {
 }
 interface SessionContext extends Context {
   session: Session;
+}
+
+interface SceneSession extends Scenes.WizardSession, Session {}
+
+interface WizardContext extends Context {
+  session: SceneSession;
+  scene: Scenes.SceneContextScene<WizardContext, Scenes.WizardSessionData>;
+  wizard: Scenes.WizardContextWizard<WizardContext>;
 }
 
 interface UserContext extends SessionContext {
@@ -642,6 +652,93 @@ describe("exclusive({ once: true })", () => {
     await handle(updates[64]!);
     assert.deepEqual(await store.get("1:1"), { count: 68 });
     assert.equal(script.data.leases.get("1:1")!.note!.split(" ").length, 2);
+  });
+});
+
+describe("exclusive() under Telegraf", () => {
+  for (const version of ["4.13.1", "4.16.3"]) {
+    it(`Telegraf ${version} keeps a wizard's steps and counts in two processes`, async () => {
+      const { Telegraf, session, Scenes } = requireVersion("telegraf", version);
+      const script = new Script();
+      const stores = [script.store(), other(script)];
+      const handlers = stores.map((store) => {
+        const bot = new Telegraf("1:token");
+        bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" };
+        const step = (ctx: WizardContext) => {
+          ctx.session.count++;
+          return ctx.wizard.next();
+        };
+        const last = (ctx: WizardContext) => {
+          ctx.session.count++;
+          return ctx.scene.leave();
+        };
+        const wizard = new Scenes.WizardScene("steps", step, step, last);
+        bot.use(store.exclusive(), session({ store, defaultSession: () => ({ count: 0 }) }));
+        bot.use(new Scenes.Stage([wizard]).middleware());
+        bot.command("start", (ctx: WizardContext) => ctx.scene.enter("steps"));
+        bot.use(count);
+        return (text: string) => bot.handleUpdate(message(text));
+      });
+      const texts = ["/start", "one", "two", "three", "four"];
+      const updates = texts.map(async (text, i) => {
+        await script.clock.wait(i * 1_000);
+        await handlers[i % 2]!(text);
+      });
+      await script.clock.run(Promise.all(updates));
+      const { count: counted, __scenes } = await stores[0]!.get("1:1") as SceneSession;
+      // Entering the scene runs its first step.
+      assert.deepEqual({ counted, __scenes }, { counted: 5, __scenes: {} });
+      for (const store of stores) await store.close();
+    });
+  }
+
+  it("Telegraf 4.12.0, which reads a session once, overwrites nothing of another process", async () => {
+    const { Telegraf, session } = requireVersion("telegraf", "4.12.0");
+    const script = new Script();
+    await using store = script.store();
+    const bot = new Telegraf("1:token");
+    bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" };
+    bot.use(store.exclusive(), session({ store, defaultSession: () => ({ count: 0 }) }));
+    bot.use(count);
+    for (let i = 0; i < 3; i++) await bot.handleUpdate(message());
+    assert.deepEqual(await store.get("1:1"), { count: 3 });
+    await using second = other(script);
+    await second.update("1:1", () => ({ count: 10 }));
+    bot.catch((error: unknown) => {
+      throw error;
+    });
+    await assert.rejects(bot.handleUpdate(message()), { ...lost, message: /Telegraf 4\.12\.2/ });
+    assert.deepEqual(await store.get("1:1"), { count: 10 });
+    // A session that is new in this update may be written without a read.
+    const writer = makeBot<SessionContext>();
+    writer.use(second.exclusive(), () => second.set("1:1", { count: 20 }));
+    await writer.handleUpdate(message());
+    assert.deepEqual(await store.get("1:1"), { count: 20 });
+  });
+
+  it("an update that exceeds handlerTimeout keeps its turn until it ends", async () => {
+    const script = new Script();
+    await using store = script.store();
+    const bot = new Telegraf<SessionContext>("1:token", { handlerTimeout: 1 });
+    bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" } as never;
+    bot.use(store.exclusive(), session({ store, defaultSession: () => ({ count: 0 }) }));
+    const done = gate();
+    let running = 0;
+    bot.use(async (ctx) => {
+      assert.equal(running++, 0);
+      const { count } = ctx.session;
+      if (count === 0) await done.opened;
+      ctx.session.count = count + 1;
+      running--;
+    });
+    bot.catch((error) => {
+      throw error;
+    });
+    await assert.rejects(bot.handleUpdate(message()), { name: "TimeoutError" });
+    const second = bot.handleUpdate(message()).catch(() => {});
+    done.open();
+    await second;
+    await until(async () => (await store.get("1:1"))?.count === 2);
   });
 });
 

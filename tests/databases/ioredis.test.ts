@@ -90,7 +90,7 @@ describe("Redis with ioredis", () => {
         };
         if (kind !== "client behind a sentinel") {
           conformance(harness);
-          underTelegraf(harness);
+          underTelegraf(harness, 250);
         }
 
         it(`Redis does not close a ${kind} of ioredis ${version}`, async () => {

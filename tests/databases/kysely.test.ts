@@ -146,7 +146,7 @@ for (const [version, kysely] of Object.entries(versions)) {
       },
     };
     conformance(harness);
-    if (version === "Kysely") underTelegraf(harness);
+    if (version === "Kysely") underTelegraf(harness, 250);
   }
 }
 

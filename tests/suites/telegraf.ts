@@ -22,7 +22,6 @@ interface WizardContext extends Scenes.WizardContext {
   session: Scenes.WizardContext["session"] & { name?: string };
 }
 
-const updates = 1000;
 const random = (most: number) => Math.random() * most;
 
 /** How the updates of one chat arrive, and how the bot handles them. */
@@ -98,7 +97,12 @@ export function message(text = "hi", user = 1) {
 }
 
 /** Sends the updates of one user, and resolves when all are handled. */
-async function send(store: Store<Session>, pattern: Pattern, user: number): Promise<void> {
+async function send(
+  store: Store<Session>,
+  pattern: Pattern,
+  user: number,
+  updates: number,
+): Promise<void> {
   const bot = makeBot<SessionContext>();
   if (pattern.before) bot.use((_ctx, next) => pattern.before!().then(() => next()));
   bot.use(makeCounter(store));
@@ -111,8 +115,12 @@ async function send(store: Store<Session>, pattern: Pattern, user: number): Prom
   await Promise.all(handled);
 }
 
-/** Runs the suite. */
-export function underTelegraf(harness: Harness): void {
+/**
+ * Runs the suite.
+ *
+ * @param updates in each pattern. Fewer are enough for another driver of a database.
+ */
+export function underTelegraf(harness: Harness, updates = 1000): void {
   const { name } = harness;
 
   describe(`${name} under Telegraf, ${updates} updates of one chat`, () => {
@@ -121,7 +129,7 @@ export function underTelegraf(harness: Harness): void {
     before(() => {
       // All patterns run at the same time because they mostly wait. Each has its own user.
       const store = harness.store(where, { timeout: 300_000 });
-      runs = Object.values(patterns).map((pattern, user) => send(store, pattern, user));
+      runs = Object.values(patterns).map((pattern, user) => send(store, pattern, user, updates));
       const closed = Promise.allSettled(runs).then(() => store.close());
       runs = runs.map((run) => run.then(() => closed));
       for (const run of runs) run.catch(() => {}); // its test reports it

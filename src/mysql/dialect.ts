@@ -245,12 +245,13 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
     settle: memoized((count) => {
       const row =
         `SELECT ? AS k, ? AS t, ? AS length, ? AS \`write\`, ${session} AS s, ? AS e, ? AS n`;
+      // ROW and STORED are reserved words.
       return `UPDATE (${Array(count).fill(row).join(" UNION ALL ")}) AS new
-      STRAIGHT_JOIN ${table} AS row ON row.\`key\` = new.k AND row.lease = new.t
-      SET row.session = IF(new.\`write\` = 1, new.s, row.session),
-        row.expires = IF(new.\`write\` = 1, new.e, row.expires),
-        row.note = IFNULL(new.n, row.note),
-        row.\`until\` = IF(new.length > 0, (${now}) + new.length, 0)`;
+      STRAIGHT_JOIN ${table} AS kept ON kept.\`key\` = new.k AND kept.lease = new.t
+      SET kept.session = IF(new.\`write\` = 1, new.s, kept.session),
+        kept.expires = IF(new.\`write\` = 1, new.e, kept.expires),
+        kept.note = IFNULL(new.n, kept.note),
+        kept.\`until\` = IF(new.length > 0, (${now}) + new.length, 0)`;
     }),
     remove: memoized(remove),
     removeAbsent: memoized((count) => `${remove(count)} AND session IS NULL`),

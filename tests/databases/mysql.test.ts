@@ -9,7 +9,7 @@ import { createPool, type RowDataPacket } from "mysql2/promise";
 import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
-import { conformance } from "../suites/conformance/index.ts";
+import { conformance, type Harness, leases } from "../suites/conformance/index.ts";
 import { urlWith } from "../suites/faults.ts";
 import { type SQLOptions, sqlTables } from "../suites/sqlTables.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
@@ -120,7 +120,7 @@ async function createUser(url: string, ...grants: string[]): Promise<string> {
   return own.href;
 }
 
-conformance({
+const harness: Harness = {
   name: "MySQL",
   store: (table, options) => MySQL({ url, table, ...options }),
   backend: (table, options) => backendOf(MySQL, { url, table, ...options }),
@@ -130,6 +130,62 @@ conformance({
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (\`key\`, session) VALUES (?, '{"a"')`, [key]);
   },
+};
+
+conformance(harness);
+
+/** The words that MySQL 8 and 9 reserve, and MariaDB does not. */
+const reserved = `cube cume_dist dense_rank empty first_value function generated grouping groups
+  json_table lag last_value lateral lead library manual nth_value ntile optimizer_costs parallel
+  percent_rank qualify rank row row_number stored system tablesample virtual window`.split(/\s+/);
+
+describe("MySQL without INSERT … RETURNING", () => {
+  const pools: ReturnType<typeof createCallbackPool>[] = [];
+  after(() => pools.forEach((pool) => pool.end()));
+
+  /** A pool on which every server says that it is MySQL 8. */
+  function oldPool() {
+    const pool = createCallbackPool({ uri: url });
+    pools.push(pool);
+    pool.on("connection", (connection) => {
+      for (const method of ["query", "execute"] as const) {
+        const send = connection[method] as unknown as (...args: unknown[]) => never;
+        connection[method] = ((options: { sql: string }, callback: unknown) => {
+          assert.doesNotMatch(options.sql, /RETURNING/);
+          const sql = options.sql.replace("@@version", "'8.0.0'");
+          return send.call(connection, { ...options, sql }, callback);
+        }) as never;
+      }
+    });
+    return pool;
+  }
+
+  const name = "MySQL without RETURNING";
+  const options = (name: string, options?: object) => ({
+    pool: oldPool(),
+    table: table(name),
+    ...options,
+  });
+  conformance({
+    ...harness,
+    name,
+    store: (where, others) => MySQL(options(where, others)),
+    backend: (where, others) => backendOf(MySQL, options(where, others)),
+  }, [leases]);
+
+  it(`${name} uses no word that MySQL reserves`, () => {
+    const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, returning: false };
+    const own = dialect({ schema: undefined, table: "t" }, settings);
+    const columns = new Map(
+      ["key", "session", "expires", "lease", "until", "note"].map((it) => [it, ""]),
+    );
+    const statements = own.leases({ columns, unique: true, indexed: true });
+    const { claim, settle, remove, removeAbsent, read, held } = statements;
+    for (const text of [claim, settle, remove, removeAbsent, read, held].map((make) => make(2))) {
+      const words = text.toLowerCase().replace(/`[^`]*`/g, "").match(/\w+/g)!;
+      assert.deepEqual(words.filter((word) => reserved.includes(word)), []);
+    }
+  });
 });
 
 /** The name of a table with its database. */

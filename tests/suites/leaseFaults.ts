@@ -146,6 +146,10 @@ export function leaseFaults(harness: LeaseFaultHarness): void {
         await Promise.all(Object.keys(works).map((what) => meet(harness, fault, what)));
       });
     }
+    for (const fault of ["request lost", "reply lost"] as const) {
+      it(`${name} refuses a repeated settlement after another update, after a fault: ${fault}`, () =>
+        overtake(harness, fault));
+    }
     it(`${name} loses no update of three processes whose connections are cut`, () => cut(harness));
   });
 }
@@ -202,6 +206,28 @@ async function meet(harness: LeaseFaultHarness, fault: Fault, what: string): Pro
     }
   }
   assert.ok(request > 2, "an update has at least two requests");
+}
+
+/** Another process stores an update before one can repeat its settlement. */
+async function overtake(harness: LeaseFaultHarness, fault: Fault): Promise<void> {
+  await using scene = await Scene.open(harness);
+  const { near, far, proxy } = scene;
+  const times = { ...patient, lease: 1_000 };
+  let requests = 0;
+  proxy.change = () => void requests++;
+  assert.ok(await new History(place()).append(near, "1", times));
+  proxy.change = undefined;
+  const history = new History(place());
+  const sprung = proxy.trap(fault, history.key, requests - 1);
+  const late = history.append(near, "late", times);
+  await sprung;
+  await proxy.down();
+  assert.ok(await history.append(far, "far", times));
+  await proxy.up();
+  assert.ok(!await late);
+  assert.deepEqual(await far.get(history.key), fault === "reply lost" ? ["late", "far"] : ["far"]);
+  assert.ok(await history.append(near, "later", times));
+  await history.check(far);
 }
 
 /** Cuts the connections of two of three processes again and again. */

@@ -18,6 +18,7 @@ const harness: ProcessHarness = {
   backend: ["sqlite", "SQLite"],
   options: (folder, name) => ({ filename: join(folder, `${name}.sqlite`) }) as object,
   store: (options) => SQLite(options),
+  hostClock: true,
 };
 
 processes(harness, () => folder);

@@ -49,18 +49,18 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
 
   /** Makes a bot under `exclusive()` that appends to a list in the session of each user. */
   openExclusive: (name: string, options: object, times: object = {}) =>
-    openExclusive(name, options, { list: [] as unknown[] }, async (session, text, lost) => {
+    openExclusive(name, options, { list: [] as unknown[] }, async (session, text) => {
       const [process, number, holds] = JSON.parse(text);
       const read = session.list.length;
-      await (holds ? hold(lost) : wait(Math.random() * 2));
+      await (holds ? hold() : wait(Math.random() * 2));
       session.list.push([process, number, read]);
     }, times),
 
-  /** Sends such an update. If it holds, its handler waits for `release`, or until its lease is lost. */
+  /** Sends such an update. If it holds, its handler waits for `release`. */
   send: (name: string, user: number, process: number, number: number, holds: boolean) =>
     bots.get(name)!.handle(message(JSON.stringify([process, number, holds]), user)),
   isHolding: () => release !== undefined,
-  release: () => release?.(),
+  release: () => release!(),
 
   /** Sets the clock of this process forward, or back. */
   shiftClock: (ms: number) => void (Date.now = () => realNow() + ms),
@@ -174,24 +174,18 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 };
 
-/** Waits for `release`, or until the lease is lost. */
-async function hold(lost: AbortSignal): Promise<void> {
-  await new Promise<unknown>((resolve) => {
-    release = () => resolve(undefined);
-    lost.addEventListener("abort", resolve);
-  });
+/** Waits for `release`. */
+async function hold(): Promise<void> {
+  await new Promise<void>((resolve) => release = resolve);
   release = undefined;
 }
 
-/**
- * Makes a bot under `exclusive()`. Its handler gets the session, the text of each message, and the signal
- * of the lease.
- */
+/** Makes a bot under `exclusive()`. Its handler gets the session and the text of each message. */
 async function openExclusive<Session extends object>(
   name: string,
   options: object,
   first: Session,
-  handle: (session: Session, text: string, lost: AbortSignal) => Promise<void>,
+  handle: (session: Session, text: string) => Promise<void>,
   times: object = {},
 ): Promise<void> {
   const { [factory]: make } = await loading;
@@ -199,9 +193,7 @@ async function openExclusive<Session extends object>(
   const bot = makeBot<Context & { session: Session }>();
   bot.use(store.exclusive({ wait: 600_000, ...times }));
   bot.use(session({ store, defaultSession: () => structuredClone(first) }));
-  bot.use(({ session, message, state }) =>
-    handle(session, (message as { text: string }).text, state.lease.signal)
-  );
+  bot.use((ctx) => handle(ctx.session, (ctx.message as { text: string }).text));
   bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });
 }
 

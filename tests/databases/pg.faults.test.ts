@@ -97,6 +97,7 @@ leaseFaults({
   url: serverUrl("postgres"),
   store: (url, table, options, cleanup) => cleanup.stores(Postgres({ url, table, ...options }))[0]!,
   backend: (url, table) => backendOf(Postgres, { url, table }),
+  roundTrips: () => Promise.resolve(2),
   drop: (table) => rows(serverUrl("postgres"), `DROP TABLE IF EXISTS "${table}"`),
 });
 

@@ -112,6 +112,7 @@ const leases: LeaseFaultHarness = {
     return cleanup.stores(Redis({ url, prefix: `${where}:`, ...options }))[0]!;
   },
   backend: (url, where) => backendOf(Redis, { url, prefix: `${where}:` }),
+  roundTrips: () => Promise.resolve(2),
   async drop(where) {
     await using store = Redis({ url: serverUrl("redis"), prefix: `${where}:` });
     await store.clear();

@@ -14,9 +14,7 @@ import { type Fault, faults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { patiently, urlWith } from "./faults.ts";
-
-/** The names of the updates that are stored, in their order. */
-type List = readonly string[];
+import { leaseModel, type LeaseWorld, type List } from "./leaseModel.ts";
 
 /** Describes a backend to the suite. */
 export interface LeaseFaultHarness {
@@ -99,7 +97,8 @@ class Scene extends Cleanup {
   readonly proxy: Proxy;
   readonly near: Store<List>;
   readonly far: Store<List>;
-  readonly #looker: Backend<unknown>;
+  /** Has a connection of its own. */
+  readonly looker: Backend<unknown>;
 
   private constructor(harness: LeaseFaultHarness, where: string, proxy: Proxy, timeout: number) {
     super();
@@ -109,7 +108,7 @@ class Scene extends Cleanup {
     this.proxy = this.of(proxy, (proxy) => proxy[Symbol.asyncDispose]());
     this.near = this.nearby(timeout);
     this.far = harness.store(harness.url, where, { timeout: 60_000 }, this);
-    this.#looker = this.of(harness.backend(harness.url, where), (backend) => backend.close());
+    this.looker = this.of(harness.backend(harness.url, where), (backend) => backend.close());
   }
 
   /** Opens it. All statements of an update are prepared. */
@@ -117,7 +116,7 @@ class Scene extends Cleanup {
     const where = place();
     const scene = new Scene(harness, where, await Proxy.to(harness.url), timeout);
     const opening = { expiring: false, leasing: true, signal, report() {} };
-    await patiently(async () => await scene.#looker.open(opening));
+    await patiently(async () => await scene.looker.open(opening));
     for (const store of [scene.near, scene.far]) {
       for (const round of ["a", "b"]) {
         await patiently(() => store.update("first", () => [round], patient));
@@ -134,7 +133,7 @@ class Scene extends Cleanup {
 
   /** The leases that are held. */
   async held(): Promise<Held[]> {
-    const all = this.#looker.leases as Leases<unknown>;
+    const all = this.looker.leases as Leases<unknown>;
     return (await all.held(undefined, 100, signal)).leases;
   }
 }
@@ -154,8 +153,22 @@ export function leaseFaults(harness: LeaseFaultHarness): void {
       it(`${name} refuses a repeated settlement after another update, after a fault: ${fault}`, () =>
         overtake(harness, fault));
     }
+    it(`${name} behaves like a model under leases`, () =>
+      leaseModel(() => openWorld(harness), { numRuns: 5 }));
     it(`${name} loses no update of three processes whose connections are cut`, () => cut(harness));
   });
+}
+
+/** Two stores with the clock of the machine. */
+async function openWorld(harness: LeaseFaultHarness): Promise<LeaseWorld> {
+  const scene = await Scene.open(harness);
+  return {
+    stores: [scene.near, scene.far],
+    backend: scene.looker,
+    now: Date.now,
+    run: (promise) => promise,
+    [Symbol.asyncDispose]: () => scene[Symbol.asyncDispose](),
+  };
 }
 
 /** Counts the requests of updates. */

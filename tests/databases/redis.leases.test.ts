@@ -5,7 +5,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { LeaseError, type Store, type StoreOptions } from "../../mod.ts";
 import { Redis, type RedisOptions } from "../../redis.ts";
-import type { Backend, Held, Leases } from "../../src/backend.ts";
+import type { Backend, Leases } from "../../src/backend.ts";
 import { leaseMark } from "../../src/redis/commands.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { Cleanup } from "../support/cleanup.ts";
@@ -15,6 +15,7 @@ import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { awkwardKeys } from "../suites/conformance/harness.ts";
 import { patiently } from "../suites/faults.ts";
+import { heldLeases } from "../suites/leaseModel.ts";
 
 const long = 600_000;
 const { signal } = new AbortController();
@@ -37,18 +38,6 @@ async function open(options: object, cleanup: Cleanup): Promise<Holder> {
   const opening = { expiring: true, leasing: true, signal, report() {} };
   await patiently(async () => await backend.open(opening));
   return { backend, leases: backend.leases as Leases<string> };
-}
-
-/** All leases that are held. A `SCAN` may return one twice. */
-async function allHeld({ leases }: Holder): Promise<Map<string, Held>> {
-  const all = new Map<string, Held>();
-  let start: string | undefined;
-  do {
-    const page = await leases.held(start, 100, signal);
-    for (const lease of page.leases) all.set(lease.key, lease);
-    start = page.next;
-  } while (start !== undefined);
-  return all;
 }
 
 describe("Redis leases", () => {
@@ -96,8 +85,7 @@ describe("Redis leases", () => {
         await Promise.all(nodes.map((port) => command(port, "FLUSHALL")));
         await using cleanup = new Cleanup();
         const client = ended(cleanup, create(keyPrefix));
-        const holder = await open({ client, prefix }, cleanup);
-        const { backend, leases } = holder;
+        const { backend, leases } = await open({ client, prefix }, cleanup);
         for (const key of awkwardKeys) {
           const claimed = await patiently(async () => await leases.claim([claimOf(key)], signal));
           assert.deepEqual(claimed, [{ key, token: "t", entry: undefined }]);
@@ -105,7 +93,7 @@ describe("Redis leases", () => {
           const settlement = { ...claimOf(key), change };
           assert.deepEqual(await leases.settle([settlement], signal), []);
         }
-        const held = await allHeld(holder);
+        const held = await heldLeases(leases);
         assert.deepEqual([...held.keys()].sort(), awkwardKeys.toSorted());
         const listed = new Set<string>();
         for (let start: string | undefined;;) {

@@ -14,7 +14,7 @@ import { type Fault, faults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { patiently, urlWith } from "./faults.ts";
-import { leaseModel, type LeaseWorld, type List } from "./leaseModel.ts";
+import { heldLeases, leaseModel, type LeaseWorld, type List } from "./leaseModel.ts";
 
 /** Describes a backend to the suite. */
 export interface LeaseFaultHarness {
@@ -133,8 +133,7 @@ class Scene extends Cleanup {
 
   /** The leases that are held. */
   async held(): Promise<Held[]> {
-    const all = this.looker.leases as Leases<unknown>;
-    return (await all.held(undefined, 100, signal)).leases;
+    return [...(await heldLeases(this.looker.leases as Leases<unknown>)).values()];
   }
 }
 

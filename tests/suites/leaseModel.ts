@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { Store } from "../../mod.ts";
-import type { Backend, Leases } from "../../src/backend.ts";
+import type { Backend, Held, Leases } from "../../src/backend.ts";
 import { leaseDefaults } from "../../src/lease/options.ts";
 
 /** A session: the names of its changes. */
@@ -97,6 +97,18 @@ class Model {
 }
 
 const { signal } = new AbortController();
+
+/** All leases that are held, by key. */
+export async function heldLeases(leases: Leases<unknown>): Promise<Map<string, Held>> {
+  const all = new Map<string, Held>();
+  let start: string | undefined;
+  do {
+    const page = await leases.held(start, 100, signal);
+    for (const lease of page.leases) all.set(lease.key, lease);
+    start = page.next;
+  } while (start !== undefined);
+  return all;
+}
 
 async function outcomeOf(update: Promise<unknown>): Promise<Outcome> {
   try {
@@ -226,8 +238,7 @@ const lose = (key: string) =>
   command(`lose(${key})`, (model) => model.holder(key) !== undefined, async (model, world) => {
     const { backend, ttl, now } = world;
     const leases = backend.leases as Leases<unknown>;
-    const { leases: held } = await leases.held(undefined, 1000, signal);
-    const own = held.find((it) => it.key === key);
+    const own = (await heldLeases(leases)).get(key);
     if (own) await leases.settle([{ ...own, length: 0, change: undefined }], signal);
     const claim = { key, token: "third", length: 60_000 };
     const [claimed] = await leases.claim([claim], signal);

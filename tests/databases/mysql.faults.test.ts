@@ -9,8 +9,10 @@ import { join } from "node:path";
 import { it } from "node:test";
 import { createConnection, createPool } from "mysql2/promise";
 import { MySQL } from "../../mysql.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { cert, key } from "../support/certificate.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../suites/faults.ts";
+import { leaseFaults } from "../suites/leaseFaults.ts";
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
@@ -121,6 +123,19 @@ const harness: FaultHarness = {
 };
 
 faults(harness);
+
+leaseFaults({
+  name: "MySQL",
+  url: serverUrl("mysql"),
+  store: (url, table, options, cleanup) => cleanup.stores(MySQL({ url, table, ...options }))[0]!,
+  backend: (url, table) => backendOf(MySQL, { url, table }),
+  /** Only MariaDB returns rows that it inserts or changes. */
+  async roundTrips() {
+    const [[version] = []] = await rows(serverUrl("mysql"), "SELECT VERSION()");
+    return `${version}`.includes("MariaDB") ? 2 : 3;
+  },
+  drop: (table) => rows(serverUrl("mysql"), `DROP TABLE IF EXISTS \`${table}\``),
+});
 
 it("MySQL does not reject a write that is the victim of a deadlock", async () => {
   const url = serverUrl("mysql");

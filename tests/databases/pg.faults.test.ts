@@ -5,7 +5,9 @@ import { it } from "node:test";
 import pg from "pg";
 import { Postgres } from "../../pg.ts";
 import { withTLS } from "../support/certificate.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../suites/faults.ts";
+import { leaseFaults } from "../suites/leaseFaults.ts";
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
@@ -89,6 +91,15 @@ const harness: FaultHarness = {
 };
 
 faults(harness);
+
+leaseFaults({
+  name: "PostgreSQL",
+  url: serverUrl("postgres"),
+  store: (url, table, options, cleanup) => cleanup.stores(Postgres({ url, table, ...options }))[0]!,
+  backend: (url, table) => backendOf(Postgres, { url, table }),
+  roundTrips: () => Promise.resolve(2),
+  drop: (table) => rows(serverUrl("postgres"), `DROP TABLE IF EXISTS "${table}"`),
+});
 
 it("PostgreSQL does not reject a write that is the victim of a deadlock", async () => {
   const url = serverUrl("postgres");

@@ -1,10 +1,13 @@
 /** Tests of Redis under faults. */
 
 import process from "node:process";
+import { Redis as IORedis } from "ioredis";
 import { createClient } from "redis";
 import { Redis } from "../../redis.ts";
 import { withTLS } from "../support/certificate.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { type FaultHarness, faults, patiently, urlWith } from "../suites/faults.ts";
+import { type LeaseFaultHarness, leaseFaults } from "../suites/leaseFaults.ts";
 import { serverUrl } from "../support/servers.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 
@@ -101,3 +104,28 @@ const harness: FaultHarness = {
 };
 
 faults(harness);
+
+const leases: LeaseFaultHarness = {
+  name: "Redis",
+  url: serverUrl("redis"),
+  store(url, where, options, cleanup) {
+    return cleanup.stores(Redis({ url, prefix: `${where}:`, ...options }))[0]!;
+  },
+  backend: (url, where) => backendOf(Redis, { url, prefix: `${where}:` }),
+  roundTrips: () => Promise.resolve(2),
+  async drop(where) {
+    await using store = Redis({ url: serverUrl("redis"), prefix: `${where}:` });
+    await store.clear();
+  },
+};
+
+leaseFaults(leases);
+leaseFaults({
+  ...leases,
+  name: "Redis with ioredis",
+  store(url, where, options, cleanup) {
+    const client = cleanup.of(new IORedis(url), (client) => client.disconnect());
+    client.on("error", () => {});
+    return cleanup.stores(Redis({ client, prefix: `${where}:`, ...options }))[0]!;
+  },
+});

@@ -6,9 +6,12 @@ import { join } from "node:path";
 import { after, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import BetterSqlite3 from "better-sqlite3";
-import { SQLite } from "../../sqlite.ts";
+import { SQLite, type SQLiteOptions } from "../../sqlite.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { processes, type ProcessHarness } from "../suites/faults.ts";
+import { leaseModel } from "../suites/leaseModel.ts";
 import { model } from "../suites/model.ts";
+import { place } from "../support/servers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-sqlite-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -18,9 +21,33 @@ const harness: ProcessHarness = {
   backend: ["sqlite", "SQLite"],
   options: (folder, name) => ({ filename: join(folder, `${name}.sqlite`) }) as object,
   store: (options) => SQLite(options),
+  hostClock: true,
 };
 
 processes(harness, () => folder);
+
+it("SQLite behaves like a model under leases", () =>
+  leaseModel(async () => {
+    const options = harness.options(folder, place());
+    const stores = [harness.store(options), harness.store(options)] as const;
+    await stores[0].update("first", () => ["1"]); // adds the columns
+    const backend = backendOf(SQLite, options as SQLiteOptions);
+    await backend.open({
+      ...{ expiring: false, leasing: true, report() {} },
+      signal: new AbortController().signal,
+    });
+    return {
+      stores,
+      backend,
+      now: Date.now,
+      run: (promise) => promise,
+      async [Symbol.asyncDispose]() {
+        await backend.close();
+        for (const store of stores) await store.close();
+      },
+    };
+  }, { numRuns: 5 }));
+
 it("SQLite stores the same sessions as a map while other connections lock the file", () =>
   model({
     open: (where, options) => harness.store({ ...harness.options(folder, where), ...options }),

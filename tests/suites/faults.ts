@@ -13,7 +13,7 @@ import { type Backend, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
 import { model } from "./model.ts";
-import { exclusively } from "./processes.ts";
+import { exclusively, exclusivelyUnderFaults } from "./processes.ts";
 import { type Fault, faults as allFaults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
@@ -45,6 +45,8 @@ export interface ProcessHarness {
   store(options: StoreOptions): Store<any>;
   /** Why this server cannot have leases. */
   readonly noLeases?: string | undefined;
+  /** Whether all processes have the clock of one machine, which decides when a lease ends. */
+  readonly hostClock?: boolean;
 }
 
 /** Describes a backend to the suite. */
@@ -493,7 +495,7 @@ export function faults(harness: FaultHarness): void {
     assert.deepEqual(await harness.peek(server.url, where, written), { value: 4 });
   }
 
-  processes(harness, () => server.url);
+  processes(harness, () => server.url, harness.durable ? () => server : undefined);
 
   it(`${name} checks the server's certificate, and passes TLS options to the driver`, async (context) => {
     await using secured = await harness.secure(server);
@@ -581,10 +583,15 @@ export function faults(harness: FaultHarness): void {
   }
 }
 
-/** Runs the suite for several processes on one database. */
-export function processes(harness: ProcessHarness, url: () => string): void {
+/** Runs the suite for several processes on one database. It kills the server if it gets one. */
+export function processes(
+  harness: ProcessHarness,
+  url: () => string,
+  server?: () => FaultServer,
+): void {
   const { name } = harness;
   exclusively(harness, url);
+  exclusivelyUnderFaults(harness, url, server);
   it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };
     const workers = [0, 1, 2, 3].map(() => new Worker(harness.backend));

@@ -28,6 +28,10 @@ const bots = new Map<string, Bot>();
 const [path, factory] = process.argv.slice(2) as [string, string];
 const loading = import(fileURLToPath(entry(path, import.meta.url)));
 
+const realNow = Date.now;
+/** Ends the wait of a handler, while one waits. */
+let release: (() => void) | undefined;
+
 /** All text of an error that a log could show. */
 const dump = (error: unknown) => inspect(error, { depth: 9, showHidden: true, breakLength: 120 });
 
@@ -44,13 +48,22 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 
   /** Makes a bot under `exclusive()` that appends to a list in the session of each user. */
-  openExclusive: (name: string, options: object) =>
+  openExclusive: (name: string, options: object, times: object = {}) =>
     openExclusive(name, options, { list: [] as unknown[] }, async (session, text) => {
-      const [process, number] = JSON.parse(text);
+      const [process, number, holds] = JSON.parse(text);
       const read = session.list.length;
-      await wait(Math.random() * 2);
+      await (holds ? hold() : wait(Math.random() * 2));
       session.list.push([process, number, read]);
-    }),
+    }, times),
+
+  /** Sends such an update. If it holds, its handler waits for `release`. */
+  send: (name: string, user: number, process: number, number: number, holds: boolean) =>
+    bots.get(name)!.handle(message(JSON.stringify([process, number, holds]), user)),
+  isHolding: () => release !== undefined,
+  release: () => release!(),
+
+  /** Sets the clock of this process forward, or back. */
+  shiftClock: (ms: number) => void (Date.now = () => realNow() + ms),
 
   /**
    * Sends `count` updates to each of several chats, all at the same time. Every fifth one is a call of
@@ -161,17 +174,24 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
   },
 };
 
+/** Waits for `release`. */
+async function hold(): Promise<void> {
+  await new Promise<void>((resolve) => release = resolve);
+  release = undefined;
+}
+
 /** Makes a bot under `exclusive()`. Its handler gets the session and the text of each message. */
 async function openExclusive<Session extends object>(
   name: string,
   options: object,
   first: Session,
   handle: (session: Session, text: string) => Promise<void>,
+  times: object = {},
 ): Promise<void> {
   const { [factory]: make } = await loading;
   const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
   const bot = makeBot<Context & { session: Session }>();
-  bot.use(store.exclusive({ wait: 600_000 }));
+  bot.use(store.exclusive({ wait: 600_000, ...times }));
   bot.use(session({ store, defaultSession: () => structuredClone(first) }));
   bot.use((ctx) => handle(ctx.session, (ctx.message as { text: string }).text));
   bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });

@@ -12,6 +12,8 @@ export type Fault = typeof faults[number];
 interface Trap {
   readonly fault: Fault;
   readonly marker: Buffer;
+  /** How many matching requests it lets pass. */
+  skip: number;
   readonly sprung: () => void;
 }
 
@@ -61,7 +63,7 @@ export class Proxy implements AsyncDisposable {
         this.change?.(data);
         const answer = this.answer?.(data);
         if (answer !== undefined) return near.write(answer);
-        trap ??= [...this.#traps].find(({ marker }) => data.includes(marker));
+        trap ??= [...this.#traps].find((it) => data.includes(it.marker) && it.skip-- === 0);
         if (trap === undefined) return this.#pass(data, far);
         this.#traps.delete(trap);
         if (trap.fault !== "request lost") return this.#pass(data, far);
@@ -127,12 +129,18 @@ export class Proxy implements AsyncDisposable {
   /**
    * Applies the fault to the next request that contains the text.
    *
+   * @param skip how many such requests pass before.
    * @returns a promise that is fulfilled when the fault has happened.
    */
-  trap(fault: Fault, text: string): Promise<void> {
+  trap(fault: Fault, text: string, skip = 0): Promise<void> {
     return new Promise((resolve) =>
-      this.#traps.add({ fault, marker: Buffer.from(text), sprung: resolve })
+      this.#traps.add({ fault, marker: Buffer.from(text), skip, sprung: resolve })
     );
+  }
+
+  /** Forgets all traps. */
+  disarm(): void {
+    this.#traps.clear();
   }
 
   /** Cuts all connections and refuses new ones. */

@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { createClient } from "redis";
 import { until } from "./until.ts";
 
@@ -95,6 +96,11 @@ export class RedisServers implements AsyncDisposable {
       return (replicas as unknown[]).length === 1;
     });
     return { sentinel: sentinel!, master, replica };
+  }
+
+  /** Sends a signal to the server. */
+  signal(port: number, signal: NodeJS.Signals): void {
+    process.kill(this.#processes.get(port)!.pid!, signal);
   }
 
   /** Kills the server without a shutdown. */

@@ -102,6 +102,11 @@ export class Worker implements AsyncDisposable {
     assert.equal(this.#process.exitCode, 0);
   }
 
+  /** Sends a signal to the process, which must still run. */
+  signal(signal: NodeJS.Signals): void {
+    process.kill(this.#process.pid!, signal); // `kill` of Deno's child sends only one signal
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.#exit;

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { describe, it } from "node:test";
-import { type Collection, type Document, MongoClient } from "mongodb";
+import { type Collection, type Document, MongoClient, MongoServerError } from "mongodb";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
 import type { Backend, Claim, Leases, Settlement } from "../../src/backend.ts";
 import { document } from "../../src/codec/document.ts";
@@ -185,6 +185,29 @@ describe("MongoDB leases", () => {
     assert.deepEqual(sent.splice(0), ["delete", "find", "update"]);
   });
 
+  test("repeats a claim if another process inserts the same key", async (_, name, client) => {
+    const failing = new Set(["findOneAndUpdate", "bulkWrite"]);
+    const racing = {
+      connect: () => client.connect(),
+      db: () => ({
+        collection: (...args: Parameters<ReturnType<MongoClient["db"]>["collection"]>) =>
+          new Proxy(client.db().collection(...args), {
+            get(collection, method) {
+              if (failing.delete(String(method))) {
+                return () => Promise.reject(new MongoServerError({ message: "no", code: 11000 }));
+              }
+              const value = Reflect.get(collection, method);
+              return typeof value === "function" ? value.bind(collection) : value;
+            },
+          }),
+      }),
+    };
+    const holder = await Holder.open({ client: racing, collection: name });
+    assert.deepEqual(await holder.claim(lease("k", "t")), { k: "t" });
+    assert.deepEqual(await holder.claim(lease("k", "t2"), lease("l", "t")), { k: "t", l: "t" });
+    assert.equal(failing.size, 0);
+  });
+
   test("takes the time of the server, not that of the process", async (_, collection) => {
     await using holder = await Holder.open({ url, collection });
     await holder.claim(lease("k", "t"), lease("past", "t", 1));
@@ -213,6 +236,7 @@ describe("MongoDB leases", () => {
       assert.deepEqual((await holder.read("k"))?.value, value);
     }
     assert.deepEqual((await holder.claimed(lease("k", "$key")))?.value, value);
+    assert.deepEqual(await holder.claim(lease("k", "$lease")), { k: "$key" });
   });
 
   test("refuses a settlement if the lease is lost", async (collection, name) => {
@@ -332,6 +356,9 @@ describe("MongoDB leases", () => {
       await holder.settle(release("soon", "t3"));
       assert.equal((await holder.read("soon"))?.expires, expires);
     }
+    // The index deletes what only has a token.
+    await holder.settle(release("new", "t"));
+    assert.ok(isKept(await stored("new")));
     // A session that its holder deletes, and that a version without leases writes.
     await holder.settle({ ...lease("late", "t"), change: null });
     assert.ok(isKept(await stored("late")));

@@ -37,7 +37,11 @@ async function main(): Promise<number> {
   });
   const files = (positionals.length > 0 ? positionals : ["tests"]).flatMap(testFiles);
 
-  await using servers = await startServers({ install: !noInstall, log: console.log });
+  await using servers = await startServers({
+    documentdb: true,
+    install: !noInstall,
+    log: console.log,
+  });
   console.log(servers.describe());
   const aborter = new AbortController();
   servers.defer(() => Promise.resolve(aborter.abort()));
@@ -85,6 +89,7 @@ async function run(runtime: Runtime, testFiles: string[], servers: Servers): Pro
     env: {
       ...process.env,
       DENO_JOBS: String(concurrency),
+      TEST_DOCUMENTDB_URL: servers.documentdb?.url,
       TEST_MONGODB_KIND: servers.servers.mongodb.product === "MongoDB" ? "mongod" : "ferretdb",
       ...Object.fromEntries(
         backends.map((name) => [`TEST_${name.toUpperCase()}_URL`, servers.urls[name]]),

@@ -10,6 +10,7 @@
 import { constants } from "node:os";
 import process from "node:process";
 import { compose, hasCompose } from "./compose.ts";
+import { documentdb } from "./documentdb.ts";
 import { aptInstall } from "./install.ts";
 import { launch } from "./launch.ts";
 import { mongodb } from "./mongodb.ts";
@@ -23,6 +24,8 @@ export { type Backend, backends, type Server };
 export interface ServersOptions<B extends Backend = Backend> {
   /** @default all four */
   backends?: readonly B[];
+  /** Whether to start DocumentDB too, if this machine can have it. @default {false} */
+  documentdb?: boolean;
   /** Whether `apt-get` may install missing programs. @default {true} */
   install?: boolean;
   /** Whether to ignore `TEST_*_URL`, because a test stops its servers. @default {false} */
@@ -34,6 +37,7 @@ export interface ServersOptions<B extends Backend = Backend> {
 export interface Servers<B extends Backend = Backend> extends AsyncDisposable {
   readonly servers: Record<B, Server>;
   readonly urls: Record<B, string>;
+  readonly documentdb: Server | undefined;
   /** One line per server. */
   describe(): string;
   /** Registers a cleanup that runs before the servers stop, also after a signal. */
@@ -71,13 +75,14 @@ export async function startServers<B extends Backend = Backend>(
     cleanups: [],
   };
   const starting = Promise.allSettled(names.map((name) => startServer(scope, recipes[name])));
+  const startingDocumentDB = options.documentdb ? startDocumentDB(scope) : undefined;
   const deferred: (() => Promise<unknown>)[] = [];
   let stopping: Promise<void> | undefined;
   const stop = () =>
     stopping ??= (async () => {
       aborter.abort();
       // A server that is still starting may add cleanups.
-      await starting;
+      await Promise.all([starting, startingDocumentDB]);
       await Promise.allSettled(deferred.map((cleanup) => cleanup()));
       await Promise.allSettled(scope.cleanups.map((cleanup) => cleanup()));
       for (const signal of endSignals) process.off(signal, onSignal);
@@ -89,6 +94,7 @@ export async function startServers<B extends Backend = Backend>(
   for (const signal of endSignals) process.on(signal, onSignal);
 
   const results = await starting;
+  const extra = await startingDocumentDB;
   const errors = results.flatMap((result) => result.status === "rejected" ? [result.reason] : []);
   if (errors.length > 0 || stopping) {
     await stop();
@@ -100,11 +106,14 @@ export async function startServers<B extends Backend = Backend>(
   return {
     servers,
     urls: Object.fromEntries(names.map((name) => [name, servers[name].url])) as Record<B, string>,
-    describe: () =>
-      names.map((name) => {
-        const { product, version, source } = servers[name];
-        return `${recipes[name].name.padEnd(12)}${product} ${version} (${source})`;
-      }).join("\n"),
+    documentdb: extra,
+    describe: () => {
+      const all = names.map((name) => [recipes[name], servers[name]] as const);
+      if (extra) all.push([documentdb, extra]);
+      return all.map(([{ name }, { product, version, source }]) =>
+        `${name.padEnd(12)}${product} ${version} (${source})`
+      ).join("\n");
+    },
     defer: (cleanup) => void deferred.push(cleanup),
     stop,
     [Symbol.asyncDispose]: stop,
@@ -112,6 +121,16 @@ export async function startServers<B extends Backend = Backend>(
 }
 
 const endSignals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Without it only the tests that need it are skipped. */
+async function startDocumentDB(scope: Scope): Promise<Server | undefined> {
+  try {
+    return await startServer(scope, documentdb);
+  } catch (error) {
+    scope.log((error as Error).message);
+    return undefined;
+  }
+}
 
 async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
   const variable = `TEST_${recipe.backend.toUpperCase()}_URL`;
@@ -129,7 +148,7 @@ async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
     const program = find() ?? await recipe.download?.(scope) ??
       (await aptInstall(scope, recipe.packages) ? find() : undefined);
     if (program) return await launch(scope, recipe, program);
-    if (await hasCompose(scope)) return await compose(scope, recipe);
+    if (recipe !== documentdb && await hasCompose(scope)) return await compose(scope, recipe);
   } catch (error) {
     const name = url ? variable : recipe.name;
     throw new Error(`${name}: ${(error as Error).message}`, { cause: error });

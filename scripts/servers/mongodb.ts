@@ -1,8 +1,7 @@
-import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { build, findGo, versionOf } from "./go.ts";
 import { cached, cacheFolder, npmPackage } from "./install.ts";
 import { run, which, within } from "./process.ts";
 import { database, type Program, type Recipe, type Scope } from "./recipe.ts";
@@ -66,25 +65,16 @@ async function downloadMongod(scope: Scope): Promise<Program | undefined> {
   }
 }
 
-/** Builds FerretDB, which speaks MongoDB's protocol and needs only Go and its module proxy. */
+/** Builds FerretDB, which speaks MongoDB's protocol. */
 async function buildFerretDB(scope: Scope): Promise<Program | undefined> {
-  const go = which("go", "/usr/local/go/bin");
-  if (!go) return;
-  const sources = fileURLToPath(new URL("../ferretdb/", import.meta.url));
-  const hash = createHash("sha256");
-  for (const file of ["go.mod", "go.sum", "main.go"]) hash.update(fs.readFileSync(sources + file));
-  const name = `ferretdb-${hash.digest("hex").slice(0, 16)}`;
+  if (!findGo()) return;
   const line = "Building FerretDB from scripts/ferretdb (only once, about a minute)";
   try {
     const folder = await cached(
       scope,
-      name,
+      versionOf("ferretdb"),
       line,
-      (folder) =>
-        run(go, ["build", "-buildvcs=false", "-trimpath", "-ldflags=-s", "-o", folder], {
-          cwd: sources,
-          signal: scope.signal,
-        }),
+      (folder) => build(scope, "ferretdb", folder),
     );
     return { command: join(folder, "ferretdb"), source: "built from scripts/ferretdb" };
   } catch (error) {

@@ -29,7 +29,10 @@ export interface Document {
   expires?: Date;
   /** The token of the last holder of its lease. */
   lease?: string;
+  /** The end of the lease. */
   until?: Date;
+  /** When the session expires, if the lease has moved `expires`. */
+  ends?: Date;
 }
 
 type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };
@@ -40,7 +43,7 @@ export interface Collection {
   readonly writeConcern?: { readonly w?: unknown };
   findOne(filter: object, options: object): Promise<Document | null>;
   find(filter: object, options: object): Cursor<Document>;
-  updateOne(filter: object, update: object, options?: object): Promise<unknown>;
+  updateOne(filter: object, update: object, options?: object): Promise<{ matchedCount: number }>;
   insertMany(documents: object[], options: object): Promise<unknown>;
   findOneAndUpdate(filter: object, update: object, options: object): Promise<Document | null>;
   bulkWrite(operations: object[], options: object): Promise<{
@@ -49,7 +52,7 @@ export interface Collection {
   }>;
   deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>;
   updateMany(filter: object, update: object, options: object): Promise<unknown>;
-  aggregate(pipeline: object[], options: object): Cursor<{ _id: string }>;
+  aggregate<T = { _id: string }>(pipeline: object[], options: object): Cursor<T>;
   listIndexes(): Cursor<{ key: object; unique?: boolean } & Record<string, unknown>>;
   createIndex(keys: object, options: object): Promise<unknown>;
 }

@@ -161,15 +161,19 @@ const maxDocumentSize = 16 * 2 ** 20;
 
 function upsert(entry: Entry<unknown>): Upsert {
   const { key, value: session, expires } = entry;
-  const size = document.size({ key, session }) + 35; // `_id` and `expires`
-  if (size > maxDocumentSize) {
-    const why = `session is ${size} bytes in BSON; MongoDB's limit is ${maxDocumentSize}`;
-    throw new TooLargeError(why, { operation: "write", key });
-  }
+  checkSize(entry);
   const update = expires === undefined
     ? { $set: { session }, $unset: { expires: "" } }
     : { $set: { session, expires: new Date(expires) } };
   return { filter: { key }, update, upsert: true };
+}
+
+/** @throws {TooLargeError} if the entry is too large for a document with these other fields. */
+export function checkSize({ key, value: session }: Entry<unknown>, others = {}): void {
+  const size = document.size({ key, session, ...others }) + 35; // `_id` and `expires`
+  if (size <= maxDocumentSize) return;
+  const why = `session is ${size} bytes in BSON; MongoDB's limit is ${maxDocumentSize}`;
+  throw new TooLargeError(why, { operation: "write", key });
 }
 
 /** Inserts entries with one command. Returns false if one of the keys exists. */

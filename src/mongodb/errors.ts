@@ -16,7 +16,9 @@ interface DriverError extends Error {
 
 export function isDuplicate(error: unknown): boolean {
   const { code, message } = error as DriverError;
-  return code === 11000 || /E11000|duplicate key|UNIQUE constraint/i.test(message); // FerretDB
+  // The texts are those of FerretDB.
+  return code === 11000 ||
+    /E11000|duplicate key|(UNIQUE|exclusion) constraint/i.test(message);
 }
 
 /** Whether the server has answered with a permanent error. */
@@ -61,6 +63,7 @@ export function transient(error: unknown): boolean {
   // Permanent, although the driver has retried it.
   if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;
   return transientNames.has(name) || transientNames.has(errorResponse?.name ?? "") ||
-    transientCodes.has(Number(code)) || disconnected(error) ||
+    transientCodes.has(Number(code)) || disconnected(error) || isDuplicate(error) ||
+    message === "deadlock detected" || // FerretDB 2, for upserts of the same key
     transientLabels.some((label) => errorLabels?.includes(label));
 }

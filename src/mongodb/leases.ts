@@ -2,34 +2,36 @@
  * Leases in the session's own document: `lease` has the token of the last holder, and `until` the end of
  * the lease, or 1970 if it was released. A document without `session` only holds a lease.
  *
+ * The server's index deletes documents by their `expires`, also those that are leased. So a lease moves
+ * an earlier `expires` to `margin` after its end, and keeps the session's own in `ends`.
+ *
  * @module
  */
 
 import type { Claim, Claimed, Held, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
-import type { Collection, Document } from "./client.ts";
-import type { Commands } from "./commands.ts";
 import { reason } from "../errors.ts";
+import type { Collection, Document } from "./client.ts";
+import { checkSize, type Commands } from "./commands.ts";
 import { isDuplicate, isRefusal } from "./errors.ts";
 
-const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1 };
+const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1, ends: 1 };
 
 /** A claim need not be durable: if a failover loses it, the settlement is refused. */
 const writeConcern = { w: 1, j: false };
 
-/**
- * How long a document without a session, or with one that is about to expire, outlives its lease, in ms:
- * the server deletes documents that have expired, also while they are leased.
- */
+/** How long a document outlives its lease at least, in ms. */
 const margin = 60_000;
 
-/** The filter for the session of a holder. */
-function owned({ key, token }: Claim): object {
-  return { key, lease: token };
-}
+/** `until` after a release. */
+const released = new Date(0);
 
 /** Claims and settles leases on the sessions of a collection. */
 export class MongoLeases implements Leases<unknown> {
   readonly #commands: Commands;
+  /**
+   * Settlements that are stored. When a batch is repeated, another process may have their lease already.
+   */
+  readonly #settled = new WeakSet<Settlement<unknown>>();
 
   constructor(commands: Commands) {
     this.#commands = commands;
@@ -41,9 +43,10 @@ export class MongoLeases implements Leases<unknown> {
    * @throws {Error} if it cannot, as MongoDB before 4.2 and FerretDB 1.
    */
   async open(): Promise<void> {
+    const none = { key: "", lease: "" }; // a token is never empty
     try {
       await this.#commands.run((collection) =>
-        collection.updateOne({ key: "" }, [{ $set: { until: "$$NOW" } }])
+        collection.updateOne(none, [{ $set: { until: "$$NOW" } }])
       );
     } catch (error) {
       if (!isRefusal(error)) throw error;
@@ -54,156 +57,224 @@ export class MongoLeases implements Leases<unknown> {
   }
 
   async claim(claims: Claim[], signal: AbortSignal): Promise<Claimed<unknown>[]> {
-    const [first] = claims as [Claim];
     const documents = claims.length === 1
-      ? [await this.#claimOne(first, signal) ?? await this.#find(claims, signal)].flat()
+      ? [await this.#claimOne(claims[0]!, signal)]
       : await this.#claimAll(claims, signal);
     const found = new Map(documents.map((document) => [document.key, document]));
     return claims.map(({ key, token }) => {
-      const { lease = "", session, expires } = found.get(key) ?? {};
-      const granted = lease === token && session !== undefined;
-      const entry = granted ? { key, value: session, expires: expires?.getTime() } : undefined;
-      return { key, token: lease, entry };
+      const document = found.get(key);
+      const holder = document?.lease ?? "";
+      const granted = holder === token && document?.session !== undefined;
+      const entry = granted
+        ? { key, value: document.session, expires: expiryOf(document)?.getTime() }
+        : undefined;
+      return { key, token: holder, entry };
     });
   }
 
   async settle(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<Refusal[]> {
-    const removals = settlements.filter(({ length, change, absent }) =>
-      length === 0 && (change === null || absent && change === undefined)
-    );
-    const filters = removals.map((it) =>
-      it.change === null ? owned(it) : { ...owned(it), session: { $exists: false } }
-    );
-    const removed = await this.#removed(filters, signal) === removals.length;
-    const changes = settlements.filter((it) =>
-      !removals.includes(it) || !removed && it.change === undefined
-    );
-    const changed = await this.#changed(changes, signal) === changes.length;
-    const open = settlements.filter((it) => removals.includes(it) ? !removed : !changed);
-    if (open.length === 0) return [];
-    // A token that is still there was there during the change, because a lost token does not come back.
-    const found = new Map((await this.#find(open, signal)).map((it) => [it.key, it]));
-    return open.flatMap(({ key, token, length, change }) => {
+    const open = settlements.filter((it) => !this.#settled.has(it));
+    await this.#remove(open.filter(isRemoval), signal);
+    await this.#change(open.filter((it) => !isRemoval(it)), signal);
+    const rest = open.filter((it) => !this.#settled.has(it));
+    if (rest.length === 0) return [];
+    const found = new Map((await this.#find(rest, signal)).map((it) => [it.key, it]));
+    const refusals: Refusal[] = [];
+    const releases: Settlement<unknown>[] = [];
+    for (const settlement of rest) {
+      const { key, token, length, change, absent } = settlement;
       const document = found.get(key);
-      const nothing = document === undefined && length === 0 && !change;
-      return nothing || document?.lease === token ? [] : { key, token: document?.lease };
-    });
+      const isGone = document === undefined && length === 0 && !change;
+      const isMine = document?.lease === token;
+      if (!isGone && !isMine) refusals.push({ key, token: document?.lease });
+      // Someone without a lease has stored a session meanwhile.
+      else if (isMine && absent && isRemoval(settlement)) {
+        releases.push({ ...settlement, absent: false });
+        // A token that is still there was there before, because a lost token does not come back.
+      } else this.#settled.add(settlement);
+    }
+    return releases.length === 0 ? refusals : [...refusals, ...await this.settle(releases, signal)];
   }
 
   async held(start = "", size: number, signal: AbortSignal): Promise<LeasePage> {
-    const now = Date.now();
-    const found = await this.#commands.run((collection) =>
-      collection.find({
-        key: { $gt: start },
-        lease: { $exists: true },
-        $expr: { $gt: ["$until", "$$NOW"] },
-      }, {
-        projection,
-        sort: { key: 1 },
-        limit: size,
-        signal,
-      }).toArray()
+    const leases = await this.#commands.run((collection) =>
+      collection.aggregate<Held>([
+        { $match: { key: { $gt: start }, until: { $gt: released } } },
+        { $sort: { key: 1 } },
+        // DocumentDB has no `$$NOW` in `$match`.
+        { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },
+        { $match: { left: { $gt: 0 } } },
+        { $limit: size },
+      ], { signal }).toArray()
     );
-    const leases = found.map(({ key, lease, until }): Held => (
-      { key, token: lease!, left: until!.getTime() - now }
-    ));
-    return { leases, next: found.length < size ? undefined : leases.at(-1)!.key };
+    const held = leases.map(({ left, ...rest }) => ({ ...rest, left: Number(left) }));
+    return { leases: held, next: leases.length < size ? undefined : leases.at(-1)!.key };
   }
 
-  /** Returns `undefined` if another holder has the lease. */
-  async #claimOne(claim: Claim, signal: AbortSignal): Promise<Document | undefined> {
+  async #claimOne(claim: Claim, signal: AbortSignal): Promise<Document> {
     const options = {
       upsert: true,
       returnDocument: "after",
       includeResultMetadata: false,
+      projection,
       writeConcern,
       signal,
     };
-    try {
-      const document = await this.#commands.run((collection) =>
-        collection.findOneAndUpdate(free(claim), grant(claim), options)
-      );
-      return document ?? undefined;
-    } catch (error) {
-      if (!isDuplicate(error)) throw error; // the document exists, and is not free
-      return undefined;
-    }
+    const reply = await this.#runUpsert((collection) =>
+      collection.findOneAndUpdate({ key: claim.key }, grant(claim), options)
+    );
+    // Early versions of the driver 5 always return metadata.
+    return (reply as { value?: Document }).value ?? reply as Document;
   }
 
   async #claimAll(claims: Claim[], signal: AbortSignal): Promise<Document[]> {
     const operations = claims.map((claim) => ({
-      updateOne: { filter: free(claim), update: grant(claim), upsert: true },
+      updateOne: { filter: { key: claim.key }, update: grant(claim), upsert: true },
     }));
     const options = { ordered: false, writeConcern, signal };
-    await this.#commands.run(async (collection) => {
-      try {
-        await collection.bulkWrite(operations, options);
-      } catch (error) {
-        const { writeErrors = [error] } = error as { writeErrors?: unknown[] };
-        if (![writeErrors].flat().every(isDuplicate)) throw error;
-      }
-    });
+    await this.#runUpsert((collection) => collection.bulkWrite(operations, options));
     return await this.#find(claims, signal);
   }
 
-  #find(claims: readonly Claim[], signal: AbortSignal): Promise<Document[]> {
-    const filter = { key: { $in: claims.map(({ key }) => key) } };
+  /** Repeats upserts if others insert the same keys at the same time. */
+  async #runUpsert<T>(work: (collection: Collection) => Promise<T>): Promise<T> {
+    for (let attempt = 1;; attempt++) {
+      try {
+        return await this.#commands.run(work);
+      } catch (error) {
+        if (!isDuplicate(error) || attempt === 5) throw error;
+      }
+    }
+  }
+
+  #find(keys: readonly { key: string }[], signal: AbortSignal): Promise<Document[]> {
+    const filter = { key: { $in: keys.map(({ key }) => key) } };
     return this.#commands.run((collection) =>
       collection.find(filter, { projection, signal }).toArray()
     );
   }
 
-  async #removed(filters: object[], signal: AbortSignal): Promise<number> {
-    if (filters.length === 0) return 0;
-    const operations = filters.map((filter) => ({ deleteOne: { filter } }));
-    const bulk = (collection: Collection) =>
-      collection.bulkWrite(operations, { ordered: false, signal });
-    return (await this.#commands.run(bulk)).deletedCount;
-  }
-
-  async #changed(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<number> {
-    if (settlements.length === 0) return 0;
+  /** Deletes documents of holders. */
+  async #remove(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<void> {
+    if (settlements.length === 0) return;
     const operations = settlements.map((it) => ({
-      updateOne: { filter: owned(it), update: updateOf(it) },
+      deleteOne: {
+        filter: it.change === null ? owned(it) : { ...owned(it), session: { $exists: false } },
+      },
     }));
-    const bulk = (collection: Collection) =>
-      collection.bulkWrite(operations, { ordered: false, signal });
-    return (await this.#commands.run(bulk)).matchedCount;
+    const { deletedCount } = await this.#commands.run((collection) =>
+      collection.bulkWrite(operations, { ordered: false, signal })
+    );
+    this.#count(settlements, deletedCount);
+  }
+
+  /** Changes documents of holders. */
+  async #change(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<void> {
+    if (settlements.length === 0) return;
+    const updates = settlements.map((it) => ({ filter: owned(it), update: updateOf(it) }));
+    const [first] = updates as [typeof updates[0]];
+    const operations = updates.map((updateOne) => ({ updateOne }));
+    const { matchedCount } = await this.#commands.run((collection) =>
+      updates.length === 1
+        // In a bulk, the filter and the update together have the limit of a document.
+        ? collection.updateOne(first.filter, first.update, { signal })
+        : collection.bulkWrite(operations, { ordered: false, signal })
+    );
+    this.#count(settlements, matchedCount);
+  }
+
+  /** Notes that settlements are stored, if the server has found as many documents. */
+  #count(settlements: Settlement<unknown>[], found: number): void {
+    if (found === settlements.length) settlements.forEach((it) => this.#settled.add(it));
   }
 }
 
-/** The filter for a session whose lease the claim may have. */
-function free({ key, token }: Claim): object {
-  const expired = { $expr: { $lte: ["$until", "$$NOW"] } };
-  return { key, $or: [{ until: null }, expired, { lease: token }] };
+/** The filter for the document of a holder. */
+function owned({ key, token }: Claim): object {
+  return { key, lease: token };
 }
 
-/** The update that grants a lease. Removes a session that has expired. */
+/** Whether a settlement deletes the document. */
+function isRemoval({ length, change, absent }: Settlement<unknown>): boolean {
+  return length === 0 && (change === null || (change === undefined && absent === true));
+}
+
+/** When the session expires. */
+function expiryOf({ expires, until, ends }: Document): Date | undefined {
+  const isMoved = expires?.getTime() === (until?.getTime() ?? NaN) + margin;
+  return isMoved ? ends : expires;
+}
+
+// Parts of pipelines. A field that is set to a missing field or to `$$REMOVE` is removed.
+
+type Fields = Record<string, unknown>;
+
+const when = (condition: unknown, value: unknown, otherwise: unknown) => ({
+  $cond: [condition, value, otherwise],
+});
+const isLeasedTo = (token: string) => ({ $eq: ["$lease", { $literal: token }] });
+const hasExpiry = { $gt: ["$expires", null] };
+const hasSession = { $ne: [{ $type: "$session" }, "missing"] };
+
+/** Like `expiryOf`. What only holds a lease keeps `expires`, so that the server deletes it. */
+const ownExpiry = when(
+  { $and: [hasSession, { $eq: ["$expires", { $add: ["$until", margin] }] }] },
+  "$ends",
+  "$expires",
+);
+
+/**
+ * The update that grants a lease if it is free. The condition is part of it because the filter of an
+ * upsert may have no `$expr`. Thus a claim that is refused also finds the document, with its holder.
+ */
 function grant({ token, length }: Claim): object[] {
-  const isOver = { $and: [{ $gt: ["$expires", null] }, { $lte: ["$expires", "$$NOW"] }] };
-  const session = { $cond: [isOver, "$$REMOVE", "$session"] };
-  return [{ $set: { lease: token, session } }, ...hold(length)];
+  const free = { $or: [isLeasedTo(token), { $lte: ["$until", "$$NOW"] }] };
+  const ifGranted = (fields: Fields) =>
+    Object.fromEntries(
+      Object.entries(fields).map((
+        [name, value],
+      ) => [name, when(isLeasedTo(token), value, `$${name}`)]),
+    );
+  return [
+    { $set: { lease: when(free, { $literal: token }, "$lease") } },
+    ...[{ expires: ownExpiry }, ...hold(length)].map((fields) => ({ $set: ifGranted(fields) })),
+  ];
 }
 
 /** The update of a settlement. */
-function updateOf({ length, change }: Settlement<unknown>): object[] {
-  const stages: object[] = [];
-  if (change !== undefined) stages.push({ $unset: ["session", "expires"] });
-  if (change) {
-    const { value, expires } = change;
-    const end = expires === undefined ? {} : { expires: new Date(expires) };
-    stages.push({ $set: { session: { $literal: value }, ...end } });
-  }
-  return [...stages, ...length > 0 ? hold(length) : [{ $set: { until: new Date(0) } }]];
+function updateOf({ token, length, change }: Settlement<unknown>): object {
+  if (change) checkSize(change, { lease: token, until: released, ends: released });
+  if (length > 0) return [changed(change), ...hold(length)].map(($set) => ({ $set }));
+  if (!change) return [{ $set: { expires: ownExpiry, ends: "$$REMOVE", until: released } }];
+  const { value: session, expires } = change;
+  return expires === undefined
+    ? { $set: { session, until: released }, $unset: { expires: "", ends: "" } }
+    : { $set: { session, until: released, expires: new Date(expires) }, $unset: { ends: "" } };
 }
 
-/** The stages that renew a lease. The document lives longer than the lease. */
-function hold(length: number): object[] {
-  const end = { $add: ["$$NOW", length + margin] };
-  const missing = { $eq: [{ $type: "$session" }, "missing"] };
-  const early = { $and: [{ $gt: ["$expires", null] }, { $lt: ["$expires", end] }] };
-  const expires = {
-    $cond: [{ $or: [missing, early] }, end, { $ifNull: ["$expires", "$$REMOVE"] }],
+/** The session and its own expiry after a change. */
+function changed(change: Settlement<unknown>["change"]): Fields {
+  if (change === undefined) return { expires: ownExpiry };
+  if (change === null) return { session: "$$REMOVE", expires: "$$REMOVE" };
+  const { value, expires } = change;
+  return {
+    session: { $literal: value },
+    expires: expires === undefined ? "$$REMOVE" : new Date(expires),
   };
-  return [{ $set: { until: { $add: ["$$NOW", length] }, expires } }];
+}
+
+/** The stages of a lease, where `expires` is the session's own. */
+function hold(length: number): Fields[] {
+  const isPast = { $and: [hasExpiry, { $lte: ["$expires", "$$NOW"] }] };
+  const end = { $add: ["$$NOW", length + margin] };
+  const isEarly = { $and: [hasExpiry, { $lt: ["$expires", end] }] };
+  return [
+    // Otherwise a later `expires` would bring the session back.
+    { session: when(isPast, "$$REMOVE", "$session") },
+    {
+      until: { $add: ["$$NOW", length] },
+      expires: when(hasSession, when(isEarly, end, "$expires"), end),
+      ends: when({ $and: [hasSession, isEarly] }, "$expires", "$$REMOVE"),
+    },
+  ];
 }

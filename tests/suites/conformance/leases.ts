@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
-import type { Backend, Claimed, Leases, Refusal, Settlement } from "../../../src/backend.ts";
+import type { Backend, Claimed, Held, Leases, Refusal, Settlement } from "../../../src/backend.ts";
 import { fromAsync, type Harness, type Test } from "./harness.ts";
 
 const long = 600_000;
@@ -41,7 +41,8 @@ class Holder implements AsyncDisposable {
         return await work();
       } catch (error) {
         if (attempt === 100 || !backend.transient(error)) throw error;
-        await wait(20);
+        // In step, they could get in each other's way again and again.
+        await wait(50 * Math.random());
       }
     }
   }
@@ -75,16 +76,21 @@ class Holder implements AsyncDisposable {
       : { key, value: this.backend.codec.encode(session) };
   }
 
-  /** The keys of the leases that are held, with their tokens. */
-  async held(): Promise<string[]> {
-    const all: string[] = [];
+  /** The leases that are held, by key. */
+  async all(): Promise<Map<string, Held>> {
+    const all: Held[] = [];
     let start: string | undefined;
     do {
       const page = await Holder.retry(this.backend, () => this.leases.held(start, 100, signal));
-      all.push(...page.leases.map(({ key, token }) => `${key} ${token}`));
+      all.push(...page.leases);
       start = page.next;
     } while (start !== undefined);
-    return [...new Set(all)].sort();
+    return new Map(all.map((held) => [held.key, held]));
+  }
+
+  /** The keys of the leases that are held, with their tokens. */
+  async held(): Promise<string[]> {
+    return [...(await this.all()).values()].map(({ key, token }) => `${key} ${token}`).sort();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -176,6 +182,18 @@ export function leases(define: Test, harness: Harness): void {
     assert.deepEqual(await holder.claimed("t2"), ["t1"]);
     assert.deepEqual(await holder.settled("t1", { a: 2 }), []);
     assert.deepEqual(await other.claimed("t2"), ["t2", { a: 2 }]);
+  });
+
+  test("a refused claim extends no lease", async (_store, where) => {
+    await using holder = await open(where);
+    const keys = ["k", "l"];
+    await holder.claim("t1", 60_000, ...keys);
+    await holder.claim("t2", long, "k");
+    await holder.claim("t2", long, ...keys);
+    assert.deepEqual(await holder.held(), ["k t1", "l t1"]);
+    for (const { left } of (await holder.all()).values()) {
+      assert.ok(left > 0 && left <= 60_000, `${left}`);
+    }
   });
 
   test("a claim and a settlement that are repeated do no harm", async (store, where) => {

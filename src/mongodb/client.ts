@@ -33,6 +33,8 @@ export interface Document {
   until?: Date;
   /** When the session expires, if the lease has moved `expires`. */
   ends?: Date;
+  /** What holders have noted. */
+  note?: string;
 }
 
 type Cursor<T> = AsyncIterable<T> & { toArray(): Promise<T[]> };

@@ -1,6 +1,7 @@
 /**
  * Leases in the session's own document: `lease` has the token of the last holder, and `until` the end of
- * the lease, or 1970 if it was released. A document without `session` only holds a lease.
+ * the lease, or 1970 if it was released. A document without `session` only holds a lease, or the `note`
+ * of its holders.
  *
  * The server's index deletes documents by their `expires`, also those that are leased. So a lease moves
  * an earlier `expires` to `margin` after its end, and keeps the session's own in `ends`.
@@ -14,7 +15,7 @@ import type { Collection, Document } from "./client.ts";
 import { checkSize, type Commands } from "./commands.ts";
 import { isDuplicate, isRefusal } from "./errors.ts";
 
-const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1, ends: 1 };
+const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1, ends: 1, note: 1 };
 
 /** A claim need not be durable: if a failover loses it, the settlement is refused. */
 const writeConcern = { w: 1, j: false };
@@ -64,11 +65,11 @@ export class MongoLeases implements Leases<unknown> {
     return claims.map(({ key, token }) => {
       const document = found.get(key);
       const holder = document?.lease ?? "";
-      const granted = holder === token && document?.session !== undefined;
-      const entry = granted
-        ? { key, value: document.session, expires: expiryOf(document)?.getTime() }
-        : undefined;
-      return { key, token: holder, entry };
+      if (document === undefined || holder !== token) return { key, token: holder };
+      const { session, note } = document;
+      const expires = expiryOf(document)?.getTime();
+      const entry = session === undefined ? undefined : { key, value: session, expires };
+      return { key, token, entry, note };
     });
   }
 
@@ -82,14 +83,14 @@ export class MongoLeases implements Leases<unknown> {
     const refusals: Refusal[] = [];
     const releases: Settlement<unknown>[] = [];
     for (const settlement of rest) {
-      const { key, token, length, change, absent } = settlement;
+      const { key, token, length, change } = settlement;
       const document = found.get(key);
       const isGone = document === undefined && length === 0 && !change;
       const isMine = document?.lease === token;
       if (!isGone && !isMine) refusals.push({ key, token: document?.lease });
-      // Someone without a lease has stored a session meanwhile.
-      else if (isMine && absent && isRemoval(settlement)) {
-        releases.push({ ...settlement, absent: false });
+      // It has a note, or someone without a lease has stored a session meanwhile.
+      else if (isMine && isRemoval(settlement)) {
+        releases.push({ ...settlement, absent: false, note: document.note });
         // A token that is still there was there before, because a lost token does not come back.
       } else this.#settled.add(settlement);
     }
@@ -159,7 +160,11 @@ export class MongoLeases implements Leases<unknown> {
     if (settlements.length === 0) return;
     const operations = settlements.map((it) => ({
       deleteOne: {
-        filter: it.change === null ? owned(it) : { ...owned(it), session: { $exists: false } },
+        filter: {
+          ...owned(it),
+          note: missing,
+          ...it.change === null ? {} : { session: missing },
+        },
       },
     }));
     const { deletedCount } = await this.#commands.run((collection) =>
@@ -189,14 +194,17 @@ export class MongoLeases implements Leases<unknown> {
   }
 }
 
+const missing = { $exists: false };
+
 /** The filter for the document of a holder. */
 function owned({ key, token }: Claim): object {
   return { key, lease: token };
 }
 
 /** Whether a settlement deletes the document. */
-function isRemoval({ length, change, absent }: Settlement<unknown>): boolean {
-  return length === 0 && (change === null || (change === undefined && absent === true));
+function isRemoval({ length, change, absent, note }: Settlement<unknown>): boolean {
+  const removes = change === null || (change === undefined && absent === true);
+  return length === 0 && note === undefined && removes;
 }
 
 /** When the session expires. */
@@ -214,7 +222,8 @@ const when = (condition: unknown, value: unknown, otherwise: unknown) => ({
 });
 const isLeasedTo = (token: string) => ({ $eq: ["$lease", { $literal: token }] });
 const hasExpiry = { $gt: ["$expires", null] };
-const hasSession = { $ne: [{ $type: "$session" }, "missing"] };
+const has = (field: string) => ({ $ne: [{ $type: field }, "missing"] });
+const hasSession = has("$session");
 
 /** Like `expiryOf`. What only holds a lease keeps `expires`, so that the server deletes it. */
 const ownExpiry = when(
@@ -242,14 +251,17 @@ function grant({ token, length }: Claim): object[] {
 }
 
 /** The update of a settlement. */
-function updateOf({ token, length, change }: Settlement<unknown>): object {
-  if (change) checkSize(change, { lease: token, until: released, ends: released });
-  if (length > 0) return [changed(change), ...hold(length)].map(($set) => ({ $set }));
-  if (!change) return [{ $set: { expires: ownExpiry, ends: "$$REMOVE", until: released } }];
+function updateOf({ token, length, change, note }: Settlement<unknown>): object {
+  const noted = note === undefined ? {} : { note };
+  if (change) checkSize(change, { lease: token, until: released, ends: released, ...noted });
+  const begin = { ...changed(change), ...note === undefined ? {} : { note: { $literal: note } } };
+  if (length > 0) return [begin, ...hold(length)].map(($set) => ({ $set }));
+  if (!change) return [{ $set: { ...begin, ends: "$$REMOVE", until: released } }];
   const { value: session, expires } = change;
+  const fields = { session, until: released, ...noted };
   return expires === undefined
-    ? { $set: { session, until: released }, $unset: { expires: "", ends: "" } }
-    : { $set: { session, until: released, expires: new Date(expires) }, $unset: { ends: "" } };
+    ? { $set: fields, $unset: { expires: "", ends: "" } }
+    : { $set: { ...fields, expires: new Date(expires) }, $unset: { ends: "" } };
 }
 
 /** The session and its own expiry after a change. */
@@ -273,7 +285,11 @@ function hold(length: number): Fields[] {
     { session: when(isPast, "$$REMOVE", "$session") },
     {
       until: { $add: ["$$NOW", length] },
-      expires: when(hasSession, when(isEarly, end, "$expires"), end),
+      expires: when(
+        hasSession,
+        when(isEarly, end, "$expires"),
+        when(has("$note"), "$expires", end),
+      ),
       ends: when({ $and: [hasSession, isEarly] }, "$expires", "$$REMOVE"),
     },
   ];

@@ -6,7 +6,6 @@ import { setTimeout as wait } from "node:timers/promises";
 import { LeaseError, type Store, type StoreOptions } from "../../mod.ts";
 import { Redis, type RedisOptions } from "../../redis.ts";
 import type { Backend, Leases } from "../../src/backend.ts";
-import { leaseMark } from "../../src/redis/commands.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -88,7 +87,7 @@ describe("Redis leases", () => {
         const { backend, leases } = await open({ client, prefix }, cleanup);
         for (const key of awkwardKeys) {
           const claimed = await patiently(async () => await leases.claim([claimOf(key)], signal));
-          assert.deepEqual(claimed, [{ key, token: "t", entry: undefined }]);
+          assert.deepEqual(claimed, [{ key, token: "t", entry: undefined, note: undefined }]);
           const change = { key, value: `"${key}"` };
           const settlement = { ...claimOf(key), change };
           assert.deepEqual(await leases.settle([settlement], signal), []);
@@ -175,7 +174,7 @@ describe("Redis leases", () => {
   test("keeps nothing of a released lease for long", async ({ leases }, send, prefix) => {
     await leases.claim([claimOf("k")], signal);
     assert.deepEqual(await leases.settle([releaseOf("k", "1")], signal), []);
-    const left = Number(await send("PTTL", `${prefix}${leaseMark}{${prefix}k}`));
+    const left = Number(await send("PTTL", `${prefix}\0lease{${prefix}k}`));
     assert.ok(left > 0 && left <= 10_000, `${left} ms`);
   });
 
@@ -183,7 +182,7 @@ describe("Redis leases", () => {
     await send("SET", `${prefix}k`, "1");
     await leases.claim([claimOf("k"), claimOf("l")], signal);
     for (const key of ["k", "l"]) {
-      assert.equal(await send("DEL", `${prefix}${leaseMark}{${prefix}${key}}`), 1);
+      assert.equal(await send("DEL", `${prefix}\0lease{${prefix}${key}}`), 1);
     }
     for (const value of ["2", null, undefined]) {
       const refused = await leases.settle([releaseOf("k", value)], signal);
@@ -258,7 +257,10 @@ describe("Redis leases", () => {
       const count = (session?: { n: number }) => ({ n: session!.n + 1 });
       await assert.rejects(store!.update(key, count), denied);
       const run = store!.exclusive({ getSessionKey: () => key });
-      await assert.rejects(run({ state: {} }, () => Promise.resolve()), denied);
+      await assert.rejects(
+        run({ state: {}, update: { update_id: 1 } }, () => Promise.resolve()),
+        denied,
+      );
       await store!.set(key, { n: 2 });
       assert.deepEqual(await store!.get(key), { n: 2 });
       await send("ACL", "SETUSER", user, `+${missing}`);
@@ -336,7 +338,7 @@ describe("Redis leases in a failover", () => {
       await a.update("k", append("first"));
       const { end, update } = await hold(a, "k", "a");
       await replicated("k");
-      await replicated(`${leaseMark}{k}`);
+      await replicated("\0lease{k}");
       await servers.kill(master);
       // Nobody else claims the lease, so it is good even if the failover takes longer.
       end();

@@ -86,7 +86,7 @@ class History {
   async #exclusively(store: Store<List>, change: (list?: List) => List, times: Times) {
     const run = store.exclusive({ getSessionKey: () => this.key, ...times });
     const handle = async () => await store.set(this.key, change(await store.get(this.key)));
-    await run({ state: {} }, handle);
+    await run({ state: {}, update: { update_id: 1 } }, handle);
   }
 }
 

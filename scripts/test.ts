@@ -38,7 +38,7 @@ async function main(): Promise<number> {
   const files = (positionals.length > 0 ? positionals : ["tests"]).flatMap(testFiles);
 
   await using servers = await startServers({
-    documentdb: true,
+    documentdb: files.some((file) => file.endsWith("mongodb.leases.test.ts")),
     install: !noInstall,
     log: console.log,
   });

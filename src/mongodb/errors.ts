@@ -28,6 +28,19 @@ export function isRefusal(error: unknown): boolean {
   return isDuplicate(error) || !transient(error);
 }
 
+/**
+ * The operations of an unordered bulk that failed, if the server has acknowledged the others as the write
+ * concern asks.
+ */
+export function failedOperations(error: unknown): Set<number> | undefined {
+  const { writeErrors, result } = error as {
+    writeErrors?: { index: number }[];
+    result?: { getWriteConcernError(): unknown };
+  };
+  if (!writeErrors?.length || !result || result.getWriteConcernError()) return undefined;
+  return new Set(writeErrors.map(({ index }) => index));
+}
+
 /** Names of transient errors. */
 const transientNames = new Set([
   "MongoNetworkError",

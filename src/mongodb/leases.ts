@@ -13,7 +13,7 @@ import type { Claim, Claimed, Held, LeasePage, Leases, Refusal, Settlement } fro
 import { reason } from "../errors.ts";
 import type { Collection, Document } from "./client.ts";
 import { checkSize, type Commands } from "./commands.ts";
-import { isDuplicate, isRefusal } from "./errors.ts";
+import { failedOperations, isDuplicate, isRefusal } from "./errors.ts";
 
 const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1, ends: 1, note: 1 };
 
@@ -157,7 +157,6 @@ export class MongoLeases implements Leases<unknown> {
 
   /** Deletes documents of holders. */
   async #remove(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<void> {
-    if (settlements.length === 0) return;
     const operations = settlements.map((it) => ({
       deleteOne: {
         filter: {
@@ -167,25 +166,45 @@ export class MongoLeases implements Leases<unknown> {
         },
       },
     }));
-    const { deletedCount } = await this.#commands.run((collection) =>
-      collection.bulkWrite(operations, { ordered: false, signal })
-    );
-    this.#count(settlements, deletedCount);
+    await this.#bulk(settlements, operations, "deletedCount", signal);
   }
 
   /** Changes documents of holders. */
   async #change(settlements: Settlement<unknown>[], signal: AbortSignal): Promise<void> {
-    if (settlements.length === 0) return;
-    const updates = settlements.map((it) => ({ filter: owned(it), update: updateOf(it) }));
-    const [first] = updates as [typeof updates[0]];
-    const operations = updates.map((updateOne) => ({ updateOne }));
+    const operations = settlements.map((it) => ({
+      updateOne: { filter: owned(it), update: updateOf(it) },
+    }));
+    if (operations.length !== 1) {
+      return await this.#bulk(settlements, operations, "matchedCount", signal);
+    }
+    // In a bulk, the filter and the update together have the limit of a document.
+    const [{ updateOne: { filter, update } }] = operations as [typeof operations[0]];
     const { matchedCount } = await this.#commands.run((collection) =>
-      updates.length === 1
-        // In a bulk, the filter and the update together have the limit of a document.
-        ? collection.updateOne(first.filter, first.update, { signal })
-        : collection.bulkWrite(operations, { ordered: false, signal })
+      collection.updateOne(filter, update, { signal })
     );
     this.#count(settlements, matchedCount);
+  }
+
+  async #bulk(
+    settlements: Settlement<unknown>[],
+    operations: object[],
+    counter: "deletedCount" | "matchedCount",
+    signal: AbortSignal,
+  ): Promise<void> {
+    if (operations.length === 0) return;
+    try {
+      const result = await this.#commands.run((collection) =>
+        collection.bulkWrite(operations, { ordered: false, signal })
+      );
+      this.#count(settlements, result[counter]);
+    } catch (error) {
+      const failed = failedOperations(error);
+      if (failed !== undefined) {
+        const others = settlements.filter((_, i) => !failed.has(i));
+        this.#count(others, (error as Record<typeof counter, number>)[counter]);
+      }
+      throw error;
+    }
   }
 
   /** Notes that settlements are stored, if the server has found as many documents. */

@@ -6,7 +6,15 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { describe, it } from "node:test";
-import { type Collection, type Document, MongoClient, MongoServerError } from "mongodb";
+import {
+  type AnyBulkWriteOperation,
+  type BulkWriteOptions,
+  type Collection,
+  type Document,
+  MongoBulkWriteError,
+  MongoClient,
+  MongoServerError,
+} from "mongodb";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
 import type { Backend, Claim, Leases, Settlement } from "../../src/backend.ts";
 import { document } from "../../src/codec/document.ts";
@@ -94,6 +102,26 @@ const write = (key: string, token: string, value: unknown, length = 0, expires?:
 });
 const release = (key: string, token: string) => ({ ...lease(key, token, 0), change: undefined });
 const removal = (key: string, token: string) => ({ ...lease(key, token, 0), change: null });
+
+/** A client whose collections have some other methods. */
+function intercepted(
+  client: MongoClient,
+  intercept: (collection: Collection, method: string) => unknown,
+) {
+  return {
+    connect: () => client.connect(),
+    db: () => ({
+      collection: (...args: Parameters<ReturnType<MongoClient["db"]>["collection"]>) =>
+        new Proxy(client.db().collection(...args), {
+          get(collection, method) {
+            const value = Reflect.get(collection, method);
+            return intercept(collection, String(method)) ??
+              (typeof value === "function" ? value.bind(collection) : value);
+          },
+        }),
+    }),
+  };
+}
 
 /** Runs a test with its own collection. */
 function test(
@@ -187,21 +215,10 @@ describe("MongoDB leases", () => {
 
   test("repeats a claim if another process inserts the same key", async (_, name, client) => {
     const failing = new Set(["findOneAndUpdate", "bulkWrite"]);
-    const racing = {
-      connect: () => client.connect(),
-      db: () => ({
-        collection: (...args: Parameters<ReturnType<MongoClient["db"]>["collection"]>) =>
-          new Proxy(client.db().collection(...args), {
-            get(collection, method) {
-              if (failing.delete(String(method))) {
-                return () => Promise.reject(new MongoServerError({ message: "no", code: 11000 }));
-              }
-              const value = Reflect.get(collection, method);
-              return typeof value === "function" ? value.bind(collection) : value;
-            },
-          }),
-      }),
-    };
+    const racing = intercepted(client, (_, method) => {
+      if (!failing.delete(method)) return undefined;
+      return () => Promise.reject(new MongoServerError({ message: "no", code: 11000 }));
+    });
     const holder = await Holder.open({ client: racing, collection: name });
     assert.deepEqual(await holder.claim(lease("k", "t")), { k: "t" });
     assert.deepEqual(await holder.claim(lease("k", "t2"), lease("l", "t")), { k: "t", l: "t" });
@@ -266,6 +283,33 @@ describe("MongoDB leases", () => {
     assert.deepEqual(await holder.settle(...batch), []);
     assert.equal((await holder.read("a"))?.value, 2);
     assert.deepEqual(await holder.settle(write("a", "t", 3)), [{ key: "a", token: "t2" }]);
+  });
+
+  test("refuses no part of a batch that failed in another part", async (_, name, client) => {
+    let fails = true;
+    /** Fails for one operation of a bulk, and executes the others. */
+    const failing = intercepted(client, (collection, method) => {
+      if (method !== "bulkWrite" || !fails) return undefined;
+      return async (operations: AnyBulkWriteOperation[], options: BulkWriteOptions) => {
+        const result = await collection.bulkWrite(operations.slice(1), options);
+        const error = { index: 0, code: 112, errmsg: "conflict" };
+        const errors = { message: "conflict", code: 112, writeErrors: [error] };
+        throw new MongoBulkWriteError(errors as never, result);
+      };
+    });
+    const holder = await Holder.open({ client: failing, collection: name });
+    const keys = ["a", "b", "c"];
+    const batches = [keys.map((key) => write(key, "t", 1)), keys.map((key) => removal(key, "t"))];
+    for (const batch of batches) {
+      fails = false;
+      await holder.claim(...keys.map((key) => lease(key, "t")));
+      fails = true;
+      await assert.rejects(holder.settle(...batch), { code: 112 });
+      fails = false;
+      assert.deepEqual(await holder.claim(lease("b", "t2")), { b: "t2" });
+      assert.deepEqual(await holder.settle(...batch), []);
+      await holder.settle(write("b", "t2", 1));
+    }
   });
 
   test("refuses a session that is too large, and keeps the lease", async (_, collection) => {

@@ -131,14 +131,26 @@ describe("Redis leases", () => {
       const [store] = cleanup.stores(Redis({ client, prefix, timeout: 60_000 }));
       await store!.update("k", () => ({ n: 1 }));
       for (const port of nodes) await command(port, "FLUSHALL"); // a slot with keys cannot move
-      const slot = Number(await command(nodes[0]!, "CLUSTER", "KEYSLOT", prefix));
-      const owner = Math.min(2, Math.floor(slot / 5461.34));
-      const target = nodes[(owner + 1) % 3]!;
-      const id = String(await command(target, "CLUSTER", "MYID"));
-      for (const port of nodes) await command(port, "CLUSTER", "SETSLOT", `${slot}`, "NODE", id);
+      const slot = String(await command(nodes[0]!, "CLUSTER", "KEYSLOT", prefix));
+      const owner = Math.min(2, Math.floor(Number(slot) / 5461.34));
+      const [from, to, third] = [0, 1, 2].map((i) => nodes[(owner + i) % 3]!);
+      const ids = new Map<number, string>();
+      for (const port of nodes) ids.set(port, String(await command(port, "CLUSTER", "MYID")));
+      const assign = (port: number, ...state: string[]) =>
+        command(port, "CLUSTER", "SETSLOT", slot, ...state);
+      await assign(to!, "IMPORTING", ids.get(from!)!);
+      await assign(from!, "MIGRATING", ids.get(to!)!);
+      for (const port of [to!, from!, third!]) await assign(port, "NODE", ids.get(to!)!);
+      const moved = new RegExp(`^MOVED ${slot} 127.0.0.1:${to}$`);
+      for (const port of [from!, third!]) {
+        await until(async () => {
+          const answer = await command(port, "GET", `${prefix}k`).catch((error) => error.message);
+          return moved.test(`${answer}`);
+        });
+      }
       const count = (session?: { n: number }) => ({ n: (session?.n ?? 0) + 1 });
       await Promise.all([1, 2, 3].map(() => store!.update("k", count)));
-      assert.equal(await command(target, "GET", `${prefix}k`), '{"n":3}');
+      assert.equal(await command(to!, "GET", `${prefix}k`), '{"n":3}');
     });
   }
 

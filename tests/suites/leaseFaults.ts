@@ -240,12 +240,11 @@ async function meet(harness: LeaseFaultHarness, fault: Fault, what: string): Pro
   const append: Append = (history, store, name) => history.append(store, name, times);
   await using scene = await Scene.open(harness, garbled ? 1_000 : undefined);
   const { near, far, proxy } = scene;
-  let sprung = true;
   let request = 0;
-  for (; sprung; request++) {
+  for (;;) {
     const key = `${request}-${place()}`;
     const histories = ["a", "b"].map((each) => new History(`${key}-${each}`));
-    sprung = false;
+    let sprung = false;
     proxy.trap(fault, key, request).then(() => sprung = true);
     const results = await Promise.all(works[what]!(append, histories, scene));
     proxy.disarm();
@@ -263,8 +262,11 @@ async function meet(harness: LeaseFaultHarness, fault: Fault, what: string): Pro
       }
       await history.check(far);
     }
+    // An update may time out on a slow machine before it sends the request.
+    if (sprung) request++;
+    else if (allSucceeded) break;
   }
-  assert.ok(request > 2, "an update has at least two requests");
+  assert.ok(request >= 2, "an update has at least two requests");
 }
 
 /** Another process stores an update before one can repeat its settlement. */

@@ -98,9 +98,12 @@ export class MongoLeases implements Leases<unknown> {
   }
 
   async held(start = "", size: number, signal: AbortSignal): Promise<LeasePage> {
+    const $match = { key: { $gt: start }, until: { $gt: released } };
+    const any = await this.#commands.run((collection) => collection.findOne($match, { signal }));
+    if (any === null) return { leases: [] }; // perhaps the server cannot have leases
     const leases = await this.#commands.run((collection) =>
       collection.aggregate<Held>([
-        { $match: { key: { $gt: start }, until: { $gt: released } } },
+        { $match },
         { $sort: { key: 1 } },
         // DocumentDB has no `$$NOW` in `$match`.
         { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },

@@ -618,6 +618,29 @@ describe("MongoDB errors", () => {
     await harness.drop(where);
   });
 
+  it("MongoDB has no leases if the server has no updates with a pipeline", async () => {
+    const collection = place();
+    await direct(async (client) => {
+      const refuse = () => {
+        throw new mongodb7.MongoServerError({ message: "no pipelines", code: 9 });
+      };
+      const old = {
+        connect: () => client.connect(),
+        db: () => ({
+          collection: (...args: Parameters<mongodb7.Db["collection"]>) =>
+            Object.assign(client.db().collection(...args), { updateOne: refuse }),
+        }),
+      };
+      await using store = Mongo({ client: old, collection });
+      await assert.rejects(store.update("k", () => 1), /need MongoDB 4.2 or newer.*no pipelines/);
+    });
+    await harness.drop(collection);
+    if (!ferretdb) return;
+    await using store = Mongo({ url, collection });
+    await assert.rejects(store.update("k", () => 1), /need MongoDB 4.2 or newer/);
+    await harness.drop(collection);
+  });
+
   it("MongoDB distinguishes temporary errors from permanent ones", () => {
     const server = (code: number) => new mongodb7.MongoServerError({ message: "no", code });
     for (const code of [11600, 11602, 10107, 13435, 189, 91, 112, 262, 11000, 6, 7, 89]) {
@@ -625,6 +648,10 @@ describe("MongoDB errors", () => {
     }
     for (const code of [18, 13, 8000, 2, 9, 10334, 121]) {
       assert.ok(!transient(server(code)), `${code}`);
+    }
+    // FerretDB 2, for concurrent upserts of one key.
+    for (const message of ["deadlock detected", 'conflicting … exclusion constraint "index"']) {
+      assert.ok(transient(new mongodb7.MongoServerError({ message, code: 1 })), message);
     }
     const lost = new mongodb7.MongoNetworkError("connection 1 closed");
     assert.ok(transient(lost));

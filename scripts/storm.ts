@@ -28,9 +28,12 @@ const { values, positionals } = parseArgs({
 });
 const numbers = (text: string) => text.split(",").map(Number);
 
-const servers = await startServers({ own: true, log: console.log });
+const servers = await startServers({ own: true, documentdb: true, log: console.log });
 const folder = mkdtempSync(join(tmpdir(), "storm-"));
-const { redis, postgres, mysql, mongodb } = servers.urls;
+const { redis, postgres, mysql } = servers.urls;
+const { product, url } = servers.servers.mongodb;
+// FerretDB 1 has no leases.
+const mongodb = product === "MongoDB" ? url : servers.documentdb?.url;
 const stores: Record<
   string,
   [module: string, factory: string, options: (place: string) => object]
@@ -80,9 +83,7 @@ async function storm(store: string, processes: number, chats: number, handler: n
 let lost = 0;
 try {
   const rows: Awaited<ReturnType<typeof storm>>[] = [];
-  const all = Object.keys(stores).filter((name) =>
-    name !== "mongodb" || servers.servers.mongodb.product === "MongoDB"
-  );
+  const all = Object.keys(stores).filter((name) => name !== "mongodb" || mongodb !== undefined);
   for (const store of positionals.length > 0 ? positionals : all) {
     for (const processes of numbers(values.processes)) {
       for (const chats of numbers(values.chats)) {

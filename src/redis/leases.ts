@@ -96,8 +96,10 @@ const look = new Script(`
 local left = redis.call('PTTL', KEYS[1]) - ${grace}
 return left > 0 and {redis.call('GET', KEYS[1]), left} or {}`);
 
-/** The tag in a name: in a cluster only it decides about the slot. */
-const tag = /^[^{]*\{([^}]+)\}/;
+/** The part of a name that decides about its slot in a cluster: its hash tag, or all of it. */
+function slotted(name: string): string {
+  return /^[^{]*\{([^}]+)\}/.exec(name)?.[1] ?? name;
+}
 
 /** Marks the name of a lease, after the prefix. */
 const leaseMark = `${mark}lease`;
@@ -114,14 +116,14 @@ function nameOf(
   client: Client,
   isCluster: boolean,
 ): string {
-  const session = (client.keyPrefix ?? "") + prefix + key;
-  if (tag.test(session)) return `${prefix}${mark}${kind} ${key}`;
-  if (isCluster && /[{}]/.test(session)) {
-    throw new RangeError(
-      "in a cluster, a key with a brace but without a hash tag cannot have a lease",
-    );
+  const { keyPrefix = "" } = client;
+  const session = keyPrefix + prefix + key;
+  const isTagged = slotted(session) !== session;
+  const name = `${prefix}${mark}${kind}${isTagged ? ` ${key}` : `{${session}}`}`;
+  if (isCluster && slotted(keyPrefix + name) !== slotted(session)) {
+    throw new RangeError("in a cluster, the braces in this key or its prefix do not allow a lease");
   }
-  return `${prefix}${mark}${kind}{${session}}`;
+  return name;
 }
 
 /** The session key of a lease that a scan has found. */

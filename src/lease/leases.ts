@@ -46,7 +46,11 @@ export class LeaseManager<Encoded> {
   private constructor(shared: SharedBackend<Encoded>, clock: Clock) {
     if (typeof shared.leases === "string") throw new TypeError(shared.leases);
     const serving = new Set<Line<Encoded>>();
-    const check = (now: number) => Math.min(...[...serving].map((line) => line.check(now)));
+    const check = (now: number) => {
+      let next = Infinity;
+      for (const line of serving) next = Math.min(next, line.check(now));
+      return next;
+    };
     this.#shared = {
       queue: new LeaseQueue(shared, shared.leases, clock),
       clock,

@@ -77,8 +77,8 @@ export class Commands {
   }
 
   /**
-   * A page of keys without the prefix, those of leases and notes among them. The cursor is the number of a node,
-   * and the cursor of its `SCAN`.
+   * A page of keys without the prefix, those of leases and notes among them. The cursor is the number
+   * of a node, and the cursor of its `SCAN`.
    */
   async scan(
     start = "0 0",

@@ -55,7 +55,7 @@ export interface Dialect {
    * @param free the condition that nobody holds a lease on the row; empty in a table without leases.
    */
   prune(now: number, free: string): Script<number>;
-  /** The types of the columns `lease` and `until`. */
+  /** The columns of leases and their types. */
   readonly leaseColumns: Readonly<Record<"lease" | "until" | "note", string>>;
   /** The server's time in ms since the epoch, as an integer, at the moment when it is evaluated. */
   readonly now: string;

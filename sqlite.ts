@@ -146,7 +146,7 @@ function backend(options: SQLiteOptions): Backend {
     leases: sqlLeases(
       () => statements,
       () => plainValues,
-      // The statement on one key is atomic. Another one may follow, but it only reads.
+      // Several statements on one key need no transaction: each changes the row only for its holder.
       (script, _signal, keys) => driver.atomic(database, keys, () => runLease(script)),
       runLease,
     ),

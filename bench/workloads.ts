@@ -1,6 +1,6 @@
 /** The workloads of the benchmark. */
 
-import { type Context, session, Telegraf } from "telegraf";
+import { type Context, type Middleware, session, Telegraf } from "telegraf";
 import { MemorySessionStore } from "telegraf/session";
 import type { Session, Store } from "./contenders.ts";
 
@@ -53,6 +53,29 @@ const chats = Array.from({ length: 100 }, (_, i) => key(i));
 
 interface CountContext extends Context {
   session: { count: number };
+}
+
+/** Middleware that counts the updates of a chat in its session. */
+export function counter(store: Store, size: number): Middleware<CountContext>[] {
+  const first = () => makeSession(size);
+  return [session({ store, defaultSession: first }), (ctx) => void ctx.session.count++];
+}
+
+/** Returns a function that sends an update of a user to a new bot. */
+export function makeBot(
+  ...middleware: Middleware<CountContext>[]
+): (user: number) => Promise<void> {
+  const bot = new Telegraf<CountContext>("1:token");
+  bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" } as never;
+  bot.use(...middleware);
+  let id = 0;
+  const date = Math.floor(Date.now() / 1000);
+  return (user) => {
+    const from = { id: 1_000_000_000 + user, is_bot: false, first_name: "User" };
+    const chat = { ...from, type: "private" as const };
+    const message = { message_id: ++id, date, chat, from, text: "Hello" };
+    return bot.handleUpdate({ update_id: id, message } as never);
+  };
 }
 
 export const workloads: Workload[] = [
@@ -114,25 +137,9 @@ export const workloads: Workload[] = [
     count: 100,
     keys: 100,
     prepare(store, size) {
-      const bot = new Telegraf<CountContext>("1:token");
-      bot.botInfo = { id: 1, is_bot: true, first_name: "Bot", username: "bot" } as never;
-      if (store !== undefined) {
-        bot.use(session({ store, defaultSession: () => makeSession(size) }));
-        bot.use((ctx) => void ctx.session.count++);
-      } else bot.use(() => {});
-      let id = 0;
-      const date = Math.floor(Date.now() / 1000);
-      const users = chats.map((_, i) => ({
-        id: 1_000_000_000 + i,
-        is_bot: false,
-        first_name: "User",
-      }));
-      return () =>
-        Promise.all(users.map((from) => {
-          const chat = { ...from, type: "private" as const };
-          const message = { message_id: ++id, date, chat, from, text: "Hello" };
-          return bot.handleUpdate({ update_id: id, message } as never);
-        }));
+      const handlers = store === undefined ? [() => {}] : counter(store, size);
+      const send = makeBot(...handlers);
+      return () => Promise.all(chats.map((_, i) => send(i)));
     },
   },
 ];

@@ -4,9 +4,9 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { build, findGo, versionOf } from "./go.ts";
 import { cached } from "./install.ts";
-import { mongodb } from "./mongodb.ts";
+import { buildInfo, mongodb } from "./mongodb.ts";
 import { run, which, within } from "./process.ts";
-import { database, type Recipe, type Scope } from "./recipe.ts";
+import type { Recipe, Scope } from "./recipe.ts";
 
 /**
  * FerretDB 2 in front of PostgreSQL with the extension DocumentDB, for tests of what FerretDB on SQLite
@@ -49,17 +49,11 @@ export const documentdb: Recipe = {
     return [join(source, "ferretdb2"), `127.0.0.1:${port}`, data, programsIn(join(source, "root"))];
   },
 
-  url: (port) => `mongodb://127.0.0.1:${port}/${database}`,
+  url: mongodb.url,
 
   async describe(url) {
-    const { MongoClient } = await import("mongodb");
-    const client = new MongoClient(url, { serverSelectionTimeoutMS: 2000 });
-    try {
-      const { version, ferretdb } = await client.db().command({ buildInfo: 1 });
-      return [`FerretDB ${ferretdb.version}`, `instead of MongoDB ${version}`];
-    } finally {
-      await client.close();
-    }
+    const { version, ferretdb } = await buildInfo(url);
+    return [`FerretDB ${ferretdb.version}`, `instead of MongoDB ${version}`];
   },
 };
 

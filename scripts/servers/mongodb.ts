@@ -28,16 +28,21 @@ export const mongodb: Recipe = {
   url: (port) => `mongodb://127.0.0.1:${port}/${database}`,
 
   async describe(url) {
-    const { MongoClient } = await import("mongodb");
-    const client = new MongoClient(url, { serverSelectionTimeoutMS: 2000 });
-    try {
-      const { version, ferretdbVersion } = await client.db().command({ buildInfo: 1 });
-      return ferretdbVersion ? ["FerretDB", `instead of MongoDB ${version}`] : ["MongoDB", version];
-    } finally {
-      await client.close();
-    }
+    const { version, ferretdbVersion } = await buildInfo(url);
+    return ferretdbVersion ? ["FerretDB", `instead of MongoDB ${version}`] : ["MongoDB", version];
   },
 };
+
+/** What the server says about itself. */
+export async function buildInfo(url: string) {
+  const { MongoClient } = await import("mongodb");
+  const client = new MongoClient(url, { serverSelectionTimeoutMS: 2000 });
+  try {
+    return await client.db().command({ buildInfo: 1 });
+  } finally {
+    await client.close();
+  }
+}
 
 /** Downloads MongoDB's own server. */
 async function downloadMongod(scope: Scope): Promise<Program | undefined> {

@@ -34,8 +34,10 @@ export interface Table extends Encoder {
   write: typeof rows;
 }
 
+type Options = Omit<SchemaOptions, "transient">;
+
 /** Creates or upgrades a table. */
-export type Prepare = (options: Omit<SchemaOptions, "transient">) => Script<Table>;
+export type Prepare = (options: Options) => Script<Table>;
 
 /** Finds the table in a database of any family. */
 export function* locate(
@@ -56,7 +58,7 @@ export function* locate(
 /** Creates or upgrades a table in SQLite or a database like it. */
 function* prepare(
   dialect: Dialect,
-  options: Omit<SchemaOptions, "transient">,
+  options: Options,
 ): Script<Table> {
   const statements = yield* prepareTable(dialect, { ...options, transient });
   return {
@@ -73,7 +75,7 @@ function* prepare(
 
 function* preparePostgres(
   place: string,
-  options: Omit<SchemaOptions, "transient">,
+  options: Options,
 ): Script<Table> {
   const write = (yield* endTransaction()) ? runOutsideTransaction : rows;
   const table = yield* prepare(postgresDialect(place), options);
@@ -82,7 +84,7 @@ function* preparePostgres(
 
 function* prepareMySQL(
   place: mysql.TableName,
-  options: Omit<SchemaOptions, "transient">,
+  options: Options,
 ): Script<Table> {
   yield "ROLLBACK"; // a change of the table would commit the application's transaction
   const { statements, settings } = yield* mysql.prepare(place, options, mysqlDialect);

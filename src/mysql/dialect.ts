@@ -218,7 +218,7 @@ const now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000
 
 /**
  * The statements on leases. The assignments of `ON DUPLICATE KEY UPDATE` run from left to right, or all
- * at once in MariaDB's SQL mode SIMULTANEOUS_ASSIGNMENT.
+ * at the same time in MariaDB's SQL mode SIMULTANEOUS_ASSIGNMENT.
  */
 function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseStatements {
   const { table, value } = dialect;

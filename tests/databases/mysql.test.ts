@@ -515,7 +515,7 @@ describe("MySQL pools", () => {
     pool.end();
   });
 
-  it("MySQL has leases on a server that makes the assignments of a statement all at once", async () => {
+  it("MySQL has leases on a server that makes all assignments of a statement at the same time", async () => {
     const pool = createCallbackPool({ uri: url });
     const mode = "sql_mode = 'SIMULTANEOUS_ASSIGNMENT'"; // MySQL takes it for a comment
     pool.on("connection", (it) => it.query(`SET @x = 1 /*M!100300 , ${mode} */`));

@@ -14,7 +14,7 @@ import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { awkwardKeys } from "../suites/conformance/harness.ts";
 import { patiently } from "../suites/faults.ts";
-import { heldLeases } from "../suites/leaseModel.ts";
+import { heldLeases } from "../suites/conformance/leases.ts";
 
 const long = 600_000;
 const { signal } = new AbortController();

@@ -7,7 +7,6 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash, randomInt } from "node:crypto";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { it } from "node:test";
@@ -15,6 +14,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { TelegramServer } from "telegram-test-api/lib/telegramServer.js";
 import { Postgres } from "../../pg.ts";
+import { freePort } from "../../scripts/servers/launch.ts";
 import { message } from "../suites/telegraf.ts";
 import { serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
@@ -36,15 +36,6 @@ const findsPackage = `data:text/javascript,${
     registerHooks({ resolve });`,
   )
 }`;
-
-/** A port that nobody uses at the moment. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  return port;
-}
 
 /** The bot in its processes. */
 async function start(url: string, port: number) {

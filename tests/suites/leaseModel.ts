@@ -6,8 +6,9 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { Store } from "../../mod.ts";
-import type { Backend, Held, Leases } from "../../src/backend.ts";
+import type { Backend, Leases } from "../../src/backend.ts";
 import { leaseDefaults } from "../../src/lease/options.ts";
+import { heldLeases } from "./conformance/leases.ts";
 
 /** A session: the names of its changes. */
 export type List = readonly string[];
@@ -97,18 +98,6 @@ class Model {
 }
 
 const { signal } = new AbortController();
-
-/** All leases that are held, by key. */
-export async function heldLeases(leases: Leases<unknown>): Promise<Map<string, Held>> {
-  const all = new Map<string, Held>();
-  let start: string | undefined;
-  do {
-    const page = await leases.held(start, 100, signal);
-    for (const lease of page.leases) all.set(lease.key, lease);
-    start = page.next;
-  } while (start !== undefined);
-  return all;
-}
 
 async function outcomeOf(update: Promise<unknown>): Promise<Outcome> {
   try {

@@ -77,15 +77,8 @@ class Holder implements AsyncDisposable {
   }
 
   /** The leases that are held, by key. */
-  async all(): Promise<Map<string, Held>> {
-    const all: Held[] = [];
-    let start: string | undefined;
-    do {
-      const page = await Holder.retry(this.backend, () => this.leases.held(start, 100, signal));
-      all.push(...page.leases);
-      start = page.next;
-    } while (start !== undefined);
-    return new Map(all.map((held) => [held.key, held]));
+  all(): Promise<Map<string, Held>> {
+    return Holder.retry(this.backend, () => heldLeases(this.leases));
   }
 
   /** The keys of the leases that are held, with their tokens. */
@@ -96,6 +89,18 @@ class Holder implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.backend.close();
   }
+}
+
+/** All leases that are held, by key. */
+export async function heldLeases(leases: Leases<unknown>): Promise<Map<string, Held>> {
+  const all = new Map<string, Held>();
+  let start: string | undefined;
+  do {
+    const page = await leases.held(start, 100, signal);
+    for (const lease of page.leases) all.set(lease.key, lease);
+    start = page.next;
+  } while (start !== undefined);
+  return all;
 }
 
 export function leases(define: Test, harness: Harness): void {

@@ -1,7 +1,8 @@
 /**
  * Starts a real server per backend, for tests and benchmarks. If `TEST_*_URL` is set, uses that
- * server. Otherwise starts a temporary one with the first of these that works: a program of this
- * machine, a program from npm or built with Go, a program from `apt-get`, Docker Compose.
+ * server. Otherwise starts a temporary one with the first of these that works: the program of
+ * `TEST_*_PROGRAM`, a program of this machine, a program from npm or built with Go, a program from
+ * `apt-get`, Docker Compose.
  *
  * Runs on Deno and on Node 24.
  *
@@ -135,8 +136,9 @@ async function startDocumentDB(scope: Scope): Promise<Server | undefined> {
 async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
   const variable = `TEST_${recipe.backend.toUpperCase()}_URL`;
   const url = scope.own ? undefined : process.env[variable];
+  const program = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
   const find = () => {
-    const command = recipe.find();
+    const command = process.env[program] ?? recipe.find();
     return command ? { command, source: command } : undefined;
   };
   try {
@@ -145,9 +147,9 @@ async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
       const nothing = () => Promise.resolve();
       return { url, product, version, source: variable, stop: nothing, start: nothing };
     }
-    const program = find() ?? await recipe.download?.(scope) ??
+    const found = find() ?? await recipe.download?.(scope) ??
       (await aptInstall(scope, recipe.packages) ? find() : undefined);
-    if (program) return await launch(scope, recipe, program);
+    if (found) return await launch(scope, recipe, found);
     if (recipe !== documentdb && await hasCompose(scope)) return await compose(scope, recipe);
   } catch (error) {
     const name = url ? variable : recipe.name;

@@ -1,5 +1,5 @@
 import * as fs from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { isRoot, which } from "./process.ts";
 import { database, password, type Recipe, username } from "./recipe.ts";
 
@@ -24,10 +24,20 @@ GRANT ALL ON *.* TO '${username}'@'%' WITH GRANT OPTION;
     // Each server needs its own `tmpdir` because it deletes the temporary tables there on start.
     const flags = ["--no-defaults", `--datadir=${join(folder, "data")}`, `--tmpdir=${folder}`];
     if (isRoot) flags.push("--user=root");
-    // Only MariaDB has this script.
-    const installer = which("mariadb-install-db");
-    await (installer
-      ? run(installer, [...flags, "--auth-root-authentication-method=normal", "--skip-test-db"])
+    const isMariaDB = (await run(command, ["--version"])).includes("MariaDB");
+    // A server that is unpacked somewhere else needs its own files, and has no folder for imports.
+    const base = dirname(dirname(command));
+    if (base !== "/usr") {
+      flags.push(`--basedir=${base}`);
+      if (isMariaDB) flags.push(`--lc-messages-dir=${base}/share/mariadb`);
+    }
+    if (!isMariaDB) flags.push("--mysqlx=OFF", "--secure-file-priv=NULL");
+    const installer = join(base, "bin/mariadb-install-db");
+    await (isMariaDB
+      ? run(fs.existsSync(installer) ? installer : which("mariadb-install-db")!, [
+        ...flags,
+        ..."--auth-root-authentication-method=normal --skip-test-db --force".split(" "),
+      ])
       : run(command, [...flags, "--initialize-insecure"]));
     return [
       command,

@@ -122,7 +122,7 @@ export class RedisServers implements AsyncDisposable {
     const own = config === undefined
       ? ["--port", String(port), "--save", "", "--dir", this.#folder, "--bind", "127.0.0.1"]
       : [config, "--sentinel"];
-    const child = spawn("redis-server", [...own, ...args], { stdio: "ignore" });
+    const child = spawn(process.env.TEST_REDIS_PROGRAM ?? "redis-server", [...own, ...args], { stdio: "ignore" });
     this.#processes.set(port, child);
     const failed = new Promise<never>((_, reject) => {
       child.on("error", () => reject(new Error("redis-server is not on the PATH: install Redis")));

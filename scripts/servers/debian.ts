@@ -6,7 +6,7 @@ import { dirname, join, relative } from "node:path";
 import process from "node:process";
 import { cached } from "./install.ts";
 import { run, which, within } from "./process.ts";
-import type { Scope } from "./recipe.ts";
+import type { Recipe, Scope } from "./recipe.ts";
 
 /** What to unpack. */
 export interface Packages {
@@ -50,6 +50,23 @@ export function unpackedPackages(scope: Scope, name: string, wanted: Packages): 
     line,
     (folder) => unpackPackages(scope, folder, wanted),
   );
+}
+
+/** The part of a recipe that finds the program, for the first program of the packages. */
+export function fromPackages(
+  name: string,
+  wanted: Packages,
+): Pick<Recipe, "packages" | "hint" | "find" | "download"> {
+  return {
+    packages: [],
+    hint: "use Debian with apt-get",
+    find: () => undefined,
+    async download(scope) {
+      if (!canUnpack(scope)) return;
+      const root = await unpackedPackages(scope, name, wanted);
+      return { command: join(root, wanted.programs[0]!), source: "Debian sid" };
+    },
+  };
 }
 
 /** The mirror from which this machine gets Debian. */

@@ -3,7 +3,7 @@ import { arch } from "node:os";
 import { dirname, join } from "node:path";
 import { canUnpack, unpackPackages } from "./debian.ts";
 import { build, findGo, versionOf } from "./go.ts";
-import { cached } from "./install.ts";
+import { cached, readableFolder } from "./install.ts";
 import { buildInfo, mongodb } from "./mongodb.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -38,14 +38,7 @@ export const documentdb: Recipe = {
   },
 
   async startCommand({ command, folder, port, user }) {
-    let source = dirname(command);
-    if (user) {
-      // The other user may not read the cache, which is in the home folder of this user.
-      const copy = join(folder, "programs");
-      await fs.promises.cp(source, copy, { recursive: true, verbatimSymlinks: true });
-      await fs.promises.chmod(copy, 0o755);
-      source = copy;
-    }
+    const source = await readableFolder(dirname(command), { folder, user });
     const data = join(folder, "data");
     await fs.promises.mkdir(data);
     if (user) await fs.promises.chown(data, user.uid, user.gid);

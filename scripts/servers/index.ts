@@ -20,13 +20,15 @@ import { postgres } from "./postgres.ts";
 import { type Backend, backends, type Recipe, type Scope, type Server } from "./recipe.ts";
 import { redis } from "./redis.ts";
 
-export { type Backend, backends, type Server };
+export { type Backend, backends, type Recipe, type Server };
 
 export interface ServersOptions<B extends Backend = Backend> {
   /** @default all four */
   backends?: readonly B[];
   /** Whether to start DocumentDB too, if this machine can have it. @default {false} */
   documentdb?: boolean;
+  /** Other recipes than the default ones, for other engines. */
+  recipes?: Partial<Record<Backend, Recipe>> | undefined;
   /** Whether `apt-get` may install missing programs. @default {true} */
   install?: boolean;
   /** Whether to ignore `TEST_*_URL`, because a test stops its servers. @default {false} */
@@ -47,7 +49,7 @@ export interface Servers<B extends Backend = Backend> extends AsyncDisposable {
   stop(): Promise<void>;
 }
 
-const recipes: Record<Backend, Recipe> = { redis, mongodb, postgres, mysql };
+const defaults: Record<Backend, Recipe> = { redis, mongodb, postgres, mysql };
 
 /**
  * Starts the servers, all at the same time.
@@ -75,6 +77,7 @@ export async function startServers<B extends Backend = Backend>(
     signal: aborter.signal,
     cleanups: [],
   };
+  const recipes = { ...defaults, ...options.recipes };
   const starting = Promise.allSettled(names.map((name) => startServer(scope, recipes[name])));
   const startingDocumentDB = options.documentdb ? startDocumentDB(scope) : undefined;
   const deferred: (() => Promise<unknown>)[] = [];
@@ -150,7 +153,8 @@ async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
     const found = find() ?? await recipe.download?.(scope) ??
       (await aptInstall(scope, recipe.packages) ? find() : undefined);
     if (found) return await launch(scope, recipe, found);
-    if (recipe !== documentdb && await hasCompose(scope)) return await compose(scope, recipe);
+    const hasImage = Object.values(defaults).includes(recipe);
+    if (hasImage && await hasCompose(scope)) return await compose(scope, recipe);
   } catch (error) {
     const name = url ? variable : recipe.name;
     throw new Error(`${name}: ${(error as Error).message}`, { cause: error });

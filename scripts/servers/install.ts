@@ -5,7 +5,7 @@ import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { isRoot, run, succeeds, which, within } from "./process.ts";
-import type { Scope } from "./recipe.ts";
+import type { Launch, Scope } from "./recipe.ts";
 
 /** Installs run one after the other because dpkg has a lock. */
 let installing = Promise.resolve(true);
@@ -102,4 +102,19 @@ export async function cached(
     await fs.promises.rm(draft, { recursive: true, force: true });
   }
   return folder;
+}
+
+/**
+ * Returns a folder that the user of a server may read: a copy of a folder in the cache, which is in the
+ * home folder of the user of this process.
+ */
+export async function readableFolder(
+  source: string,
+  { folder, user }: Pick<Launch, "folder" | "user">,
+): Promise<string> {
+  if (!user || !source.startsWith(cacheFolder(""))) return source;
+  const copy = join(folder, "programs");
+  await fs.promises.cp(source, copy, { recursive: true, verbatimSymlinks: true });
+  await fs.promises.chmod(copy, 0o755);
+  return copy;
 }

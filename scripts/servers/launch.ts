@@ -37,6 +37,7 @@ export async function launch(scope: Scope, recipe: Recipe, program: Program): Pr
     product: "",
     version: "",
     source: program.source,
+    command: program.command,
     get pid() {
       return child.pid;
     },

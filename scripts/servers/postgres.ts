@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { arch, platform } from "node:os";
 import { dirname, join } from "node:path";
-import { cacheFolder, npmPackage } from "./install.ts";
+import { npmPackage, readableFolder } from "./install.ts";
 import { which } from "./process.ts";
 import { password, type Recipe, username } from "./recipe.ts";
 
@@ -30,13 +30,7 @@ export const postgres: Recipe = {
   },
 
   async startCommand({ command, folder, port, user, run }) {
-    let bin = dirname(command);
-    if (user && command.startsWith(cacheFolder(""))) {
-      // The other user may not read the cache, which is in the home folder of this user.
-      const copy = join(folder, "postgres");
-      await fs.promises.cp(dirname(bin), copy, { recursive: true, verbatimSymlinks: true });
-      bin = join(copy, "bin");
-    }
+    const bin = join(await readableFolder(dirname(dirname(command)), { folder, user }), "bin");
     const data = join(folder, "data");
     const pwfile = join(folder, "password");
     await fs.promises.writeFile(pwfile, password);

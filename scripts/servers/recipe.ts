@@ -72,6 +72,8 @@ export interface Server {
   readonly version: string;
   /** Where the server comes from: a path, a package, or a variable. */
   readonly source: string;
+  /** The program of a temporary server that runs without Docker. */
+  readonly command?: string;
   /** Process id of a temporary server that runs without Docker. */
   readonly pid?: number;
   /** Stops the server and keeps its data; does nothing to a server of `TEST_*_URL`. */

@@ -584,7 +584,7 @@ describe("MySQL pools", () => {
 
   it("MySQL refuses only sessions that exceed max_allowed_packet", async () => {
     const [[packet]] = await rows("SELECT @@max_allowed_packet") as [[number]];
-    await using store = MySQL({ url, table: table() });
+    await using store = MySQL({ url, table: table(), timeout: 120_000 });
     await store.set("k", "old");
     const most = "x".repeat(packet - "k".length - 64 - 2); // quotes
     const results = await Promise.allSettled([

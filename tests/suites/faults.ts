@@ -9,7 +9,7 @@ import process from "node:process";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { inspect } from "node:util";
-import { type Backend, startServers } from "../../scripts/servers/index.ts";
+import { type Backend, type Recipe, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
 import { model } from "./model.ts";
@@ -58,8 +58,8 @@ export interface FaultHarness extends ProcessHarness {
   readonly broken: Record<string, Broken>;
   /** Makes the server close all connections except the one that asks for it. */
   disconnect?(url: string): Promise<void>;
-  /** Makes the server refuse writes like a former primary, or accept them again. */
-  refuseWrites(url: string, proxy: Proxy, refuse: boolean): Promise<void>;
+  /** Makes the server refuse writes like a former primary, or accept them again. Absent if it cannot. */
+  refuseWrites?(url: string, proxy: Proxy, refuse: boolean): Promise<void>;
   /** A store on a pool whose connections are all in use. `release` makes them available again. */
   exhaust(
     server: FaultServer,
@@ -90,8 +90,9 @@ export interface Broken {
 }
 
 /** Starts a separate server with `scripts/servers/`, for tests that break it. */
-export async function ownServer(backend: Backend): Promise<FaultServer> {
-  const servers = await startServers({ backends: [backend], own: true });
+export async function ownServer(backend: Backend, recipe?: Recipe): Promise<FaultServer> {
+  const recipes = recipe && { [backend]: recipe };
+  const servers = await startServers({ backends: [backend], recipes, own: true });
   const server = servers.servers[backend];
   let up = true;
   return {
@@ -176,7 +177,7 @@ export async function opensOnceThere(url: string, open: Open): Promise<void> {
 }
 
 /** How much later than its deadline an operation may end on a busy machine, in ms. */
-const slack = 5_000;
+const slack = 30_000;
 
 /** Asserts that all operations are rejected with a TimeoutError by their deadline. */
 async function allExpire(operations: Promise<unknown>[], timeout: number): Promise<void> {
@@ -299,11 +300,14 @@ export function faults(harness: FaultHarness): void {
       await worker.call("close", "cut");
     });
 
-    it(`${name} a bot survives a server that refuses writes, and answers later`, async () => {
+    it(`${name} a bot survives a server that refuses writes, and answers later`, async (context) => {
+      if (!harness.refuseWrites) return context.skip("the server cannot be made to refuse writes");
       await using proxy = await Proxy.to(server.url);
       const at = urlWith(server.url, { host: proxy.host });
       await worker.open("read-only", options(at, 5_000));
-      assert.equal(await worker.update("read-only"), 1);
+      let count = 0;
+      // A busy machine may miss the short deadline.
+      await until(async () => (count = Number(await worker.update("read-only"))) >= 1);
       await harness.refuseWrites(server.url, proxy, true);
       try {
         // It may take a moment to reach all connections.
@@ -317,7 +321,7 @@ export function faults(harness: FaultHarness): void {
       } finally {
         await harness.refuseWrites(server.url, proxy, false);
       }
-      await until(async () => Number(await worker.update("read-only")) >= 2);
+      await until(async () => Number(await worker.update("read-only")) > count);
       await worker.call("close", "read-only");
     });
 

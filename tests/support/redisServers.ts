@@ -3,24 +3,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { createClient } from "redis";
+import { freePort } from "../../scripts/servers/launch.ts";
 import { until } from "./until.ts";
-
-/** Returns free ports. */
-async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, "127.0.0.1"));
-  const ports: number[] = [];
-  for (const server of servers) {
-    if (!server.listening) await once(server, "listening");
-    ports.push((server.address() as { port: number }).port);
-  }
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
-}
 
 /** Sends one command. */
 export async function command(port: number, ...args: string[]): Promise<unknown> {
@@ -42,10 +30,10 @@ export class RedisServers implements AsyncDisposable {
 
   /** Starts a server; returns its port. */
   async single(...args: string[]): Promise<number> {
-    const [port] = await freePorts(1);
-    this.#args.set(port!, args);
-    await this.restart(port!);
-    return port!;
+    const port = await freePort();
+    this.#args.set(port, args);
+    await this.restart(port);
+    return port;
   }
 
   /** Starts a single server again. */
@@ -55,7 +43,7 @@ export class RedisServers implements AsyncDisposable {
 
   /** Starts a cluster of three servers; returns their ports. */
   async cluster(): Promise<number[]> {
-    const free = await freePorts(6);
+    const free = await Promise.all(Array.from({ length: 6 }, freePort));
     const ports = free.slice(0, 3);
     await Promise.all(ports.map((port, i) => {
       const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
@@ -80,7 +68,7 @@ export class RedisServers implements AsyncDisposable {
 
   /** Starts a master, its replica and a sentinel for "main"; returns their ports. */
   async sentinel(): Promise<{ sentinel: number; master: number; replica: number }> {
-    const [sentinel] = await freePorts(1);
+    const sentinel = await freePort();
     const master = await this.single("--repl-diskless-sync-delay", "0");
     const replica = await this.single("--replicaof", "127.0.0.1", String(master));
     await until(async () => `${await command(master, "INFO", "replication")}`.includes("online"));
@@ -90,12 +78,12 @@ export class RedisServers implements AsyncDisposable {
       `port ${sentinel}\nsentinel monitor main 127.0.0.1 ${master} 1\n` +
         "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
     );
-    await this.#start(sentinel!, [], config);
+    await this.#start(sentinel, [], config);
     await until(async () => {
-      const replicas = await command(sentinel!, "SENTINEL", "REPLICAS", "main");
+      const replicas = await command(sentinel, "SENTINEL", "REPLICAS", "main");
       return (replicas as unknown[]).length === 1;
     });
-    return { sentinel: sentinel!, master, replica };
+    return { sentinel, master, replica };
   }
 
   /** Sends a signal to the server. */
@@ -122,7 +110,9 @@ export class RedisServers implements AsyncDisposable {
     const own = config === undefined
       ? ["--port", String(port), "--save", "", "--dir", this.#folder, "--bind", "127.0.0.1"]
       : [config, "--sentinel"];
-    const child = spawn(process.env.TEST_REDIS_PROGRAM ?? "redis-server", [...own, ...args], { stdio: "ignore" });
+    const child = spawn(process.env.TEST_REDIS_PROGRAM ?? "redis-server", [...own, ...args], {
+      stdio: "ignore",
+    });
     this.#processes.set(port, child);
     const failed = new Promise<never>((_, reject) => {
       child.on("error", () => reject(new Error("redis-server is not on the PATH: install Redis")));

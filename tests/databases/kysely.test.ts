@@ -338,6 +338,8 @@ describe("Kysely tables", () => {
     const role = `test_${randomBytes(6).toString("hex")}`;
     await postgres.query(`CREATE TABLE "${old}" (key varchar(32) PRIMARY KEY, session text)`);
     await postgres.query(`CREATE ROLE ${role} LOGIN PASSWORD 'secret'`);
+    // As PostgreSQL 15 and newer do.
+    await postgres.query("REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     try {
       await postgres.query(`GRANT SELECT, INSERT, UPDATE, DELETE ON "${old}" TO ${role}`);
       const url = new URL(serverUrl("postgres"));

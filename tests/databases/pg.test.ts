@@ -75,6 +75,8 @@ async function keyless(name: string): Promise<void> {
 async function role(...grants: string[]): Promise<string> {
   const name = `test_${randomBytes(6).toString("hex")}`;
   await admin.query(`CREATE ROLE ${name} LOGIN PASSWORD 'secret'`);
+  // As PostgreSQL 15 and newer do.
+  await admin.query("REVOKE CREATE ON SCHEMA public FROM PUBLIC");
   for (const grant of grants) await admin.query(`${grant} TO ${name}`);
   roles.push(name);
   const own = new URL(url);

@@ -1,8 +1,9 @@
 /**
  * Runs the tests on other engines than the default servers: newer versions, forks, poolers, clusters.
  *
- * Usage: `deno task test:engines [--without NAME]… [NAME …]`. Without names it tests all
- * engines. They are downloaded once, and not installed.
+ * Usage: `deno task test:engines [--without NAME]… [--write] [NAME …]`. Without names it
+ * tests all engines. They are downloaded once, and not installed. `--write` puts the results into
+ * `docs/engines.md`.
  *
  * @module
  */
@@ -98,11 +99,14 @@ interface Result {
   /** Product, version and source; or why it could not be had. */
   engine: string;
   tests: Test[];
+  /** What failovers showed, as rows of a table. */
+  failovers?: string[];
 }
 
 async function main(): Promise<number> {
-  const { values: { without }, positionals } = parseArgs({
+  const { values: { without, write }, positionals } = parseArgs({
     options: {
+      write: { type: "boolean" },
       without: { type: "string", multiple: true, default: [] },
     },
     allowPositionals: true,
@@ -128,6 +132,7 @@ async function main(): Promise<number> {
     if (aborter.signal.aborted) return 1;
   }
   console.log();
+  if (write) { for (const result of results) document(result); }
   return report(results);
 }
 
@@ -136,8 +141,10 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
   const engine = engines[name];
   if (!engine) {
     const files = [join(clusters, `${name}.test.ts`)];
-    const tests = await runTests(runtime, files, variables(servers), servers.defer);
-    return { name, engine: "several servers", tests };
+    const { tests, output } = await runTests(runtime, files, variables(servers), servers.defer);
+    const [, text = "several servers"] = output.match(/^engine: (.*)$/m) ?? [];
+    const failovers = [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => line!);
+    return { name, engine: text, tests, failovers };
   }
   const { backend, recipe } = engine;
   try {
@@ -154,7 +161,7 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const env = { ...variables(servers), ...own };
     if (recipe === documentdb) env.TEST_MONGODB_KIND = "documentdb";
     const files = [...testFiles("tests/cli"), ...testFiles("tests/databases")];
-    const tests = await runTests(runtime, files, env, servers.defer, titles[backend]);
+    const { tests } = await runTests(runtime, files, env, servers.defer, titles[backend]);
     return { name, engine: `${product} ${version} (${source})`, tests };
   } catch (error) {
     const { message } = error as Error;
@@ -195,6 +202,30 @@ function summary(tests: Test[]): string {
     ? `, ${count("skipped")} not run (${[...reasons].join("; ")})`
     : "";
   return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
+}
+
+/** Puts the results of an engine into the tables of `docs/engines.md`, in place of older ones. */
+function document({ name, engine, tests, failovers = [] }: Result): void {
+  const date = new Date().toISOString().slice(0, 10);
+  const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
+  const numbers = (["passed", "failed", "skipped"] as const).map(count);
+  const file = "docs/engines.md";
+  let text = fs.readFileSync(file, "utf8");
+  text = replaceRows(text, "engines", name, [[engine, ...numbers, date].join(" | ")]);
+  text = replaceRows(text, "failovers", name, failovers.map((row) => `${row} | ${date}`));
+  fs.writeFileSync(file, text);
+}
+
+/** Replaces the rows of an engine in the table between `<!-- TABLE -->` and `<!-- /TABLE -->`. */
+function replaceRows(text: string, table: string, name: string, rows: string[]): string {
+  const [start, end] = [`<!-- ${table} -->`, `<!-- /${table} -->`];
+  const [before, rest] = text.split(start) as [string, string];
+  const [old, after] = rest.split(end) as [string, string];
+  const [head, line, ...others] = old.trim().split("\n");
+  const kept = others.filter((row) => !row.startsWith(`| ${name} `));
+  const all = [...kept, ...rows.map((row) => `| ${name} | ${row} |`)];
+  all.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  return `${before}${start}\n\n${[head, line, ...all].join("\n")}\n\n${end}${after}`;
 }
 
 process.exitCode = await main().catch((error) => {

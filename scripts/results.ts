@@ -18,6 +18,13 @@ export interface Test {
   reason?: string;
 }
 
+/** What a run of tests gave. */
+export interface Run {
+  tests: Test[];
+  /** What it wrote to its standard output. */
+  output: string;
+}
+
 /** The variables that tell tests where the servers are. */
 export function variables(servers: Servers): NodeJS.ProcessEnv {
   return {
@@ -43,14 +50,11 @@ export async function runTests(
   env: NodeJS.ProcessEnv,
   defer: Servers["defer"],
   filter?: RegExp,
-): Promise<Test[]> {
+): Promise<Run> {
   const files = runtime.files(testFiles);
   if (files.length === 0) {
-    return [{
-      path: testFiles,
-      outcome: "failed",
-      reason: "these files do not test the npm package",
-    }];
+    const reason = "these files do not test the npm package";
+    return { tests: [{ path: testFiles, outcome: "failed", reason }], output: "" };
   }
   const folder = mkdtempSync(join(tmpdir(), "telegraf-session-report-"));
   const report = join(folder, "junit.xml");
@@ -77,11 +81,12 @@ export async function runTests(
     rmSync(folder, { recursive: true });
   });
   const [code] = await ended;
+  output = stripVTControlCharacters(output);
 
   const tests = existsSync(report) ? readReport(readFileSync(report, "utf8"), files) : [];
   // Deno's report does not contain files that failed to load.
   for (
-    const [, file] of stripVTControlCharacters(output).matchAll(/^Uncaught error from (\S+)/gm)
+    const [, file] of output.matchAll(/^Uncaught error from (\S+)/gm)
   ) {
     tests.push({ path: [file!], outcome: "failed", reason: "uncaught error" });
   }
@@ -89,7 +94,8 @@ export async function runTests(
     tests.push({ path: [runtime.title], outcome: "failed", reason: `exit code ${code}` });
   }
   // Deno reports the tests that the filter excludes as skipped.
-  return filter ? tests.filter(({ path }) => path.some((title) => filter.test(title))) : tests;
+  const matches = ({ path }: Test) => !filter || path.some((title) => filter.test(title));
+  return { tests: tests.filter(matches), output };
 }
 
 /** All `*.test.ts` in a folder, or the one file. */

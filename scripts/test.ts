@@ -48,7 +48,7 @@ async function main(): Promise<number> {
     console.log(`\n${runtime.title}\n`);
     results.push({
       title: runtime.title,
-      tests: await runTests(runtime, files, variables(servers), servers.defer),
+      ...await runTests(runtime, files, variables(servers), servers.defer),
     });
     if (aborter.signal.aborted) return 1;
   }

@@ -2,7 +2,7 @@
 
 import * as fs from "node:fs";
 import { arch } from "node:os";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { cached } from "./install.ts";
 import { run, which, within } from "./process.ts";
@@ -152,19 +152,13 @@ async function unpack(packages: string, root: string, signal: AbortSignal): Prom
 /** Lets a program run with the loader and the libraries of its own root. */
 async function makeRunnable(root: string, program: string): Promise<void> {
   const path = join(root, program);
-  let real = `${program}.real`;
-  if (fs.lstatSync(path).isSymbolicLink()) {
-    // The name tells such a program what to do.
-    real = relative(fs.realpathSync(root), fs.realpathSync(path));
-    await fs.promises.rm(path);
-  } else {
-    await fs.promises.rename(path, `${path}.real`);
-  }
+  await fs.promises.rename(path, `${path}.real`);
   const wrapper = `#!/bin/sh
-root=\${0%/${program}}
+self=$(readlink -f "$0")
+root=\${self%/${program}}
 libraries=$(echo "$root"/usr/lib/*-linux-gnu)
-exec "$libraries"/ld-linux-*.so.* --argv0 "$0" \\
-  --library-path "$libraries:$root/${dirname(dirname(program))}/lib" "$root/${real}" "$@"
+exec "$libraries"/ld-linux-*.so.* \\
+  --library-path "$libraries:$root/${dirname(dirname(program))}/lib" "$self.real" "$@"
 `;
   await fs.promises.writeFile(path, wrapper, { mode: 0o755 });
 }

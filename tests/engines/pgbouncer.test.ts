@@ -17,6 +17,7 @@ const start = (mode: "transaction" | "statement") => ownServer("postgres", pgbou
 const shared = await start("transaction");
 const statement = await start("statement");
 after(() => Promise.all([shared.stop(), statement.stop()]));
+console.log(`engine: ${shared.description}`);
 
 /** Runs a statement on PostgreSQL itself. */
 async function rows(text: string, ...values: unknown[]): Promise<unknown[][]> {

@@ -94,6 +94,9 @@ function postgresFromNpm(version: string): Engine {
   return { backend: "postgres", recipe };
 }
 
+/** Engines that need Node.js. */
+const onNode = ["d1"]; // Miniflare fails on Deno
+
 interface Result {
   name: string;
   /** Product, version and source; or why it could not be had. */
@@ -124,10 +127,11 @@ async function main(): Promise<number> {
   await using servers = await startServers({ log: console.log });
   const aborter = new AbortController();
   servers.defer(() => Promise.resolve(aborter.abort()));
-  const runtime = await findRuntime({ log: console.log, signal: aborter.signal }, "deno");
+  const scope = { log: console.log, signal: aborter.signal };
   const results: Result[] = [];
   for (const name of names) {
     console.log(`\n${name}\n`);
+    const runtime = await findRuntime(scope, onNode.includes(name) ? "node" : "deno");
     results.push(await testEngine(runtime, servers, name));
     if (aborter.signal.aborted) return 1;
   }

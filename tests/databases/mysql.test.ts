@@ -582,6 +582,22 @@ describe("MySQL pools", () => {
     await pool.end();
   });
 
+  it("MySQL logs in with caching_sha2_password, with and without TLS", async (context) => {
+    const [[version]] = await rows("SELECT version()") as [[string]];
+    if (version.includes("MariaDB")) return context.skip("MariaDB has no caching_sha2_password");
+    const name = `test_${randomBytes(6).toString("hex")}`;
+    await admin.query(`CREATE USER ${name} IDENTIFIED WITH caching_sha2_password BY 'secret'`);
+    users.push(name);
+    await admin.query(`GRANT ALL ON *.* TO ${name}`);
+    for (const ssl of [undefined, { rejectUnauthorized: false }]) {
+      await admin.query("FLUSH PRIVILEGES"); // The server forgets the password: the login is complete.
+      const own = urlWith(url, { username: name, password: "secret" });
+      await using store = MySQL({ url: own, table: table(), config: { ssl } });
+      await store.set("k", { secure: ssl !== undefined });
+      assert.deepEqual(await store.get("k"), { secure: ssl !== undefined });
+    }
+  });
+
   it("MySQL refuses only sessions that exceed max_allowed_packet", async () => {
     const [[packet]] = await rows("SELECT @@max_allowed_packet") as [[number]];
     await using store = MySQL({ url, table: table(), timeout: 120_000 });

@@ -32,6 +32,8 @@ export interface Harness {
   readonly connectsLate?: boolean;
   /** Why this server cannot have leases. */
   readonly noLeases?: string;
+  /** The size of the largest session that this server takes, in bytes. @default more than 8 MB */
+  readonly largest?: number;
   /** Field names that this server rejects, with the reason. */
   readonly refusedFields?: { readonly names: RegExp; readonly reason: string };
 }

@@ -22,6 +22,8 @@ import { Worker, type WorkerError } from "../support/worker.ts";
 /** A server that tests may break. */
 export interface FaultServer {
   readonly url: string;
+  /** Its product and version. */
+  readonly description?: string;
   readonly pid?: number | undefined;
   /** Sends a signal to all its processes. Absent if the tests cannot reach them. */
   readonly signal?: (signal: NodeJS.Signals) => void;
@@ -97,6 +99,7 @@ export async function ownServer(backend: Backend, recipe?: Recipe): Promise<Faul
   let up = true;
   return {
     url: server.url,
+    description: `${server.product} ${server.version} (${server.source})`,
     get pid() {
       return server.pid;
     },

@@ -106,6 +106,9 @@ export function failover(harness: FailoverHarness): void {
     const firsts = load.chats.map(({ acknowledged }) =>
       (acknowledged.find(({ began }) => began > broken)?.ended ?? Infinity) - broken
     );
+    const ends = load.chats.flatMap((chat) => chat.acknowledged.map(({ ended }) => ended))
+      .filter((ended) => ended > broken).sort((a, b) => a - b);
+    const pauses = ends.map((ended, i) => ended - (ends[i - 1] ?? broken));
     console.log([
       `failover ${running.engine}, ${name}`,
       title,
@@ -117,6 +120,7 @@ export function failover(harness: FailoverHarness): void {
       `fault took ${Math.round(repaired - broken)} ms`,
       `first success after ${Math.round(Math.min(...firsts))} ms`,
       `all chats after ${Math.round(Math.max(...firsts))} ms`,
+      `longest pause ${Math.round(Math.max(...pauses))} ms`,
       `codes ${seen.join(", ") || "none"}`,
     ].join(" | "));
     assert.deepEqual(rejections.all, [], "unhandled rejections");

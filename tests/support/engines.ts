@@ -4,7 +4,6 @@ import process from "node:process";
 import { aptInstall } from "../../scripts/servers/install.ts";
 import { canUnpack, unpackedPackages } from "../../scripts/servers/debian.ts";
 import { launch } from "../../scripts/servers/launch.ts";
-import { which } from "../../scripts/servers/process.ts";
 import type { Recipe, Scope, Server } from "../../scripts/servers/recipe.ts";
 import { family } from "../suites/faults.ts";
 import type { Cleanup } from "./cleanup.ts";
@@ -25,37 +24,37 @@ export function scopeOf(cleanup: Cleanup): Scope {
   });
 }
 
-/** A program of this machine, or else of Debian's newest packages. */
-export async function programOf(
+/** The folder of programs of Debian's newest packages. */
+export async function unpacked(
   scope: Scope,
   name: string,
   packages: string[],
-  ...programs: string[]
+  programs: string[],
 ): Promise<string> {
-  const found = which(name);
-  if (found) return found;
-  if (!canUnpack(scope)) throw new Error(`${name} is missing: install it`);
-  const path = programs[0]!;
-  const root = await unpackedPackages(scope, packages[0]!, { packages, programs });
-  return `${root}/${path}`;
+  if (!canUnpack(scope)) {
+    throw new Error(`${name} is missing, and only Debian has it for this test`);
+  }
+  return await unpackedPackages(scope, name, { packages, programs });
 }
 
 /**
  * Starts a server of a recipe.
  *
  * @param change adapts its command line, and may prepare its data.
+ * @param command its program; by default the one that the other tests have.
  */
 export async function startServer(
   scope: Scope,
   recipe: Recipe,
   change: (command: string[], folder: string) => string[] | Promise<string[]>,
+  command?: string,
 ): Promise<Server> {
   const variable = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
-  const find = () => process.env[variable] ?? recipe.find();
+  const find = () => command ?? process.env[variable] ?? recipe.find();
   const own = find();
   const program = own ? { command: own, source: own } : await recipe.download?.(scope);
   if (program === undefined && await aptInstall(scope, recipe.packages)) {
-    return await startServer(scope, recipe, change);
+    return await startServer(scope, recipe, change, find());
   }
   if (program === undefined) throw new Error(`${recipe.name} is missing: ${recipe.hint}`);
   const startCommand: Recipe["startCommand"] = async (launch) =>

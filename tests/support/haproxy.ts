@@ -8,8 +8,9 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort } from "../../scripts/servers/launch.ts";
+import { which } from "../../scripts/servers/process.ts";
 import type { Cleanup } from "./cleanup.ts";
-import { programOf, scopeOf } from "./engines.ts";
+import { scopeOf, unpacked } from "./engines.ts";
 import { until } from "./until.ts";
 
 /** A server behind HAProxy. */
@@ -29,7 +30,10 @@ export async function startHAProxy(
   servers: readonly Behind[],
   { keeps = false } = {},
 ): Promise<number> {
-  const program = await programOf(scopeOf(cleanup), "haproxy", ["haproxy"], "usr/sbin/haproxy");
+  const program = which("haproxy") ?? join(
+    await unpacked(scopeOf(cleanup), "haproxy", ["haproxy"], ["usr/sbin/haproxy"]),
+    "usr/sbin/haproxy",
+  );
   const port = await freePort();
   const lines = await Promise.all(servers.map(async ({ url, isPrimary }, i) => {
     const checks = createServer(async (_request, response) => {

@@ -132,7 +132,7 @@ function running(): Map<number, number> {
 }
 
 /** The ids of a process and all its descendants. */
-function family(pid: number): number[] {
+export function family(pid: number): number[] {
   const children = [...running()].filter(([, parent]) => parent === pid);
   return [pid, ...children.flatMap(([child]) => family(child))];
 }

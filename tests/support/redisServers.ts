@@ -2,13 +2,18 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { createClient } from "redis";
 import { freePort } from "../../scripts/servers/launch.ts";
 import { until } from "./until.ts";
+
+/** Returns free ports. */
+function freePorts(count: number): Promise<number[]> {
+  return Promise.all(Array.from({ length: count }, freePort));
+}
 
 /** Sends one command. */
 export async function command(port: number, ...args: string[]): Promise<unknown> {
@@ -22,18 +27,26 @@ export async function command(port: number, ...args: string[]): Promise<unknown>
   }
 }
 
+/** Whether a master has a replica, or a replica a master, and they are connected. */
+async function isReplicating(port: number): Promise<boolean> {
+  const info = `${await command(port, "INFO", "replication")}`;
+  return /state=online|master_link_status:up/.test(info);
+}
+
 /** Redis servers with their data in one temporary folder. They are stopped and deleted together. */
 export class RedisServers implements AsyncDisposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "telegraf-session-redis-"));
   readonly #processes = new Map<number, ChildProcess>();
   readonly #args = new Map<number, string[]>();
+  /** The port of each cluster node for the other nodes. */
+  readonly #buses = new Map<number, number>();
 
   /** Starts a server; returns its port. */
   async single(...args: string[]): Promise<number> {
-    const port = await freePort();
-    this.#args.set(port, args);
-    await this.restart(port);
-    return port;
+    const [port] = await freePorts(1);
+    this.#args.set(port!, args);
+    await this.restart(port!);
+    return port!;
   }
 
   /** Starts a single server again. */
@@ -42,48 +55,87 @@ export class RedisServers implements AsyncDisposable {
   }
 
   /** Starts a cluster of three servers; returns their ports. */
-  async cluster(): Promise<number[]> {
-    const free = await Promise.all(Array.from({ length: 6 }, freePort));
-    const ports = free.slice(0, 3);
-    await Promise.all(ports.map((port, i) => {
-      const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
-      return this.#start(port, [...own, "--cluster-port", String(free[3 + i])]);
-    }));
+  async cluster(...args: string[]): Promise<number[]> {
+    const ports = await this.#nodes(3, args);
     const slots = [0, 5461, 10923, 16384];
     for (const [i, port] of ports.entries()) {
       const range = [String(slots[i]), String(slots[i + 1]! - 1)];
       await command(port, "CLUSTER", "ADDSLOTSRANGE", ...range);
       await command(port, "CLUSTER", "SET-CONFIG-EPOCH", String(i + 1));
-      if (i > 0) {
-        const first = [String(ports[0]), String(free[3])];
-        await command(port, "CLUSTER", "MEET", "127.0.0.1", ...first);
-      }
     }
-    await until(async () => {
-      const infos = await Promise.all(ports.map((port) => command(port, "CLUSTER", "INFO")));
-      return infos.every((info) => /cluster_state:ok[\s\S]*cluster_known_nodes:3/.test(`${info}`));
-    });
+    await this.#meet(ports);
     return ports;
   }
 
+  /** Starts a cluster of three masters, each with a replica; returns their ports. */
+  async replicatedCluster(): Promise<{ masters: number[]; replicas: number[] }> {
+    const args = ["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"];
+    const masters = await this.cluster(...args);
+    const replicas = await this.#nodes(3, args);
+    await this.#meet([masters[0]!, ...replicas], 6);
+    for (const [i, replica] of replicas.entries()) {
+      const id = `${await command(masters[i]!, "CLUSTER", "MYID")}`;
+      await until(async () => `${await command(replica, "CLUSTER", "NODES")}`.includes(id));
+      await command(replica, "CLUSTER", "REPLICATE", id);
+    }
+    const all = [...masters, ...replicas];
+    await until(async () => (await Promise.all(all.map(isReplicating))).every((it) => it));
+    await until(async () => {
+      // Each node must know the role of each other, or it takes no part in a failover.
+      const views = await Promise.all(all.map((port) => command(port, "CLUSTER", "NODES")));
+      return views.every((view) => `${view}`.match(/slave \w{40}/g)?.length === 3);
+    });
+    return { masters, replicas };
+  }
+
+  /** Starts servers that may become nodes of a cluster. */
+  async #nodes(count: number, args: string[]): Promise<number[]> {
+    const free = await freePorts(2 * count);
+    const ports = free.slice(0, count);
+    await Promise.all(ports.map((port, i) => {
+      const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
+      const bus = free[count + i]!;
+      this.#buses.set(port, bus);
+      return this.#start(port, [...own, "--cluster-port", String(bus), ...args]);
+    }));
+    return ports;
+  }
+
+  /** Makes the nodes know each other, until each knows this many. */
+  async #meet(ports: number[], count = ports.length): Promise<void> {
+    for (const [i, port] of ports.entries()) {
+      if (i === 0) continue;
+      const first = [String(ports[0]), String(this.#buses.get(ports[0]!))];
+      await command(port, "CLUSTER", "MEET", "127.0.0.1", ...first);
+    }
+    await until(async () => {
+      const infos = await Promise.all(ports.map((port) => command(port, "CLUSTER", "INFO")));
+      const ready = new RegExp(`cluster_state:ok[^]*cluster_known_nodes:${count}\\b`);
+      return infos.every((info) => ready.test(`${info}`));
+    });
+  }
+
   /** Starts a master, its replica and a sentinel for "main"; returns their ports. */
-  async sentinel(): Promise<{ sentinel: number; master: number; replica: number }> {
-    const sentinel = await freePort();
-    const master = await this.single("--repl-diskless-sync-delay", "0");
-    const replica = await this.single("--replicaof", "127.0.0.1", String(master));
-    await until(async () => `${await command(master, "INFO", "replication")}`.includes("online"));
+  async sentinel(
+    ...args: string[]
+  ): Promise<{ sentinel: number; master: number; replica: number }> {
+    const [sentinel] = await freePorts(1);
+    const master = await this.single("--repl-diskless-sync-delay", "0", ...args);
+    const replica = await this.single("--replicaof", "127.0.0.1", String(master), ...args);
+    await until(() => isReplicating(master));
+    await until(() => isReplicating(replica));
     const config = join(this.#folder, "sentinel.conf");
     writeFileSync(
       config,
       `port ${sentinel}\nsentinel monitor main 127.0.0.1 ${master} 1\n` +
         "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
     );
-    await this.#start(sentinel, [], config);
+    await this.#start(sentinel!, [], config);
     await until(async () => {
-      const replicas = await command(sentinel, "SENTINEL", "REPLICAS", "main");
+      const replicas = await command(sentinel!, "SENTINEL", "REPLICAS", "main");
       return (replicas as unknown[]).length === 1;
     });
-    return { sentinel, master, replica };
+    return { sentinel: sentinel!, master, replica };
   }
 
   /** Sends a signal to the server. */
@@ -107,8 +159,11 @@ export class RedisServers implements AsyncDisposable {
   }
 
   async #start(port: number, args: string[], config?: string): Promise<void> {
+    // Each has its own folder, because a replica saves the data of its master there.
+    const folder = join(this.#folder, String(port));
+    mkdirSync(folder, { recursive: true });
     const own = config === undefined
-      ? ["--port", String(port), "--save", "", "--dir", this.#folder, "--bind", "127.0.0.1"]
+      ? ["--port", String(port), "--save", "", "--dir", folder, "--bind", "127.0.0.1"]
       : [config, "--sentinel"];
     const child = spawn(process.env.TEST_REDIS_PROGRAM ?? "redis-server", [...own, ...args], {
       stdio: "ignore",

@@ -1,0 +1,77 @@
+/** Servers of a cluster, for tests of failovers. A server that this machine cannot have fails the test. */
+
+import process from "node:process";
+import { aptInstall } from "../../scripts/servers/install.ts";
+import { canUnpack, unpackedPackages } from "../../scripts/servers/debian.ts";
+import { launch } from "../../scripts/servers/launch.ts";
+import type { Recipe, Scope, Server } from "../../scripts/servers/recipe.ts";
+import { family } from "../suites/faults.ts";
+import type { Cleanup } from "./cleanup.ts";
+
+/** What servers need, until the cleanup ends them. */
+export function scopeOf(cleanup: Cleanup): Scope {
+  const aborter = new AbortController();
+  const scope: Scope = {
+    install: true,
+    own: true,
+    log: console.log,
+    signal: aborter.signal,
+    cleanups: [],
+  };
+  return cleanup.of(scope, async ({ cleanups }) => {
+    aborter.abort();
+    await Promise.allSettled(cleanups.map((end) => end()));
+  });
+}
+
+/** The folder of programs of Debian's newest packages. */
+export async function unpacked(
+  scope: Scope,
+  name: string,
+  packages: string[],
+  programs: string[],
+): Promise<string> {
+  if (!canUnpack(scope)) {
+    throw new Error(`${name} is missing, and only Debian has it for this test`);
+  }
+  return await unpackedPackages(scope, name, { packages, programs });
+}
+
+/**
+ * Starts a server of a recipe.
+ *
+ * @param change adapts its command line, and may prepare its data.
+ * @param command its program; by default the one that the other tests have.
+ */
+export async function startServer(
+  scope: Scope,
+  recipe: Recipe,
+  change: (command: string[], folder: string) => string[] | Promise<string[]>,
+  command?: string,
+): Promise<Server> {
+  const variable = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
+  const find = () => command ?? process.env[variable] ?? recipe.find();
+  const own = find();
+  const program = own ? { command: own, source: own } : await recipe.download?.(scope);
+  if (program === undefined && await aptInstall(scope, recipe.packages)) {
+    return await startServer(scope, recipe, change, find());
+  }
+  if (program === undefined) throw new Error(`${recipe.name} is missing: ${recipe.hint}`);
+  const startCommand: Recipe["startCommand"] = async (launch) =>
+    await change(await recipe.startCommand(launch), launch.folder);
+  return await launch(scope, { ...recipe, startCommand }, program);
+}
+
+/** Kills a server and its processes, as the death of its machine does. */
+export async function kill(server: Server): Promise<void> {
+  const [, ...children] = family(server.pid!);
+  const stopped = server.stop("SIGKILL");
+  for (const pid of children) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+  }
+  await stopped;
+}

@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { arch, platform } from "node:os";
 import { join } from "node:path";
@@ -136,7 +137,10 @@ async function main(): Promise<number> {
     if (aborter.signal.aborted) return 1;
   }
   console.log();
-  if (write) { for (const result of results) document(result); }
+  if (write) {
+    for (const result of results) document(result);
+    execFileSync(process.execPath, ["fmt", "--quiet", documentation]);
+  }
   return report(results);
 }
 
@@ -147,7 +151,7 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const files = [join(clusters, `${name}.test.ts`)];
     const { tests, output } = await runTests(runtime, files, variables(servers), servers.defer);
     const [, text = "several servers"] = output.match(/^engine: (.*)$/m) ?? [];
-    const failovers = [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => line!);
+    const failovers = [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => toRow(line!));
     return { name, engine: text, tests, failovers };
   }
   const { backend, recipe } = engine;
@@ -208,16 +212,26 @@ function summary(tests: Test[]): string {
   return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
 }
 
+/** The columns of a failover's row, from the line that its test prints. */
+function toRow(line: string): string {
+  const [engine, fault, ...fields] = line.split(" | ");
+  const value = (label: string) =>
+    fields.find((field) => field.startsWith(`${label} `))?.slice(label.length + 1) ?? "";
+  const columns = ["acknowledged", "lost", "all chats after", "codes"].map(value);
+  return [engine, fault, ...columns].join(" | ");
+}
+
+const documentation = "docs/engines.md";
+
 /** Puts the results of an engine into the tables of `docs/engines.md`, in place of older ones. */
 function document({ name, engine, tests, failovers = [] }: Result): void {
   const date = new Date().toISOString().slice(0, 10);
   const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
   const numbers = (["passed", "failed", "skipped"] as const).map(count);
-  const file = "docs/engines.md";
-  let text = fs.readFileSync(file, "utf8");
+  let text = fs.readFileSync(documentation, "utf8");
   text = replaceRows(text, "engines", name, [[engine, ...numbers, date].join(" | ")]);
   text = replaceRows(text, "failovers", name, failovers.map((row) => `${row} | ${date}`));
-  fs.writeFileSync(file, text);
+  fs.writeFileSync(documentation, text);
 }
 
 /** Replaces the rows of an engine in the table between `<!-- TABLE -->` and `<!-- /TABLE -->`. */

@@ -1,5 +1,5 @@
 /**
- * Sessions in MySQL 5.7 or newer or MariaDB, with mysql2 3.
+ * Sessions in MySQL or MariaDB, with mysql2 3.
  *
  * ```ts
  * import { MySQL } from "@telegraf/session/mysql";

@@ -5,7 +5,7 @@ export type Backend = typeof backends[number];
 
 /** How to get and run one database: each server file exports one recipe. */
 export interface Recipe {
-  readonly backend: Backend | "documentdb";
+  readonly backend: Backend | "documentdb" | "libsql";
   /** The name of the database, to be printed. */
   readonly name: string;
   /** Debian packages that contain the program. */

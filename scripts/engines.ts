@@ -46,6 +46,7 @@ const engines: Record<string, Engine> = {
     programs: ["usr/bin/redis-server"],
   }),
   mysql9: fromDebian("mysql", mysql, "mysql", {
+    suite: "sid", // no other one has it
     packages: ["mysql-server-core"],
     programs: ["usr/sbin/mysqld"],
   }),

@@ -10,13 +10,16 @@ import type { Recipe, Scope } from "./recipe.ts";
 
 /** What to unpack. */
 export interface Packages {
-  /** The suite, for older or newer versions. @default {"sid"} */
-  readonly suite?: "bullseye" | "trixie" | "sid";
+  /** The suite. @default {"forky"} */
+  readonly suite?: "bullseye" | "forky" | "sid";
   /** Packages, or a function that chooses them among all names. */
   readonly packages: readonly string[] | ((names: string) => string[]);
   /** The programs to run, relative to the root. `*` stands for one folder. */
   readonly programs: readonly string[];
 }
+
+/** Its packages are newer than those of most machines, and fit each other, unlike those of sid. */
+const defaultSuite = "forky";
 
 /** Whether this machine can download and unpack packages. */
 export function canUnpack(scope: Scope): boolean {
@@ -30,7 +33,7 @@ export function canUnpack(scope: Scope): boolean {
 export async function unpackPackages(
   scope: Scope,
   folder: string,
-  { packages, programs, suite = "sid" }: Packages,
+  { packages, programs, suite = defaultSuite }: Packages,
 ): Promise<void> {
   const work = `${folder}.apt`;
   try {
@@ -46,7 +49,7 @@ export async function unpackPackages(
 /** The same, in the cache. */
 export function unpackedPackages(scope: Scope, name: string, wanted: Packages): Promise<string> {
   const line = `Unpacking ${name} from Debian ${
-    wanted.suite ?? "sid"
+    wanted.suite ?? defaultSuite
   } (only once, nothing is installed)`;
   return cached(
     scope,
@@ -70,7 +73,7 @@ export function fromPackages(
       const root = await unpackedPackages(scope, name, wanted);
       return {
         command: join(root, wanted.programs[0]!),
-        source: `Debian ${wanted.suite ?? "sid"}`,
+        source: `Debian ${wanted.suite ?? defaultSuite}`,
       };
     },
   };

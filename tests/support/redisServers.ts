@@ -57,10 +57,7 @@ export class RedisServers implements AsyncDisposable {
   async cluster(): Promise<number[]> {
     const free = await freePorts(6);
     const ports = free.slice(0, 3);
-    await Promise.all(ports.map((port, i) => {
-      const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
-      return this.#start(port, [...own, "--cluster-port", String(free[3 + i])]);
-    }));
+    await Promise.all(ports.map((port, i) => this.#startNode(port, free[3 + i]!)));
     const slots = [0, 5461, 10923, 16384];
     for (const [i, port] of ports.entries()) {
       const range = [String(slots[i]), String(slots[i + 1]! - 1)];
@@ -76,6 +73,25 @@ export class RedisServers implements AsyncDisposable {
       return infos.every((info) => /cluster_state:ok[\s\S]*cluster_known_nodes:3/.test(`${info}`));
     });
     return ports;
+  }
+
+  /** Adds a replica of a server to its cluster; returns its port. */
+  async replica(primary: number): Promise<number> {
+    const [port, bus] = await freePorts(2);
+    await this.#startNode(port!, bus!);
+    const id = `${await command(primary, "CLUSTER", "MYID")}`;
+    const nodes = `${await command(primary, "CLUSTER", "NODES")}`;
+    const [, otherBus] = /@(\d+)\S* myself/.exec(nodes)!;
+    await command(port!, "CLUSTER", "MEET", "127.0.0.1", `${primary}`, otherBus!);
+    await until(async () => await command(port!, "CLUSTER", "REPLICATE", id) === "OK");
+    await until(async () => `${await command(primary, "INFO", "replication")}`.includes("online"));
+    return port!;
+  }
+
+  #startNode(port: number, bus: number): Promise<void> {
+    const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
+    const quick = ["--repl-diskless-sync-delay", "0"];
+    return this.#start(port, [...own, ...quick, "--cluster-port", String(bus)]);
   }
 
   /** Starts a master, its replica and a sentinel for "main"; returns their ports. */

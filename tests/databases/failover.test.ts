@@ -1,6 +1,7 @@
 /**
  * Failovers of PostgreSQL and MariaDB or MySQL behind a proxy: the former primary becomes read-only and
- * keeps its connections, new connections go to the new primary.
+ * keeps its connections, new connections go to the new primary. And reads of MongoDB, which must not go
+ * to a secondary. `redis.failover.test.ts` has those of Redis.
  */
 
 import assert from "node:assert/strict";
@@ -12,11 +13,16 @@ import pg from "pg";
 import { type Servers, startServers } from "../../scripts/servers/index.ts";
 import { KyselyStore } from "../../kysely.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
+import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
+import { collectionOf } from "../../src/mongodb/client.ts";
 import { isReadOnly } from "../../src/mysql/errors.ts";
 import { urlWith } from "../suites/faults.ts";
+import { Cleanup } from "../support/cleanup.ts";
+import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
+import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
 /** A pool that the application shares with a store. */
@@ -391,6 +397,46 @@ failover({
   },
   keepsConnections: true,
 });
+
+describe("MongoDB", () => {
+  for (const version of ["5", "6", "7"]) {
+    it(`MongoDB reads from the primary, also with a client of driver ${version} for secondaries`, async () => {
+      await using cleanup = new Cleanup();
+      const { MongoClient } = requireVersion("mongodb", version);
+      const client = new MongoClient(serverUrl("mongodb"), {
+        readPreference: "secondary",
+        readConcernLevel: "majority",
+        directConnection: false,
+        monitorCommands: true,
+      });
+      cleanup.of(client, (client) => client.close());
+      // A single server has no secondaries, so the driver adds no preference to its commands.
+      const { readPreference, readConcern } = collectionOf(client, "test", place()) as unknown as {
+        readPreference: { mode: string };
+        readConcern: { level: string };
+      };
+      assert.deepEqual([readPreference.mode, readConcern.level], ["primary", "local"]);
+      const concerns: unknown[] = [];
+      client.on("commandStarted", ({ commandName, command }: Started) => {
+        if (/^(find|aggregate)$/.test(commandName)) concerns.push(command.readConcern?.level);
+      });
+      const [store] = cleanup.stores(Mongo({ client, collection: place() }));
+      await store!.set("k", 1);
+      assert.equal(await store!.get("k"), 1);
+      assert.deepEqual(await Promise.all(["k", "other"].map((key) => store!.get(key))), [
+        1,
+        undefined,
+      ]);
+      assert.ok(concerns.length > 1);
+      assert.deepEqual(concerns.filter((level) => level !== "local"), []);
+    });
+  }
+});
+
+interface Started {
+  readonly commandName: string;
+  readonly command: { readonly readConcern?: { readonly level: string } };
+}
 
 it("MySQL: only errors of a read-only server are taken for a failover", () => {
   const failovers: [code: string, message: string, expected: boolean][] = [

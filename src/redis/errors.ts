@@ -46,6 +46,10 @@ export function explained(error: unknown, isCluster: boolean): unknown {
     const hint = "is the server a replica, or a former primary?";
     return new Error(`${message.replace(scriptPrefix, "")}; ${hint}`, { cause: error });
   }
+  if (message.includes("Write commands not allowed after non deterministic commands")) {
+    const why = "the lease of a session needs Redis 5 or newer, and this server is older";
+    return new Error(`${why}: ${message}`, { cause: error });
+  }
   if (isCluster && /^(MOVED|ASK) /.test(message)) {
     // The nodes do not agree yet. The client of node-redis 4 ends its redirections with this error.
     return new Error(`Too many Cluster redirections. Last error: ${message}`, { cause: error });

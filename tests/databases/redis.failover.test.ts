@@ -100,6 +100,11 @@ describe("Redis replicas", () => {
     await using cleanup = new Cleanup();
     const ports = await servers.cluster();
     const replicas = await Promise.all(ports.map((port) => servers.replica(port)));
+    const known = async (port: number) => {
+      const slots = JSON.stringify(await command(port, "CLUSTER", "SLOTS"));
+      return replicas.every((replica) => slots.includes(`${replica}`));
+    };
+    await until(async () => (await Promise.all(ports.map(known))).every(Boolean));
     const keys = Array.from({ length: 30 }, (_, i) => `${i}`);
     for (const version of versions) {
       const client = requireVersion("redis", version).createCluster({

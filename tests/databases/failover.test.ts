@@ -43,6 +43,7 @@ interface Taken {
 interface Options extends StoreOptions {
   /** The most connections. */
   max?: number;
+  table?: string;
 }
 
 interface Harness {
@@ -184,6 +185,23 @@ function failover({ name, backend, keepsConnections, ...harness }: Harness): voi
         await harness.refuseWrites(urls[0], false);
         await until(() => shared.store.set("k", 2).then(() => true));
         assert.deepEqual(await shared.store.get("k"), 2);
+      } finally {
+        await shared.close();
+      }
+    });
+
+    test("says at opening that the server is read-only", async () => {
+      await demote();
+      // Without the table, which the store would create.
+      const shared = harness.share(urls[0], { timeout: 500, table: "missing" });
+      try {
+        await until(async () => {
+          await assert.rejects(shared.store.ready(), {
+            name: "TimeoutError",
+            message: /^Cannot open the store: .*; the server is read-only: is it a replica, or/,
+          });
+          return true;
+        });
       } finally {
         await shared.close();
       }

@@ -81,7 +81,7 @@ async function startCluster(cleanup: Cleanup): Promise<Server[]> {
   const scope = scopeOf(cleanup);
   const programs = ["usr/sbin/mariadbd", "usr/bin/my_print_defaults"];
   const packages = ["mariadb-server-core", "mariadb-client-core", "galera-4"];
-  const root = await unpacked(scope, "galera", packages, programs);
+  const root = await unpacked(scope, "galera", { packages, programs });
   const ports = [await freePort(), await freePort(), await freePort()];
   const name = place(); // at most 32 bytes
   let data = "";

@@ -36,7 +36,11 @@ async function query({ url: uri }: Server, ...statements: string[]): Promise<unk
 async function mysqld(scope: Scope): Promise<string> {
   const own = process.env.TEST_MYSQL_PROGRAM;
   if (own && !(await run(own, ["--version"])).includes("MariaDB")) return own;
-  const root = await unpacked(scope, "mysql", ["mysql-server-core"], ["usr/sbin/mysqld"]);
+  const root = await unpacked(scope, "mysql", {
+    suite: "sid",
+    packages: ["mysql-server-core"],
+    programs: ["usr/sbin/mysqld"],
+  });
   return join(root, "usr/sbin/mysqld");
 }
 

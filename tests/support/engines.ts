@@ -2,7 +2,7 @@
 
 import process from "node:process";
 import { aptInstall } from "../../scripts/servers/install.ts";
-import { canUnpack, unpackedPackages } from "../../scripts/servers/debian.ts";
+import { canUnpack, type Packages, unpackedPackages } from "../../scripts/servers/debian.ts";
 import { launch } from "../../scripts/servers/launch.ts";
 import type { Recipe, Scope, Server } from "../../scripts/servers/recipe.ts";
 import { family } from "../suites/faults.ts";
@@ -24,17 +24,12 @@ export function scopeOf(cleanup: Cleanup): Scope {
   });
 }
 
-/** The folder of programs of Debian's newest packages. */
-export async function unpacked(
-  scope: Scope,
-  name: string,
-  packages: string[],
-  programs: string[],
-): Promise<string> {
+/** The folder of programs of Debian's packages. */
+export async function unpacked(scope: Scope, name: string, wanted: Packages): Promise<string> {
   if (!canUnpack(scope)) {
     throw new Error(`${name} is missing, and only Debian has it for this test`);
   }
-  return await unpackedPackages(scope, name, { packages, programs });
+  return await unpackedPackages(scope, name, wanted);
 }
 
 /**

@@ -31,7 +31,10 @@ export async function startHAProxy(
   { keeps = false } = {},
 ): Promise<number> {
   const program = which("haproxy") ?? join(
-    await unpacked(scopeOf(cleanup), "haproxy", ["haproxy"], ["usr/sbin/haproxy"]),
+    await unpacked(scopeOf(cleanup), "haproxy", {
+      packages: ["haproxy"],
+      programs: ["usr/sbin/haproxy"],
+    }),
     "usr/sbin/haproxy",
   );
   const port = await freePort();

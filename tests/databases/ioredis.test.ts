@@ -13,6 +13,7 @@ import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { chats, exercise, exerciseLeases } from "../support/exercise.ts";
 import { place } from "../support/servers.ts";
+import { until } from "../support/until.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 
@@ -192,6 +193,7 @@ describe("Redis with ioredis", () => {
         for (const a of [1, 2]) {
           await store.set("k", { a });
           await proxy.down();
+          await until(() => seen.length === 1);
           const error = await store.get("k").catch((error) => error);
           assert.equal(error.name, "TimeoutError");
           assert.equal(error.cause.code, "ECONNREFUSED");

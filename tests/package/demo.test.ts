@@ -11,6 +11,7 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { withoutNoise } from "../support/process.ts";
 import { serverUrl } from "../support/servers.ts";
 
 const file = fileURLToPath(new URL("../../examples/demo.ts", import.meta.url));
@@ -41,7 +42,7 @@ async function run(lines: string[], ...options: string[]) {
     text(child.stderr),
     once(child, "exit"),
   ]);
-  return { stdout, stderr, code };
+  return { stdout, stderr: withoutNoise(stderr), code };
 }
 
 /** Runs the demo on SQLite; returns its answers. */

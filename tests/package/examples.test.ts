@@ -13,6 +13,7 @@ import { text } from "node:stream/consumers";
 import { after, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TelegramServer } from "telegram-test-api/lib/telegramServer.js";
+import { withoutNoise } from "../support/process.ts";
 import { serverUrl } from "../support/servers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-examples-"));
@@ -56,7 +57,7 @@ async function count(example: string, env: Record<string, string>): Promise<stri
   const [[code], output, errors] = await ended;
   const answer = server.storage.botMessages[0]?.message.text;
   await server.stop();
-  const trouble = errors.replace(/^.*DeprecationWarning: The `punycode`.*\n/, ""); // Telegraf's
+  const trouble = withoutNoise(errors);
   assert.deepEqual({ code, output, trouble }, { code: 0, output: "", trouble: "" });
   return answer!;
 }

@@ -22,6 +22,7 @@ import type { Store } from "../../src/store/store.ts";
 import { SQLite } from "../../sqlite.ts";
 import { entry } from "./process.ts";
 import { place, serverUrl } from "./servers.ts";
+import { withoutNoise } from "./process.ts";
 
 /** The result of a run. */
 export interface Run {
@@ -47,7 +48,7 @@ export async function end(child: ReturnType<typeof start>): Promise<Run> {
   const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
   const [code, signal] = await closed;
   // Deno reports this exit code as if the signal had ended the process.
-  return { code: signal === "SIGINT" ? 130 : code, stdout, stderr };
+  return { code: signal === "SIGINT" ? 130 : code, stdout, stderr: withoutNoise(stderr) };
 }
 
 /** Runs the command line to its end. */

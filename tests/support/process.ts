@@ -4,6 +4,14 @@ import { spawn } from "node:child_process";
 import process from "node:process";
 import { clearTimeout, setTimeout } from "node:timers";
 
+/**
+ * Removes what is not from the program: Telegraf uses deprecated features of Node.js, and Deno may wait for
+ * another process.
+ */
+export function withoutNoise(output: string): string {
+  return output.replace(/^.*(\[DEP0040\]|--trace-deprecation|waiting for file lock).*\n/gm, "");
+}
+
 /** How a program ended. */
 export interface Ending {
   /** The exit code, or `null` if it had to be killed. */
@@ -37,7 +45,7 @@ export function run(code: string, timeout = 90_000): Promise<Ending> {
     child.on("error", reject);
     child.on("close", (code) => {
       clearTimeout(timer);
-      resolve({ code, output, duration: Date.now() - started });
+      resolve({ code, output: withoutNoise(output), duration: Date.now() - started });
     });
   });
 }

@@ -6,6 +6,7 @@ import { once } from "node:events";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { withoutNoise } from "./process.ts";
 
 /** An error of a worker, as it is sent to the tests. */
 export interface WorkerError {
@@ -96,10 +97,7 @@ export class Worker implements AsyncDisposable {
   async end(): Promise<void> {
     this.#process.stdin!.end();
     await this.#exit;
-    // Telegraf uses deprecated features of Node.js, and Deno may wait for another process.
-    const noise = /^.*(\[DEP0040\]|--trace-deprecation|waiting for file lock).*\n/gm;
-    const output = this.output.replace(noise, "");
-    assert.equal(output, "");
+    assert.equal(withoutNoise(this.output), "");
     assert.equal(this.#process.exitCode, 0);
   }
 

@@ -4,16 +4,19 @@
  * @module
  */
 
+import { Failovers } from "../sql/failover.ts";
 import { addErrorListener, type PoolAdapter } from "../sql/pool.ts";
 import type { Row } from "../sql/script.ts";
 import { described } from "../validation.ts";
+import { isReadOnly } from "./errors.ts";
 
 type Callback<T = unknown> = (error: unknown, result: T) => void;
 
 /** The part of a pool of mysql2, with callbacks, that is used. */
 export interface Pool {
   getConnection(callback: Callback<Connection>): void;
-  on(event: "error", listener: (error: unknown) => void): unknown;
+  // deno-lint-ignore no-explicit-any
+  on(event: string, listener: (argument: any) => void): unknown;
   end(callback: Callback): void;
 }
 
@@ -61,6 +64,7 @@ export function checkPool(given: MySQLPool): Pool {
 /** How `withConnection` uses the pool. */
 export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
   return {
+    failovers: Failovers.of(pool, "connection"),
     acquire: (callback) =>
       pool.getConnection((error, connection) => {
         if (!error) addErrorListener(connection, pool);
@@ -72,7 +76,18 @@ export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
       if (sent !== undefined && clean.has(connection)) clean.set(connection, sent);
       connection.release();
     },
+    isReadOnly,
+    isWritable: async (connection) => isWritable(await rows(connection, readOnlyVariables, [])),
   };
+}
+
+/** Shows whether the server is read-only. A proxy that splits reads does not send it to a replica. */
+export const readOnlyVariables = "SHOW GLOBAL VARIABLES WHERE Variable_name IN " +
+  "('read_only', 'super_read_only', 'innodb_read_only', 'tidb_super_read_only')";
+
+/** Whether the server takes writes, by the rows of `readOnlyVariables`. */
+export function isWritable(rows: Row[]): boolean {
+  return rows.every(([, value]) => /^(OFF|0)$/i.test(String(value)));
 }
 
 /** Closes a pool. */

@@ -6,6 +6,7 @@
 
 import { isError } from "../errors.ts";
 import { disconnected } from "../network.ts";
+import { isServerReadOnly } from "../sql/errors.ts";
 
 /** A temporary column that numbers the rows of a table without a key, from the oldest to the newest. */
 export const rowNumber = "telegraf-session-row";
@@ -86,6 +87,16 @@ const transientMessages = new RegExp([
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { code, errno, message } = error as Error & { code?: string; errno?: number };
-  return disconnected(error) || transientCodes.has(code) || transientCodes.has(errno) ||
-    transientMessages.test(message);
+  return disconnected(error) || isServerReadOnly(error) || transientCodes.has(code) ||
+    transientCodes.has(errno) || transientMessages.test(message);
+}
+
+/** Whether the server refuses a write or a connection because it is not the primary. */
+export function isReadOnly(error: unknown): boolean {
+  if (!isError(error)) return false;
+  const { code, message } = error as Error & { code?: string };
+  // Other options have the same code. Only the name of the option is the same in all languages.
+  return code === "ER_OPTION_PREVENTS_STATEMENT"
+    ? /read[-_ ]only/i.test(message)
+    : code === "ER_READ_ONLY_MODE" || code === "ER_SERVER_OFFLINE_MODE";
 }

@@ -4,14 +4,18 @@
  * @module
  */
 
+import { transactionOpen } from "../sql/errors.ts";
+import { Failovers } from "../sql/failover.ts";
 import type { PoolAdapter } from "../sql/pool.ts";
 import type { Row } from "../sql/script.ts";
 import { described } from "../validation.ts";
+import { becameReadOnly, isReadOnly } from "./errors.ts";
 
 /** The part of a pool of `pg` that is used. */
 export interface Pool {
   connect(callback: (error: unknown, client: Client) => void): void;
-  on(event: "error", listener: (error: unknown) => void): unknown;
+  // deno-lint-ignore no-explicit-any
+  on(event: string, listener: (argument: any) => void): unknown;
   end(): Promise<void>;
 }
 
@@ -22,15 +26,19 @@ export interface Client {
   release(destroy: boolean): void;
   /** Emits the messages of the server. Missing in `pg-native`. */
   readonly connection?: {
-    prependListener(event: "readyForQuery", listener: (message?: Ready) => void): unknown;
+    prependListener(event: string, listener: (message?: Message) => void): unknown;
   };
   /** The state of its transaction. Missing in `pg` before 8.17. */
   getTransactionStatus?(): string | null;
 }
 
-/** The message ReadyForQuery: `I` outside a transaction, `T` inside, `E` after an error in it. */
-interface Ready {
+/** A message of the server. */
+interface Message {
+  /** In ReadyForQuery: `I` outside a transaction, `T` inside, `E` after an error in it. */
   readonly status?: string;
+  /** In ParameterStatus: a setting that has changed. */
+  readonly parameterName?: string;
+  readonly parameterValue?: string;
 }
 
 /** The properties by which a pool of `pg` is recognized. */
@@ -56,35 +64,59 @@ export function checkPool(pool: PgPool): Pool {
 /** How `withConnection` uses the pool. */
 export function poolAdapter(pool: Pool): PoolAdapter<Client> {
   return {
+    failovers: Failovers.of(pool, "connect"),
     acquire: (callback) =>
       pool.connect((error, client) => {
         if (!error && !states.has(client)) watch(client);
         callback(error, client);
       }),
-    inTransaction(client) {
-      const { transaction } = states.get(client)!;
-      return transaction === "T" || transaction === "E";
+    problem(client) {
+      const { transaction, readOnly } = states.get(client)!;
+      if (transaction === "T" || transaction === "E") return transactionOpen();
+      return readOnly ? becameReadOnly() : undefined;
     },
     release: (client, error) => client.release(error !== undefined),
+    isReadOnly,
+    async isWritable(client) {
+      const [[readOnly] = []] = await rows(client, isReadOnlyQuery, []);
+      return readOnly === "off";
+    },
   };
 }
 
+/** Selects "on" in a replica, and in a server that has been made read-only. */
+export const isReadOnlyQuery = "SELECT current_setting('transaction_read_only')";
+
 /** The state of each client that has been acquired. */
-const states = new WeakMap<Client, { transaction?: string | null }>();
+const states = new WeakMap<Client, State>();
+
+interface State {
+  transaction: string | null | undefined;
+  /** Whether the server has become read-only since then. */
+  readOnly: boolean;
+}
 
 /**
  * Adds listeners to a client. The pool does not handle errors of an acquired client, and only the server
- * knows whether the application has left a transaction open.
+ * knows whether the application has left a transaction open, and whether it takes writes.
  */
 function watch(client: Client): void {
-  const state = { transaction: client.getTransactionStatus?.() };
+  const state: State = { transaction: client.getTransactionStatus?.(), readOnly: false };
   states.set(client, state);
   client.on("error", ignore);
   // Prepended because the driver's own listener calls the store, which needs the new state.
   client.connection?.prependListener("readyForQuery", (message) => {
     state.transaction = message?.status;
   });
+  // PostgreSQL 14 and newer report a change with the result of the next query.
+  client.connection?.prependListener("parameterStatus", (message) => {
+    if (readOnlySettings.test(message?.parameterName ?? "")) {
+      state.readOnly = message?.parameterValue === "on";
+    }
+  });
 }
+
+const readOnlySettings = /^(default_transaction_read_only|in_hot_standby)$/;
 
 /** A lost connection makes the query fail too, so the client's error event is not needed. */
 function ignore(): void {}

@@ -6,7 +6,7 @@
 
 import { isError } from "../errors.ts";
 import { disconnected } from "../network.ts";
-import { isTransactionOpen } from "../sql/errors.ts";
+import { isServerReadOnly, isTransactionOpen } from "../sql/errors.ts";
 
 /** SQLSTATE codes of transient errors. `docs/errors.md` gives the reason for each. */
 const transientCodes = new RegExp(`^(${
@@ -38,6 +38,16 @@ export function transient(error: unknown): boolean {
   // "cached plan must not change result type", in any language: the table has been altered.
   const altered = code === "0A000" &&
     (routine === "RevalidateCachedQuery" || /^cached plan must not/.test(message));
-  return altered || disconnected(error) || isTransactionOpen(error) || transientCodes.test(code) ||
-    transientMessages.test(message);
+  return altered || disconnected(error) || isTransactionOpen(error) || isServerReadOnly(error) ||
+    transientCodes.test(code) || transientMessages.test(message);
+}
+
+/** The error for a server that has become read-only, before it has refused a write. */
+export function becameReadOnly(): Error {
+  return Object.assign(new Error("the server reports that it is read-only"), { code: "25006" });
+}
+
+/** Whether the server has refused a write because it is not the primary. */
+export function isReadOnly(error: unknown): boolean {
+  return (error as { code?: unknown } | undefined)?.code === "25006";
 }

@@ -5,48 +5,85 @@
  */
 
 import { clearAbortHandler, setAbortHandler } from "../abort.ts";
-import { transactionOpen } from "./errors.ts";
+import { serverReadOnly } from "./errors.ts";
+import type { Failovers } from "./failover.ts";
 
 /** How `withConnection` uses a pool. */
-export interface PoolAdapter<Connection> {
+export interface PoolAdapter<Connection extends object> {
+  readonly failovers: Failovers<Connection>;
   acquire(callback: (error: unknown, connection: Connection) => void): void;
-  /** Whether a transaction is open on the connection, if the driver can tell. */
-  inTransaction?(connection: Connection): boolean;
+  /** Why the connection cannot be used, as an error, if the driver knows a reason. */
+  problem?(connection: Connection): Error | undefined;
   /** Returns the connection to the pool. Destroys it after an error. */
   release(connection: Connection, error?: unknown): void;
+  /** Whether the server refuses writes or connections because it is not the primary. */
+  isReadOnly(error: unknown): boolean;
+  /** Asks the server whether it takes writes. */
+  isWritable(connection: Connection): Promise<boolean>;
 }
 
 /** Runs work on a connection of a pool. Discards the connection when the signal aborts. */
-export function withConnection<Connection, T>(
+export function withConnection<Connection extends object, T>(
   pool: PoolAdapter<Connection>,
   signal: AbortSignal,
   work: (connection: Connection) => Promise<T>,
 ): Promise<T> {
-  return new Promise((resolve, reject) =>
-    pool.acquire((error, connection) => {
-      if (error) return reject(error);
-      let held = true;
-      const release = (error?: unknown) => {
-        if (!held) return;
-        held = false;
-        clearAbortHandler(signal);
-        pool.release(connection, error);
-      };
-      const fail = (error: unknown) => {
-        release(error);
-        reject(error);
-      };
-      if (signal.aborted) return fail(signal.reason);
-      if (pool.inTransaction?.(connection)) return fail(transactionOpen());
-      setAbortHandler(signal, () => fail(signal.reason));
-      work(connection).then((result) => {
-        // In a transaction of the application nothing is stored yet, and reads may be outdated.
-        if (pool.inTransaction?.(connection)) return fail(transactionOpen());
-        release();
-        resolve(result);
-      }, fail);
-    })
-  );
+  const { failovers } = pool;
+  return new Promise((resolve, reject) => {
+    const acquire = () =>
+      pool.acquire((error, connection) => {
+        if (error) return reject(explained(error));
+        let held = true;
+        const release = (error?: unknown) => {
+          if (!held) return;
+          held = false;
+          clearAbortHandler(signal);
+          pool.release(connection, error);
+        };
+        const fail = (error: unknown) => {
+          const reason = explained(error, connection);
+          release(reason);
+          reject(reason);
+        };
+        if (signal.aborted) return fail(signal.reason);
+        if (failovers.isOutdated(connection)) {
+          // Without a back-off, because a pool may have many of them.
+          release(outdated);
+          return acquire();
+        }
+        const problem = pool.problem?.(connection);
+        if (problem) return fail(problem);
+        setAbortHandler(signal, () => fail(signal.reason));
+        const working = failovers.isTrusted(connection)
+          ? work(connection)
+          : confirm(pool, connection).then(() => work(connection));
+        working.then((result) => {
+          // In a transaction of the application nothing is stored yet. What it or a former primary has
+          // read may be outdated.
+          const problem = pool.problem?.(connection);
+          if (problem) return fail(problem);
+          release();
+          resolve(result);
+        }, fail);
+      });
+    const explained = (error: unknown, connection?: Connection) => {
+      if (!pool.isReadOnly(error)) return error;
+      failovers.note(connection);
+      return serverReadOnly(error);
+    };
+    acquire();
+  });
+}
+
+/** Makes a pool discard a connection that was opened before a failover. */
+const outdated = new Error("the connection was opened before a failover");
+
+/** @throws {Error} if the server is not the primary, and another one is. */
+async function confirm<Connection extends object>(
+  { failovers, isWritable }: PoolAdapter<Connection>,
+  connection: Connection,
+): Promise<void> {
+  if (!await failovers.check(connection, () => isWritable(connection))) throw serverReadOnly();
 }
 
 /** A pool or a connection. */

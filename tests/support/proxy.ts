@@ -25,6 +25,8 @@ export class Proxy implements AsyncDisposable {
   #port = 0;
   #address = "127.0.0.1";
   #paused = false;
+  /** The URL of the server to which it forwards new connections. */
+  target: string;
   /** The number of connections that it has accepted. */
   connections = 0;
   /** True if it accepts new connections but forwards no data on them. */
@@ -36,10 +38,12 @@ export class Proxy implements AsyncDisposable {
   /** Changes bytes of a request before the server receives it. */
   change: ((request: Buffer) => void) | undefined;
 
-  private constructor(host: string, port: number) {
+  private constructor(url: string) {
+    this.target = url;
     this.#server = createServer({ noDelay: true }, (near) => {
       this.connections++;
-      const far = connect({ port, host, noDelay: true });
+      const { hostname, port } = new URL(this.target);
+      const far = connect({ port: Number(port), host: hostname, noDelay: true });
       /** The fault of its next reply. */
       let trap: Trap | undefined;
       for (const [from, to] of [[near, far], [far, near]] as const) {
@@ -89,8 +93,7 @@ export class Proxy implements AsyncDisposable {
 
   /** Starts a proxy that listens on the address and forwards to the server of the URL. */
   static async to(url: string, address = "127.0.0.1"): Promise<Proxy> {
-    const { hostname, port } = new URL(url);
-    const proxy = new Proxy(hostname, Number(port));
+    const proxy = new Proxy(url);
     proxy.#address = address;
     await proxy.up();
     return proxy;

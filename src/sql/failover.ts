@@ -1,0 +1,76 @@
+/**
+ * What stores know about failovers behind a pool. A former primary still answers reads, so a connection
+ * to it would return sessions that are outdated.
+ *
+ * @module
+ */
+
+/** A pool, which emits an event with each connection that it opens. */
+interface Emitter<Connection> {
+  on(event: string, listener: (connection: Connection) => void): unknown;
+}
+
+/**
+ * The failovers of one pool. Until the first one, every connection is trusted. A failover is noticed when
+ * a server refuses a write because it is read-only. From then on, connections that were opened before are
+ * to be discarded, and each newer one is asked once whether its server takes writes: a proxy may still
+ * send new connections to the former primary.
+ */
+export class Failovers<Connection extends object> {
+  // deno-lint-ignore no-explicit-any
+  static readonly #all = new WeakMap<object, Failovers<any>>();
+
+  /** The failovers of a pool, the same for all stores. */
+  static of<Connection extends object>(
+    pool: Emitter<Connection>,
+    event: string,
+  ): Failovers<Connection> {
+    let failovers = Failovers.#all.get(pool);
+    if (failovers === undefined) {
+      Failovers.#all.set(pool, failovers = new Failovers());
+      pool.on(event, (connection) => failovers!.#opened.set(connection, failovers!.#count));
+    }
+    return failovers;
+  }
+
+  #count = 0;
+  /** Whether a server that takes writes has been found since the last failover. */
+  #found = true;
+  /** The number of failovers before each connection was opened. */
+  readonly #opened = new WeakMap<Connection, number>();
+  /** The number of failovers before the server of each connection was found to take writes. */
+  readonly #confirmed = new WeakMap<Connection, number>();
+
+  /** Whether the connection may be used without a question to its server. */
+  isTrusted(connection: Connection): boolean {
+    return this.#count === 0 || this.#confirmed.get(connection) === this.#count;
+  }
+
+  /** Whether the connection was opened before the last failover. */
+  isOutdated(connection: Connection): boolean {
+    return this.#count > (this.#opened.get(connection) ?? 0);
+  }
+
+  /**
+   * Notes that a server has refused a write, or a new connection. It is a failover only if the server was
+   * believed to take writes. Otherwise each attempt to write would make all connections outdated again.
+   */
+  note(connection?: Connection): void {
+    if (connection === undefined ? !this.#found : !this.isTrusted(connection)) return;
+    this.#count++;
+    this.#found = false;
+  }
+
+  /**
+   * Asks a server whether it takes writes. Returns whether its connection may be used. A read-only server
+   * may serve reads until another one has been found, because none can have newer sessions of the stores
+   * before that.
+   */
+  async check(connection: Connection, isWritable: () => Promise<boolean>): Promise<boolean> {
+    const count = this.#count;
+    if (!await isWritable()) return !this.#found;
+    this.#confirmed.set(connection, count);
+    if (count === this.#count) this.#found = true;
+    return true;
+  }
+}

@@ -5,7 +5,6 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe } from "node:test";
 import process from "node:process";
-import { createPool, type Pool } from "mysql2";
 import { createConnection } from "mysql2/promise";
 import type { StoreOptions } from "../../mod.ts";
 import { MySQL } from "../../mysql.ts";
@@ -16,6 +15,7 @@ import { password, type Scope, type Server, username } from "../../scripts/serve
 import type { Cleanup } from "../support/cleanup.ts";
 import { kill, scopeOf, startServer, unpacked } from "../support/engines.ts";
 import { startHAProxy } from "../support/haproxy.ts";
+import { watchedPool } from "../support/mysql.ts";
 import { until } from "../support/until.ts";
 import { failover, type Running, type See, type Session } from "../suites/failover.ts";
 
@@ -91,29 +91,6 @@ async function startGroup(cleanup: Cleanup): Promise<Server[]> {
     await until(async () => (await query(other, role)).join(" ") === "SECONDARY ONLINE");
   }
   return servers;
-}
-
-/** A pool whose errors the test sees before the store does. */
-function watchedPool(uri: string, see: See): Pool {
-  const pool = createPool({ uri });
-  // deno-lint-ignore no-explicit-any
-  type Callback = (error: unknown, ...rest: any[]) => void;
-  const seeing = (callback: Callback): Callback => (error, ...rest) => {
-    if (error) see(error);
-    callback(error, ...rest);
-  };
-  // deno-lint-ignore no-explicit-any
-  pool.on("connection", (connection: any) => {
-    for (const name of ["execute", "query"]) {
-      const method = connection[name];
-      connection[name] = (config: object, callback: Callback) =>
-        method.call(connection, config, seeing(callback));
-    }
-  });
-  const getConnection = pool.getConnection as (callback: Callback) => void;
-  // deno-lint-ignore no-explicit-any
-  (pool as any).getConnection = (callback: Callback) => getConnection.call(pool, seeing(callback));
-  return pool;
 }
 
 interface Fault {

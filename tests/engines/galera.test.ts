@@ -1,0 +1,214 @@
+/** Galera, three nodes of MariaDB, and writes on all of them. */
+
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { createConnection } from "mysql2/promise";
+import type { StoreOptions } from "../../mod.ts";
+import { MySQL } from "../../mysql.ts";
+import { freePort } from "../../scripts/servers/launch.ts";
+import { mysql } from "../../scripts/servers/mysql.ts";
+import type { Server } from "../../scripts/servers/recipe.ts";
+import { Cleanup } from "../support/cleanup.ts";
+import { scopeOf, startServer, unpacked } from "../support/engines.ts";
+import { watchedPool } from "../support/mysql.ts";
+import { place } from "../support/servers.ts";
+import { until } from "../support/until.ts";
+import { failover, type Running, type See, type Session } from "../suites/failover.ts";
+
+/** Runs statements; returns the rows of the last one. */
+async function query({ url: uri }: Server, ...statements: string[]): Promise<unknown[][]> {
+  const connection = await createConnection({ uri, connectTimeout: 5000, rowsAsArray: true });
+  connection.on("error", () => {});
+  try {
+    let rows: unknown;
+    for (const statement of statements) [rows] = await connection.query(statement);
+    return rows as unknown[][];
+  } finally {
+    connection.destroy();
+  }
+}
+
+async function status(server: Server, name: string): Promise<unknown> {
+  return (await query(server, `SHOW STATUS LIKE 'wsrep_${name}'`))[0]?.[1];
+}
+
+/** Waits until all nodes take writes. */
+const complete = (nodes: Server[]) =>
+  until(async () => {
+    const states = await Promise.all(
+      nodes.map((node) => Promise.all([status(node, "ready"), status(node, "cluster_size")])),
+    );
+    return states.every((state) => state.join() === `ON,${nodes.length}`);
+  });
+
+/** Starts a cluster of three nodes. */
+async function startCluster(cleanup: Cleanup): Promise<Server[]> {
+  const scope = scopeOf(cleanup);
+  const programs = ["usr/sbin/mariadbd", "usr/bin/my_print_defaults"];
+  const packages = ["mariadb-server-core", "mariadb-client-core", "galera-4"];
+  const root = await unpacked(scope, "galera", packages, programs);
+  const ports = [await freePort(), await freePort(), await freePort()];
+  const name = place(); // at most 32 bytes
+  const start = async (port: number) => {
+    const provider = {
+      "gmcast.listen_addr": `tcp://127.0.0.1:${port}`,
+      "ist.recv_addr": `127.0.0.1:${await freePort()}`,
+      "gcache.size": "64M",
+    };
+    const settings = {
+      "wsrep-on": "ON",
+      "wsrep-provider": join(root, "usr/lib/galera/libgalera_smm.so"),
+      "wsrep-provider-options": Object.entries(provider).map((it) => it.join("=")).join(";"),
+      "wsrep-cluster-name": name,
+      // The first node is the cluster. All have the same data in the beginning.
+      "wsrep-cluster-address": `gcomm://${
+        port === ports[0] ? "" : ports.map((port) => `127.0.0.1:${port}`).join()
+      }`,
+      "wsrep-node-address": "127.0.0.1",
+      "wsrep-sst-method": "skip",
+      "binlog-format": "ROW",
+      "innodb-autoinc-lock-mode": 2,
+      "innodb-buffer-pool-size": "32M",
+      "innodb-flush-log-at-trx-commit": 0,
+    };
+    return startServer(scope, mysql, (line, folder) => {
+      // Each node makes the account by itself.
+      const init = join(folder, "init.sql");
+      writeFileSync(init, `SET wsrep_on = OFF;\n${readFileSync(init, "utf8")}`);
+      return [...line, ...Object.entries(settings).map(([name, value]) => `--${name}=${value}`)];
+    }, join(root, "usr/sbin/mariadbd"));
+  };
+  const nodes: Server[] = [];
+  for (const port of ports) {
+    nodes.push(await start(port));
+    await complete(nodes);
+  }
+  return nodes;
+}
+
+/** Takes a node out of the cluster, or lets it back in. */
+const isolate = (node: Server, isolated: boolean) =>
+  query(node, `SET GLOBAL wsrep_provider_options = 'gmcast.isolate=${Number(isolated)}'`);
+
+interface Fault {
+  readonly fault: string;
+  cause(nodes: Server[]): Promise<unknown>;
+}
+
+const faults: Fault[] = [
+  {
+    fault: "a node is not primary for a time",
+    async cause(nodes) {
+      await isolate(nodes[1]!, true);
+      await until(async () => await status(nodes[1]!, "cluster_status") === "non-Primary");
+      await until(async () => await status(nodes[0]!, "cluster_size") === "2");
+      await isolate(nodes[1]!, false);
+      await complete(nodes);
+    },
+  },
+  {
+    fault: "a node is restarted",
+    async cause(nodes) {
+      await nodes[2]!.stop();
+      await nodes[2]!.start();
+      await complete(nodes);
+    },
+  },
+];
+
+describe("MySQL on Galera", () => {
+  const cleanup = new Cleanup();
+  let nodes: Server[];
+  before(async () => void (nodes = await startCluster(cleanup)));
+  after(() => cleanup[Symbol.asyncDispose]());
+
+  const start = (cleanup: Cleanup, fault: Fault): Running => {
+    const table = place();
+    return {
+      engine: `${nodes[0]!.product} ${nodes[0]!.version}`,
+      stores: (options: StoreOptions, see: See) =>
+        nodes.map(({ url }) => {
+          const pool = watchedPool(url, see);
+          cleanup.of(pool, () => pool.end());
+          return MySQL<Session>({ pool, table, ...options });
+        }),
+      fault: () => fault.cause(nodes),
+      fresh: (options) => MySQL<Session>({ url: nodes[0]!.url, table, ...options }),
+    };
+  };
+
+  for (const fault of faults) {
+    for (const alternating of [false, true]) {
+      failover({
+        name: `MySQL on Galera, each chat on ${alternating ? "all nodes in turn" : "one node"}`,
+        fault: fault.fault,
+        alternating,
+        exclusive: alternating,
+        start: (cleanup) => Promise.resolve(start(cleanup, fault)),
+      });
+    }
+  }
+
+  const all = (table: string, options: StoreOptions = {}) =>
+    nodes.map(({ url }) => MySQL<number>({ url, table, timeout: 120_000, ...options }));
+
+  it("MySQL on Galera upgrades an old table on three nodes at the same time", async () => {
+    for (let round = 0; round < 5; round++) {
+      const table = place();
+      const values = Array.from({ length: 200 }, (_, i) => `('${i % 150}', '${i}')`);
+      await query(
+        nodes[0]!,
+        `CREATE TABLE \`${table}\` (\`key\` varchar(32), session text)`,
+        `INSERT INTO \`${table}\` VALUES ${values.join()}`,
+      );
+      await using cleanup = new Cleanup();
+      const stores = cleanup.stores(...all(table));
+      await Promise.all(stores.map((store) => store.ready()));
+      await Promise.all(stores.map((store, i) => store.set(`new-${i}`, i)));
+      for (const node of nodes) {
+        await until(async () => Number((await query(node, count(table)))[0]![0]) === 153);
+      }
+      // Of duplicates the newest stays.
+      assert.deepEqual(await Promise.all(["0", "49", "50"].map((key) => stores[0]!.get(key))), [
+        150,
+        199,
+        50,
+      ]);
+      await query(nodes[0]!, `DROP TABLE \`${table}\``);
+    }
+  });
+
+  it("MySQL on Galera creates a table on three nodes at the same time", async () => {
+    for (let round = 0; round < 10; round++) {
+      const table = place();
+      await using cleanup = new Cleanup();
+      const stores = cleanup.stores(...all(table));
+      await Promise.all(stores.map((store, i) => store.set(`${i}`, i)));
+      for (const node of nodes) {
+        await until(async () => Number((await query(node, count(table)))[0]![0]) === 3);
+      }
+      await query(nodes[0]!, `DROP TABLE \`${table}\``);
+    }
+  });
+
+  it("MySQL on Galera prunes on three nodes at the same time", async () => {
+    const table = place();
+    await using cleanup = new Cleanup();
+    const stores = cleanup.stores(...all(table, { ttl: 1 }));
+    await Promise.all(
+      Array.from({ length: 300 }, (_, i) => stores[i % 3]!.set(`${i}`, i)),
+    );
+    for (const node of nodes) {
+      await until(async () => Number((await query(node, count(table)))[0]![0]) === 300);
+    }
+    await Promise.all(stores.map((store) => store.prune()));
+    for (const node of nodes) {
+      await until(async () => Number((await query(node, count(table)))[0]![0]) === 0);
+    }
+    await query(nodes[0]!, `DROP TABLE \`${table}\``);
+  });
+});
+
+const count = (table: string) => `SELECT count(*) FROM \`${table}\``;

@@ -25,7 +25,9 @@ import { locate, type Prepare, type Table } from "./src/kysely/dialect.ts";
 import * as kysely from "./src/kysely/driver.ts";
 import { transient } from "./src/kysely/errors.ts";
 import { defaults, rules, type StoreOptions, storeRules } from "./src/options.ts";
+import { Failovers } from "./src/sql/failover.ts";
 import { sqlLeases } from "./src/sql/leases.ts";
+import type { Script } from "./src/sql/script.ts";
 import { toEntries, toPage } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -88,6 +90,10 @@ function backend(options: KyselyStoreOptions): Backend {
   if (!db && !dialect) throw new TypeError('KyselyStore: option "db" or "dialect" is needed');
   let prepare: Prepare | undefined;
   let table: Table;
+  const failovers = Failovers.of<object>(options.db ?? {});
+  const run = <T>(work: (db: kysely.Database) => Promise<T>) =>
+    kysely.onPrimary(db!, failovers, work);
+  const runScript = <T>(script: Script<T>) => run((db) => kysely.runScript(db, script));
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
@@ -98,40 +104,41 @@ function backend(options: KyselyStoreOptions): Backend {
         db ??= new Kysely({ dialect: dialect as never }) as unknown as kysely.Database;
       }
       // Only the first time because the application may have changed the search path since then.
-      prepare ??= await kysely.runScript(db, locate(kysely.familyOf(db, schema), name, schema));
-      table = await kysely.runScript(db, prepare({ report, plan, ...needs }));
+      prepare ??= await runScript(locate(kysely.familyOf(db, schema), name, schema));
+      table = await runScript(prepare({ report, plan, ...needs }));
       return table.limits;
     },
     async read(keys) {
       const values = table.keys(keys);
-      return toEntries(
-        keys,
-        await table.read(db!, table.statements.read(values.length), values),
-      );
+      const text = table.statements.read(values.length);
+      return toEntries(keys, await run((db) => table.read(db, text, values)));
     },
     async write(entries) {
       const rows = table.rows(entries);
-      await table.write(db!, table.statements.write(rows.length), rows.flat());
+      const text = table.statements.write(rows.length);
+      await run((db) => table.write(db, text, rows.flat()));
     },
     async renew(keys, expires) {
       if (!table.statements.expiring) return;
       const values = table.keys(keys);
-      await table.write(db!, table.statements.renew(values.length), [expires, ...values]);
+      const text = table.statements.renew(values.length);
+      await run((db) => table.write(db, text, [expires, ...values]));
     },
     async remove(keys) {
       const values = table.keys(keys);
-      await table.write(db!, table.statements.remove(values.length), values);
+      const text = table.statements.remove(values.length);
+      await run((db) => table.write(db, text, values));
     },
     async page(start = "", size) {
       const { page } = table.statements;
-      return toPage(await table.read(db!, page(size), table.keys([start])), size);
+      return toPage(await run((db) => table.read(db, page(size), table.keys([start]))), size);
     },
     leases: sqlLeases(
       () => table.statements,
       () => table.leases,
-      (script) => kysely.runLease(db!, script, table),
+      (script) => run((db) => kysely.runLease(db, script, table)),
     ),
-    prune: (now) => kysely.runScript(db!, table.statements.prune(now)),
+    prune: (now) => runScript(table.statements.prune(now)),
     close: () => options.db === undefined ? db?.destroy() : undefined,
     transient,
   };

@@ -21,7 +21,7 @@ import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { dialect, locate } from "./src/pg/dialect.ts";
+import { dialect, explainingVersion, locate } from "./src/pg/dialect.ts";
 import { checkPool, type PgPool, type Pool, poolAdapter, rows } from "./src/pg/driver.ts";
 import { transient } from "./src/pg/errors.ts";
 import { poolOptions } from "./src/pg/options.ts";
@@ -121,9 +121,9 @@ function backend(options: PostgresOptions): Backend {
     async open({ signal, ...opening }) {
       stopReporting = reportErrors(pool, opening.report);
       // Only the first time because the application may have changed the search path since then.
-      place ??= await runScript(signal, locate(table, schema));
+      place ??= await runScript(signal, explainingVersion(locate(table, schema)));
       const script = prepareTable(dialect(place), { transient, ...opening });
-      statements = await runScript(signal, script);
+      statements = await runScript(signal, explainingVersion(script));
       return defaultLimits;
     },
     async read(keys, signal) {

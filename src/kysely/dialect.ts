@@ -48,8 +48,8 @@ export function* locate(
   yield* checkRows();
   if (family === "SQLite") return (options) => prepare(sqliteDialect(table), options);
   if (family === "PostgreSQL") {
-    const place = yield* pg.locate(table, schema);
-    return (options) => preparePostgres(place, options);
+    const place = yield* pg.explainingVersion(pg.locate(table, schema));
+    return (options) => pg.explainingVersion(preparePostgres(place, options));
   }
   const place = yield* mysql.locate(table, schema);
   return (options) => prepareMySQL(place, options);
@@ -88,6 +88,7 @@ function* prepareMySQL(
 ): Script<Table> {
   yield "ROLLBACK"; // a change of the table would commit the application's transaction
   const { statements, settings } = yield* mysql.prepare(place, options, mysqlDialect);
+  mysql.requireVersion(settings, "the store"); // before 5.6 there is no FROM_BASE64
   const [[autocommit] = []] = yield "SELECT @@autocommit AND @@completion_type = 'NO_CHAIN'";
   const encoding = encoder(statements, settings, literals);
   const { keys, bytes } = encoding.limits;

@@ -4,9 +4,13 @@
  * @module
  */
 
+import * as mysql from "../mysql/driver.ts";
+import { isReadOnlyQuery } from "../pg/driver.ts";
+import { serverReadOnly } from "../sql/errors.ts";
+import type { Failovers } from "../sql/failover.ts";
 import { executeScript, type Row, type Script } from "../sql/script.ts";
 import { described } from "../validation.ts";
-import { transient } from "./errors.ts";
+import { isReadOnly, transient } from "./errors.ts";
 
 /** The part of a Kysely that is used. */
 export interface Database {
@@ -16,6 +20,9 @@ export interface Database {
   executeQuery(query: object): Promise<{ rows: object[]; numAffectedRows?: bigint }>;
   connection(): Builder;
   transaction(): Builder;
+  getExecutor(): {
+    provideConnection(consumer: (connection: object) => Promise<object>): Promise<object>;
+  };
   destroy(): Promise<void>;
 }
 
@@ -82,6 +89,66 @@ export function familyOf(db: Database, schema?: string): Family {
     );
   }
   return family;
+}
+
+/**
+ * Runs work on the database. After a failover it runs on one connection, whose server takes writes. Kysely
+ * cannot discard the others, so they stay in its pool until the server or the pool closes them.
+ */
+export async function onPrimary<T>(
+  db: Database,
+  failovers: Failovers<object>,
+  work: (db: Database) => Promise<T>,
+): Promise<T> {
+  if (failovers.any) {
+    return await db.connection().execute((connection) =>
+      afterFailover(connection, failovers, work)
+    );
+  }
+  try {
+    return await work(db);
+  } catch (error) {
+    if (!isReadOnly(error)) throw error;
+    failovers.note();
+    throw serverReadOnly(error);
+  }
+}
+
+async function afterFailover<T>(
+  db: Database,
+  failovers: Failovers<object>,
+  work: (db: Database) => Promise<T>,
+): Promise<T> {
+  const connection = await db.getExecutor().provideConnection((it) => Promise.resolve(it));
+  try {
+    const isUsable = failovers.isTrusted(connection) ||
+      await failovers.check(connection, () => isWritable(db));
+    if (isUsable) return await work(db);
+  } catch (error) {
+    if (!isReadOnly(error)) throw error;
+    failovers.note(connection);
+    await end(db);
+    throw serverReadOnly(error);
+  }
+  await end(db);
+  throw serverReadOnly();
+}
+
+/** Asks the server whether it takes writes. */
+async function isWritable(db: Database): Promise<boolean> {
+  if (familyOf(db) === "MySQL") {
+    return mysql.isWritable(await rows(db, mysql.readOnlyVariables, []));
+  }
+  const [[readOnly] = []] = await rows(db, isReadOnlyQuery, []);
+  return readOnly === "off";
+}
+
+/**
+ * Lets the server close the connection. Only MySQL, because mysql2 then removes the connection from its
+ * pool, but `pg` emits an error that ends the process if nobody listens.
+ */
+async function end(db: Database): Promise<void> {
+  if (familyOf(db) === "MySQL") await rows(db, "KILL CONNECTION_ID()", []).catch(() => {});
 }
 
 /** Runs a statement. */

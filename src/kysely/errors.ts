@@ -36,3 +36,8 @@ export function transient(error: unknown): boolean {
   return known || transientCodes.test(String(code)) || transientMessages.test(message) ||
     transient(cause);
 }
+
+/** Whether the server has refused a write because it is not the primary. */
+export function isReadOnly(error: unknown): boolean {
+  return pg.isReadOnly(error) || mysql.isReadOnly(error);
+}

@@ -76,7 +76,9 @@ export function checkClient(client: Client): void {
 /** Overrides settings of the client that would change what a read returns. */
 const collectionOptions = {
   readPreference: "primary", // a secondary may not have the last write yet
-  readConcern: { level: "local" }, // the majority may not have it yet either
+  // With "majority", a write that only the primary has acknowledged (w: 1) would not be read. The driver
+  // leaves a primary that refuses a write, so that "local" is never read from a former one that knows it.
+  readConcern: { level: "local" },
   promoteValues: true,
   raw: false,
 };

@@ -69,12 +69,16 @@ const transientCodes = new Set([
 /** Labels of transient errors, from the driver or the server. */
 const transientLabels = ["RetryableWriteError", "RetryableError", "TransientTransactionError"];
 
+/** Messages of permanent errors: TLS has failed, or the server is too old or too new for the driver. */
+const permanentMessages =
+  /certificate|altnames|secure TLS connection|SSL routines|reports m\w+imum wire version/i;
+
 /** Whether the same command may succeed in a moment. */
 export function transient(error: unknown): boolean {
   if (!isError(error)) return false;
   const { name, code, message, errorResponse, errorLabels } = error as DriverError;
-  // Permanent, although the driver has retried it.
-  if (/certificate|altnames|secure TLS connection|SSL routines/i.test(message)) return false;
+  // The driver has retried it nevertheless.
+  if (permanentMessages.test(message)) return false;
   return transientNames.has(name) || transientNames.has(errorResponse?.name ?? "") ||
     transientCodes.has(Number(code)) || disconnected(error) || isDuplicate(error) ||
     message === "deadlock detected" || // FerretDB 2, for upserts of the same key

@@ -281,8 +281,17 @@ export function* prepare(
   adapt: (dialect: Dialect) => Dialect = (dialect) => dialect,
 ): Script<Prepared> {
   const settings = yield* readSettings();
+  // Before 5.6 the time has no fractions.
+  if (options.leasing) requireVersion(settings, "the lease of a session");
   const own = adapt(dialect(place, settings));
   return { statements: yield* prepareTable(own, { transient, ...options }), settings };
+}
+
+/** @throws {Error} if the server is older than MySQL 5.6. MariaDB and others have other numbers. */
+export function requireVersion({ version }: Settings, feature: string): void {
+  const [, major, minor] = /^(\d+)\.(\d+)\.\d+(?!.*MariaDB)/i.exec(version) ?? [];
+  if (major === undefined || Number(major) * 100 + Number(minor) >= 506) return;
+  throw new Error(`${feature} needs MySQL 5.7 or newer, but the server is MySQL ${version}`);
 }
 
 /** Settings of a connection. */
@@ -291,6 +300,7 @@ export interface Settings {
   readonly charset: string | null;
   /** The most bytes of one message to the server. */
   readonly maxAllowedPacket: number;
+  readonly version: string;
   /** Whether the server has INSERT … RETURNING: MariaDB 10.5 or newer. */
   readonly returning: boolean;
 }
@@ -301,6 +311,7 @@ function* readSettings(): Script<Settings> {
   return {
     charset: charset as string | null,
     maxAllowedPacket: Number(size),
+    version: String(version),
     returning: /^(1[1-9]\.|10\.([5-9]|1\d)\.).*MariaDB/.test(String(version)),
   };
 }

@@ -64,7 +64,7 @@ export function checkPool(given: MySQLPool): Pool {
 /** How `withConnection` uses the pool. */
 export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
   return {
-    failovers: Failovers.of(pool, "connection"),
+    failovers: Failovers.watch(pool, "connection"),
     acquire: (callback) =>
       pool.getConnection((error, connection) => {
         if (!error) addErrorListener(connection, pool);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { reason } from "../errors.ts";
 import {
   type Dialect,
   type LeaseStatements,
@@ -185,6 +186,32 @@ function leases(table: string): LeaseStatements {
       WHERE key > $1::text AND until > ${now} ORDER BY key COLLATE "C" LIMIT ${size}`
     ),
   };
+}
+
+/**
+ * Runs a script. If the server does not know what a statement asks for, finds out whether it is too old.
+ * PostgreSQL before 11 has no `pg_index.indnkeyatts`, and before 9.4 no `to_regclass`.
+ */
+export function* explainingVersion<T>(script: Script<T>): Script<T> {
+  try {
+    return yield* script;
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    if (code !== "42601" && code !== "42703" && code !== "42883") throw error;
+    const version = yield* serverVersion();
+    if (!(Number.parseInt(version) < 11)) throw error;
+    const why = `the store needs PostgreSQL 11 or newer, but the server is PostgreSQL ${version}`;
+    throw new Error(`${why}: ${reason(error)}`, { cause: error });
+  }
+}
+
+function* serverVersion(): Script<string> {
+  try {
+    const [[version] = []] = yield "SHOW server_version";
+    return String(version);
+  } catch {
+    return ""; // the first error is reported
+  }
 }
 
 /** Runs the script in a transaction, while no other process prepares the table. */

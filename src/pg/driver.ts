@@ -64,7 +64,7 @@ export function checkPool(pool: PgPool): Pool {
 /** How `withConnection` uses the pool. */
 export function poolAdapter(pool: Pool): PoolAdapter<Client> {
   return {
-    failovers: Failovers.of(pool, "connect"),
+    failovers: Failovers.watch(pool, "connect"),
     acquire: (callback) =>
       pool.connect((error, client) => {
         if (!error && !states.has(client)) watch(client);

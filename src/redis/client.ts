@@ -8,6 +8,8 @@
 import { setAbortHandler } from "../abort.ts";
 import type { MaybePromise } from "../backend.ts";
 import { isError } from "../errors.ts";
+import { explained, isReadOnly } from "./errors.ts";
+import { fencedReads, isPool, leaveReplicas, primaryReads, type Reads } from "./primary.ts";
 
 /** The keys and arguments of a script. */
 export interface ScriptOptions {
@@ -16,7 +18,7 @@ export interface ScriptOptions {
 }
 
 /** The part of a client, pool, cluster or sentinel of node-redis 4 to 6 that is used. */
-export interface Client {
+export interface Client extends Reads {
   /** True from the call of `connect` until the client is closed or has stopped reconnecting. */
   readonly isOpen: boolean;
   /** Whether it is connected. Some kinds of clients do not have this property. */
@@ -27,20 +29,15 @@ export interface Client {
   readonly masters?: readonly unknown[];
   connect(): Promise<unknown>;
   on(event: "error", listener: (error: unknown) => void): unknown;
-  get(key: string): Promise<unknown>;
-  mGet(keys: string[]): Promise<unknown>;
   set(key: string, value: string, options?: { PX: number }): Promise<unknown>;
   mSet(keysAndValues: string[]): Promise<unknown>;
   del(keys: string | string[]): Promise<unknown>;
-  pTTL(key: string): Promise<unknown>;
   pExpireAt(key: string, time: number): Promise<unknown>;
   /** Missing in a client that runs no scripts. */
   evalSha?(hash: string, options: ScriptOptions): Promise<unknown>;
   eval?(text: string, options: ScriptOptions): Promise<unknown>;
-  /** In a cluster of node-redis: sends a command to the node of a key. */
+  /** In a cluster or sentinel of node-redis: sends a command to the node of a key, or to the primary. */
   sendCommand?: (...args: never[]) => Promise<unknown>;
-  /** Missing in a cluster. The cursor is text, which node-redis 4 accepts too. */
-  scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
   /** Only in a cluster: the client of one of its `masters`. */
   nodeClient?(node: never): unknown;
 }
@@ -62,14 +59,13 @@ export interface ClientSource {
   /** Connects if necessary, and starts to report errors. */
   open(signal: AbortSignal, report: Report): Promise<void>;
   /**
-   * The client, if it can send a command now. An offline client would keep the command, and might send
-   * it when no caller waits for it any more.
+   * Runs commands on the client, if it can send them now. An offline client would keep them, and might
+   * send them when no caller waits for them any more. Replaces the client, if possible, if the signal
+   * aborts, or if its server is no longer the primary.
    *
-   * @throws {Error} the reason if the client is not ready.
+   * @param work gets the client, and its commands that read.
    */
-  ready(): Client;
-  /** Replaces the client, if possible, when the signal of the commands that follow aborts. */
-  replaceOnAbort(signal: AbortSignal): void;
+  run<T>(signal: AbortSignal, work: (client: Client, reads: Reads) => Promise<T>): Promise<T>;
   close(): MaybePromise<void>;
 }
 
@@ -85,14 +81,18 @@ class Monitor {
   }
 
   readonly #client: Client;
+  /** How sessions are read. */
+  reads: Reads;
   readonly reporters = new Set<Report>();
   /** The last error since the client was ready. */
   lastError: unknown;
   /** Whether a `connect` that a store has called is in progress. */
   #connecting = false;
+  #leaving = false;
 
   private constructor(client: Client) {
     this.#client = client;
+    this.reads = primaryReads(client);
     client.on("error", (error) => {
       // Later errors, until the client is ready again, only repeat that it is not.
       if (this.lastError === undefined) this.reporters.forEach((report) => report(error));
@@ -105,6 +105,15 @@ class Monitor {
     if (this.#connecting) return "connecting";
     if (!isOpen) return "closed";
     return isReady === false || masters?.length === 0 ? "offline" : "ready";
+  }
+
+  /** Called when a pool has a connection to a replica. */
+  async leaveReplicas(): Promise<void> {
+    if (this.#leaving) return;
+    this.#leaving = true;
+    this.reads = fencedReads(this.#client);
+    await leaveReplicas(this.#client);
+    this.#leaving = false;
   }
 
   /** Starts to connect. `ready` tells the result. */
@@ -155,11 +164,18 @@ export class ExistingClient implements ClientSource {
     this.#monitor.reporters.add(report);
   }
 
-  ready(): Client {
-    return this.#monitor.ready();
+  async run<T>(
+    _signal: AbortSignal,
+    work: (client: Client, reads: Reads) => Promise<T>,
+  ): Promise<T> {
+    try {
+      return await work(this.#monitor.ready(), this.#monitor.reads);
+    } catch (error) {
+      // A single connection belongs to the application, which may wait for other answers on it.
+      if (isReadOnly(error) && isPool(this.#client)) this.#monitor.leaveReplicas();
+      throw explained(error, this.isCluster);
+    }
   }
-
-  replaceOnAbort(): void {} // it belongs to the application
 
   close(): void {
     if (this.#report !== undefined) this.#monitor.reporters.delete(this.#report);
@@ -200,8 +216,27 @@ export class ManagedClient implements ClientSource {
     this.#use(client);
   }
 
-  /** Replaces a client that its `reconnectStrategy` has ended. */
-  ready(): Client {
+  /**
+   * TCP needs up to 15 minutes to notice that a connection is dead, and while commands are sent, no
+   * timeout of the socket passes. So a client that has not answered in time is replaced.
+   */
+  async run<T>(
+    signal: AbortSignal,
+    work: (client: Client, reads: Reads) => Promise<T>,
+  ): Promise<T> {
+    const client = this.#client!;
+    setAbortHandler(signal, () => this.#replace(client));
+    try {
+      return await work(this.#ready(), client);
+    } catch (error) {
+      // The server may still answer reads, and keep the connection as long as the store uses it.
+      if (isReadOnly(error)) this.#replace(client);
+      throw explained(error, false);
+    }
+  }
+
+  /** The client. Replaces a client that its `reconnectStrategy` has ended. */
+  #ready(): Client {
     const monitor = Monitor.of(this.#client!);
     if (monitor.status !== "closed") return monitor.ready();
     const { lastError } = monitor;
@@ -209,15 +244,6 @@ export class ManagedClient implements ClientSource {
     // Refusals by the server, for example of a wrong password, are permanent.
     const message = isError(lastError) ? lastError.message : "";
     throw /^(WRONGPASS|NOAUTH|NOPERM|ERR)\b/.test(message) ? lastError : offline(lastError);
-  }
-
-  /**
-   * TCP needs up to 15 minutes to notice that a connection is dead, and while commands are sent, no
-   * timeout of the socket passes. So a client that has not answered in time is replaced.
-   */
-  replaceOnAbort(signal: AbortSignal): void {
-    const client = this.#client!;
-    setAbortHandler(signal, () => this.#replace(client));
   }
 
   close(): Promise<void> {

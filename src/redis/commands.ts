@@ -7,6 +7,7 @@
 import type { Entry, Page } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
+import type { Reads } from "./primary.ts";
 
 /** Reads and writes the sessions under a prefix. */
 export class Commands {
@@ -20,54 +21,55 @@ export class Commands {
     this.#prefix = prefix;
   }
 
-  async read(keys: string[], signal: AbortSignal): Promise<Entry<string>[]> {
-    this.#source.replaceOnAbort(signal);
+  read(keys: string[], signal: AbortSignal): Promise<Entry<string>[]> {
     const names = keys.map((key) => this.#name(key));
-    const values = names.length === 1
-      ? [refuseQueued(await this.#source.ready().get(names[0]!))]
-      : await this.#values(names);
-    const expiries = this.expiring ? await this.#expiries(names) : [];
-    const entries: Entry<string>[] = [];
-    for (let i = 0; i < keys.length; i++) {
-      const value = values[i];
-      if (value === null || value === undefined) continue;
-      // The proxy Envoy reads the values from several servers, and one of them may have failed.
-      if (isError(value)) throw value;
-      entries.push({ key: keys[i]!, value: String(value), expires: expiries[i] });
-    }
-    return entries;
+    return this.#source.run(signal, async (_client, reads) => {
+      const values = names.length === 1
+        ? [refuseQueued(await reads.get(names[0]!))]
+        : await this.#values(names, reads);
+      const expiries = this.expiring ? await expiriesOf(names, reads) : [];
+      const entries: Entry<string>[] = [];
+      for (let i = 0; i < keys.length; i++) {
+        const value = values[i];
+        if (value === null || value === undefined) continue;
+        // The proxy Envoy reads the values from several servers, and one of them may have failed.
+        if (isError(value)) throw value;
+        entries.push({ key: keys[i]!, value: String(value), expires: expiries[i] });
+      }
+      return entries;
+    });
   }
 
-  async write(entries: Entry<string>[], signal: AbortSignal): Promise<void> {
-    this.#source.replaceOnAbort(signal);
-    const client = this.#source.ready();
-    const set = ({ key, value, expires }: Entry<string>) =>
-      expires === undefined
-        ? client.set(this.#name(key), value)
-        : client.set(this.#name(key), value, { PX: relativeExpiry(expires) });
-    if (entries.length === 1) {
-      refuseQueued(await set(entries[0]!));
-    } else if (
-      this.#source.isCluster || entries.some(({ expires }) => expires !== undefined)
-    ) {
-      await settleAll(entries.map(set));
-    } else {
-      const pairs = entries.flatMap(({ key, value }) => [this.#name(key), value]);
-      refuseQueued(await client.mSet(pairs));
-    }
+  write(entries: Entry<string>[], signal: AbortSignal): Promise<void> {
+    return this.#source.run(signal, async (client) => {
+      const set = ({ key, value, expires }: Entry<string>) =>
+        expires === undefined
+          ? client.set(this.#name(key), value)
+          : client.set(this.#name(key), value, { PX: relativeExpiry(expires) });
+      if (entries.length === 1) {
+        refuseQueued(await set(entries[0]!));
+      } else if (
+        this.#source.isCluster || entries.some(({ expires }) => expires !== undefined)
+      ) {
+        await settleAll(entries.map(set));
+      } else {
+        const pairs = entries.flatMap(({ key, value }) => [this.#name(key), value]);
+        refuseQueued(await client.mSet(pairs));
+      }
+    });
   }
 
-  async renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
-    this.#source.replaceOnAbort(signal);
-    const client = this.#source.ready();
-    await settleAll(keys.map((key) => client.pExpireAt(this.#name(key), expires)));
+  renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
+    return this.#source.run(signal, async (client) => {
+      await settleAll(keys.map((key) => client.pExpireAt(this.#name(key), expires)));
+    });
   }
 
-  async remove(keys: string[], signal: AbortSignal): Promise<void> {
-    this.#source.replaceOnAbort(signal);
-    const client = this.#source.ready();
+  remove(keys: string[], signal: AbortSignal): Promise<void> {
     const names = keys.map((key) => this.#name(key));
-    await settleAll((this.#source.isCluster ? names : [names]).map((name) => client.del(name)));
+    return this.#source.run(signal, async (client) => {
+      await settleAll((this.#source.isCluster ? names : [names]).map((name) => client.del(name)));
+    });
   }
 
   async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
@@ -80,29 +82,29 @@ export class Commands {
    * A page of keys without the prefix, those of leases and notes among them. The cursor is the number
    * of a node, and the cursor of its `SCAN`.
    */
-  async scan(
+  scan(
     start = "0 0",
     size: number,
     signal: AbortSignal,
   ): Promise<{ keys: string[]; next: string | undefined }> {
-    this.#source.replaceOnAbort(signal);
-    const client = this.#source.ready();
     const [number, cursor] = start.split(" ") as [string, string];
     const node = Number(number);
-    const { masters, keyPrefix = "" } = client;
-    const prefix = keyPrefix + this.#prefix;
-    const server = masters === undefined
-      ? client
-      : await client.nodeClient!(masters[node] as never);
-    const pattern = `${prefix.replace(/[*?[\]\\]/g, "\\$&")}*`;
-    const reply = await (server as Client).scan!(cursor as never, { MATCH: pattern, COUNT: size });
-    const found = reply as { cursor: unknown; keys: unknown[] };
-    const next = String(found.cursor) !== "0"
-      ? `${node} ${found.cursor}`
-      : node + 1 < (masters?.length ?? 1)
-      ? `${node + 1} 0`
-      : undefined;
-    return { keys: found.keys.map((key) => String(key).slice(prefix.length)), next };
+    return this.#source.run(signal, async (client, reads) => {
+      const { masters, keyPrefix = "" } = client;
+      const prefix = keyPrefix + this.#prefix;
+      const server = masters === undefined
+        ? reads.scan ? reads : client
+        : await client.nodeClient!(masters[node] as never) as Client;
+      const pattern = `${prefix.replace(/[*?[\]\\]/g, "\\$&")}*`;
+      const reply = await server.scan!(cursor as never, { MATCH: pattern, COUNT: size });
+      const found = reply as { cursor: unknown; keys: unknown[] };
+      const next = String(found.cursor) !== "0"
+        ? `${node} ${found.cursor}`
+        : node + 1 < (masters?.length ?? 1)
+        ? `${node + 1} 0`
+        : undefined;
+      return { keys: found.keys.map((key) => String(key).slice(prefix.length)), next };
+    });
   }
 
   /** The name of a key in Redis. */
@@ -110,19 +112,17 @@ export class Commands {
     return this.#prefix + key;
   }
 
-  async #values(names: string[]): Promise<unknown[]> {
-    const client = this.#source.ready();
-    if (this.#source.isCluster) return settleAll(names.map((name) => client.get(name)));
-    return refuseQueued(await client.mGet(names)) as unknown[];
+  async #values(names: string[], reads: Reads): Promise<unknown[]> {
+    if (this.#source.isCluster) return settleAll(names.map((name) => reads.get(name)));
+    return refuseQueued(await reads.mGet(names)) as unknown[];
   }
+}
 
-  /** When names expire, in ms since the epoch; `undefined` for never. */
-  async #expiries(names: string[]): Promise<(number | undefined)[]> {
-    const client = this.#source.ready();
-    const remaining = await settleAll(names.map((name) => client.pTTL(name)));
-    const now = Date.now();
-    return remaining.map((ms) => Number(ms) < 0 ? undefined : now + Number(ms));
-  }
+/** When names expire, in ms since the epoch; `undefined` for never. */
+async function expiriesOf(names: string[], reads: Reads): Promise<(number | undefined)[]> {
+  const remaining = await settleAll(names.map((name) => reads.pTTL(name)));
+  const now = Date.now();
+  return remaining.map((ms) => Number(ms) < 0 ? undefined : now + Number(ms));
 }
 
 /** The time until an entry expires, in ms. Redis refuses 0. */

@@ -32,3 +32,29 @@ export function transient(error: unknown): boolean {
   return disconnected(error) || transientMessages.test(message.replace(scriptPrefix, "")) ||
     constructor?.name === "TimeoutError"; // of a command that could not be sent in time
 }
+
+/** Whether a server has refused a write because it is a replica. */
+export function isReadOnly(error: unknown): boolean {
+  return isError(error) && /^READONLY/.test(error.message.replace(scriptPrefix, ""));
+}
+
+/** The error to throw after commands have failed, which says what to do. */
+export function explained(error: unknown, isCluster: boolean): unknown {
+  if (!isError(error)) return error;
+  const { message } = error;
+  if (isReadOnly(error)) {
+    const hint = "is the server a replica, or a former primary?";
+    return new Error(`${message.replace(scriptPrefix, "")}; ${hint}`, { cause: error });
+  }
+  if (message.includes("Write commands not allowed after non deterministic commands")) {
+    const why = "the lease of a session needs Redis 5 or newer, and this server is older";
+    return new Error(`${why}: ${message}`, { cause: error });
+  }
+  if (isCluster && /^(MOVED|ASK) /.test(message)) {
+    // The nodes do not agree yet. The client of node-redis 4 ends its redirections with this error.
+    return new Error(`Too many Cluster redirections. Last error: ${message}`, { cause: error });
+  }
+  if (isCluster || !/^(MOVED|ASK|CROSSSLOT) /.test(message)) return error;
+  const hint = "the server is part of a cluster: pass a cluster client as { client }";
+  return new Error(`${message}; ${hint}`, { cause: error });
+}

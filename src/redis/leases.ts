@@ -147,14 +147,14 @@ export class RedisLeases implements Leases<string> {
   }
 
   async claim(claims: Claim[], signal: AbortSignal): Promise<Claimed<string>[]> {
-    const client = this.#client(signal);
     const now = Date.now();
     const expiring = this.#commands.expiring ? "1" : "0";
-    const replies = await settleAll(
-      claims.map(({ key, token, length, noted }) =>
-        claim.run(client, this.#names(client, key, noted), [token, `${length}`, expiring])
-      ),
-    );
+    const replies = await this.#source.run(signal, (client) =>
+      settleAll(
+        claims.map(({ key, token, length, noted }) =>
+          claim.run(client, this.#names(client, key, noted), [token, `${length}`, expiring])
+        ),
+      ));
     return claims.map(({ key }, i) => {
       const [token, value, left, note] = replies[i] as unknown[];
       const expires = left == null || Number(left) < 0 ? undefined : now + Number(left);
@@ -166,25 +166,28 @@ export class RedisLeases implements Leases<string> {
   }
 
   async settle(settlements: Settlement<string>[], signal: AbortSignal): Promise<Refusal[]> {
-    const client = this.#client(signal);
-    const replies = await settleAll(settlements.map(async (settlement) => {
-      const { key, token, length, change, note } = settlement;
-      // A repetition after another one has failed. Its lease may have gone on to others meanwhile.
-      if (this.#settled.has(settlement)) return [1];
-      const kind = change ? "set" : change === null ? "del" : "leave";
-      const args = [
-        token,
-        `${length}`,
-        kind,
-        change?.value ?? "",
-        `${change?.expires === undefined ? 0 : relativeExpiry(change.expires)}`,
-        note ?? "",
-      ];
-      const names = this.#names(client, key, note !== undefined);
-      const reply = await settle.run(client, names, args);
-      if (Number(reply[0]) === 1) this.#settled.add(settlement);
-      return reply;
-    }));
+    const replies = await this.#source.run(
+      signal,
+      (client) =>
+        settleAll(settlements.map(async (settlement) => {
+          const { key, token, length, change, note } = settlement;
+          // A repetition after another one has failed. Its lease may have gone on to others meanwhile.
+          if (this.#settled.has(settlement)) return [1];
+          const kind = change ? "set" : change === null ? "del" : "leave";
+          const args = [
+            token,
+            `${length}`,
+            kind,
+            change?.value ?? "",
+            `${change?.expires === undefined ? 0 : relativeExpiry(change.expires)}`,
+            note ?? "",
+          ];
+          const names = this.#names(client, key, note !== undefined);
+          const reply = await settle.run(client, names, args);
+          if (Number(reply[0]) === 1) this.#settled.add(settlement);
+          return reply;
+        })),
+    );
     return settlements.flatMap(({ key }, i) => {
       const [done, holder] = replies[i] as unknown[];
       return Number(done) === 1 ? [] : { key, token: holder == null ? undefined : String(holder) };
@@ -193,20 +196,16 @@ export class RedisLeases implements Leases<string> {
 
   async held(start: string | undefined, size: number, signal: AbortSignal): Promise<LeasePage> {
     const { keys, next } = await this.#commands.scan(start, size, signal);
-    const client = this.#source.ready();
     const found = keys.filter((key) => key.startsWith(leaseMark));
-    const replies = await settleAll(found.map((key) => look.run(client, [this.#prefix + key])));
-    const leases = found.flatMap((key, i) => {
-      const [token, left] = replies[i] as unknown[];
-      if (token === undefined) return [];
-      return { key: keyOf(this.#prefix, key, client), token: String(token), left: Number(left) };
+    return await this.#source.run(signal, async (client) => {
+      const replies = await settleAll(found.map((key) => look.run(client, [this.#prefix + key])));
+      const leases = found.flatMap((key, i) => {
+        const [token, left] = replies[i] as unknown[];
+        if (token === undefined) return [];
+        return { key: keyOf(this.#prefix, key, client), token: String(token), left: Number(left) };
+      });
+      return { leases, next };
     });
-    return { leases, next };
-  }
-
-  #client(signal: AbortSignal): Client {
-    this.#source.replaceOnAbort(signal);
-    return this.#source.ready();
   }
 
   /** The names of the session, of the lease, and of the note. */

@@ -21,6 +21,7 @@ export const supportedClients =
  * @throws {TypeError} if the client is not supported.
  */
 export function checkClient(given: Client | IORedis): Client {
+  if (isIORedis(given)) checkReplicas(given);
   const client = isIORedis(given) ? adapt(given) : given;
   const methods = ["connect", "on", "get", "mGet", "set", "mSet", "del"] as const;
   // In its legacy mode node-redis 4 calls callbacks and returns nothing.
@@ -33,6 +34,25 @@ export function checkClient(given: Client | IORedis): Client {
     );
   }
   return client;
+}
+
+/**
+ * Checks that a client of ioredis does not read from replicas, which may be behind.
+ *
+ * @throws {TypeError} if it does.
+ */
+function checkReplicas(client: object): void {
+  const { scaleReads = "master", role = "master" } =
+    (client as { options?: Record<string, unknown> }).options ?? {};
+  const refuse = (option: string, value: unknown) => {
+    const shown = typeof value === "string" ? JSON.stringify(value) : described(value);
+    throw new TypeError(
+      `Redis: option "client" must read from the primary, because replicas may be behind: ` +
+        `set its ${option} to "master", but it is ${shown}`,
+    );
+  };
+  if (scaleReads !== "master") refuse("scaleReads", scaleReads);
+  if (role !== "master") refuse("role", role);
 }
 
 /**

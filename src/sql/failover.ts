@@ -5,11 +5,6 @@
  * @module
  */
 
-/** A pool, which emits an event with each connection that it opens. */
-interface Emitter<Connection> {
-  on(event: string, listener: (connection: Connection) => void): unknown;
-}
-
 /**
  * The failovers of one pool. Until the first one, every connection is trusted. A failover is noticed when
  * a server refuses a write because it is read-only. From then on, connections that were opened before are
@@ -20,16 +15,21 @@ export class Failovers<Connection extends object> {
   // deno-lint-ignore no-explicit-any
   static readonly #all = new WeakMap<object, Failovers<any>>();
 
-  /** The failovers of a pool, the same for all stores. */
-  static of<Connection extends object>(
-    pool: Emitter<Connection>,
+  /** The failovers of a pool or a Kysely, the same for all stores. */
+  static of<Connection extends object>(pool: object): Failovers<Connection> {
+    let failovers = Failovers.#all.get(pool);
+    if (failovers === undefined) Failovers.#all.set(pool, failovers = new Failovers());
+    return failovers;
+  }
+
+  /** The same, for a pool that emits an event with each connection that it opens. */
+  static watch<Connection extends object>(
+    pool: { on(event: string, listener: (connection: Connection) => void): unknown },
     event: string,
   ): Failovers<Connection> {
-    let failovers = Failovers.#all.get(pool);
-    if (failovers === undefined) {
-      Failovers.#all.set(pool, failovers = new Failovers());
-      pool.on(event, (connection) => failovers!.#opened.set(connection, failovers!.#count));
-    }
+    const isNew = !Failovers.#all.has(pool);
+    const failovers = Failovers.of<Connection>(pool);
+    if (isNew) pool.on(event, (it) => failovers.#opened.set(it, failovers.#count));
     return failovers;
   }
 
@@ -40,6 +40,11 @@ export class Failovers<Connection extends object> {
   readonly #opened = new WeakMap<Connection, number>();
   /** The number of failovers before the server of each connection was found to take writes. */
   readonly #confirmed = new WeakMap<Connection, number>();
+
+  /** Whether there was one. */
+  get any(): boolean {
+    return this.#count > 0;
+  }
 
   /** Whether the connection may be used without a question to its server. */
   isTrusted(connection: Connection): boolean {

@@ -206,6 +206,31 @@ describe("options", () => {
     }
   });
 
+  it("a client of ioredis that reads from replicas is refused", async () => {
+    const expected =
+      'option "client" must read from the primary, because replicas may be behind: ' +
+      "set its ";
+    const cases: [scaleReads: unknown, shown: string][] = [
+      ["slave", '"slave"'],
+      ["all", '"all"'],
+      [() => [], "a function"],
+    ];
+    for (const [scaleReads, shown] of cases) {
+      const options = { lazyConnect: true, scaleReads: scaleReads as "all" };
+      const client = new ioredis.Cluster([], options);
+      refuses("Redis", { client }, `${expected}scaleReads to "master", but it is ${shown}`);
+      client.disconnect();
+    }
+    const client = new ioredis.Redis({ lazyConnect: true, role: "slave" });
+    refuses("Redis", { client }, `${expected}role to "master", but it is "slave"`);
+    client.disconnect();
+    for (const scaleReads of ["master", undefined] as const) {
+      const client = new ioredis.Cluster([], { lazyConnect: true, scaleReads });
+      await Redis({ client }).close();
+      client.disconnect();
+    }
+  });
+
   it("a factory that was not called throws an error when it is used", () => {
     for (const [name, factory] of Object.entries(factories)) {
       const message = `${name} must be called: write session({ store: ${name}({ … }) })`;

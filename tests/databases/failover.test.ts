@@ -1,35 +1,49 @@
 /**
  * Failovers of PostgreSQL and MariaDB or MySQL behind a proxy: the former primary becomes read-only and
- * keeps its connections, new connections go to the new primary.
+ * keeps its connections, new connections go to the new primary. And reads of MongoDB, which must not go
+ * to a secondary. `redis.failover.test.ts` has those of Redis.
  */
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import * as kysely from "kysely";
+import { Kysely, MysqlDialect, PostgresDialect } from "kysely";
+import { createPool as createCallbackPool } from "mysql2";
 import { createConnection, createPool } from "mysql2/promise";
 import pg from "pg";
 import { type Servers, startServers } from "../../scripts/servers/index.ts";
 import { KyselyStore } from "../../kysely.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
+import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
+import { collectionOf } from "../../src/mongodb/client.ts";
 import { isReadOnly } from "../../src/mysql/errors.ts";
 import { urlWith } from "../suites/faults.ts";
+import { Cleanup } from "../support/cleanup.ts";
+import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
+import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 
 /** A pool that the application shares with a store. */
 interface Shared {
   // deno-lint-ignore no-explicit-any
   readonly store: Store<any>;
-  /** Takes a connection from the pool. Returns the function that gives it back. */
-  take(): Promise<() => unknown>;
+  /** Takes a connection from the pool. */
+  take(): Promise<Taken>;
   close(): Promise<void>;
+}
+
+interface Taken {
+  giveBack(): unknown;
+  /** Ends it by the server. */
+  end?(server: string): Promise<unknown>;
 }
 
 interface Options extends StoreOptions {
   /** The most connections. */
   max?: number;
+  table?: string;
 }
 
 interface Harness {
@@ -43,8 +57,8 @@ interface Harness {
   /** A store with its own pool. */
   // deno-lint-ignore no-explicit-any
   own?(url: string, options: Options): Store<any>;
-  /** Why the store cannot discard a connection. */
-  readonly keepsConnections?: string;
+  /** Whether the store cannot discard a connection, so that the test has the server end it. */
+  readonly keepsConnections?: boolean;
   /** Whether the server reports that it is read-only with the result of a read. */
   readonly reports?: boolean;
 }
@@ -53,8 +67,8 @@ const table = "failover";
 
 /** Lets an application have several connections, and then gives them all back. */
 async function fill({ take }: Shared, count: number): Promise<void> {
-  const back = await Promise.all(Array.from({ length: count }, take));
-  back.forEach((give) => give());
+  const taken = await Promise.all(Array.from({ length: count }, take));
+  taken.forEach((connection) => connection.giveBack());
 }
 
 function failover({ name, backend, keepsConnections, ...harness }: Harness): void {
@@ -74,8 +88,8 @@ function failover({ name, backend, keepsConnections, ...harness }: Harness): voi
     after(() => Promise.all(servers.map((it) => it.stop())));
 
     /** Runs a test on a proxy to the first server. Both servers have the sessions of the first one. */
-    const test = (title: string, body: (url: string) => Promise<void>, skip?: string) =>
-      it(`${name} ${title}`, { skip }, async () => {
+    const test = (title: string, body: (url: string) => Promise<void>) =>
+      it(`${name} ${title}`, async () => {
         for (const url of urls) {
           await harness.refuseWrites(url, false);
           const shared = harness.share(url, { timeout: 60_000 });
@@ -96,16 +110,38 @@ function failover({ name, backend, keepsConnections, ...harness }: Harness): voi
       proxy.target = urls[1];
     };
 
+    /** Counts the requests with a text. */
+    const count = (text: string) => {
+      let count = 0;
+      proxy.change = (request) => {
+        if (request.includes(text)) count++;
+      };
+      return () => count;
+    };
+
     test("reads nothing from a former primary after a failover", async (url) => {
       const shared = harness.share(url, { timeout: 60_000 });
       try {
-        await fill(shared, 2);
-        const giveBack = await shared.take();
+        await shared.store.ready();
+        const [held, idle] = [await shared.take(), await shared.take()];
+        await idle.giveBack();
         await demote();
         promote();
-        await shared.store.set("k", 2);
-        await giveBack();
-        assert.deepEqual(await shared.store.get("k"), 2);
+        const writes = count("INSERT");
+        const writing = shared.store.set("k", 2);
+        if (keepsConnections) {
+          await until(() => writes() > 0);
+          await idle.end?.(urls[0]);
+        }
+        await writing;
+        await held.giveBack();
+        const questions = count("read_only");
+        const reading = shared.store.get("k");
+        if (keepsConnections) {
+          await until(() => questions() > 1);
+          await held.end?.(urls[0]);
+        }
+        assert.deepEqual(await reading, 2);
         await fill(shared, 3);
         assert.deepEqual(await shared.store.get("k"), 2);
         await shared.store.update("k", (n) => n + 1);
@@ -113,85 +149,24 @@ function failover({ name, backend, keepsConnections, ...harness }: Harness): voi
       } finally {
         await shared.close();
       }
-    }, keepsConnections);
+    });
 
     if (harness.reports) {
       test("notices a failover before a write fails", async (url) => {
         const shared = harness.share(url, { timeout: 60_000 });
         try {
           await shared.store.set("k", 1);
-          const giveBack = await shared.take(); // the only connection to the former primary
+          const held = await shared.take(); // the only connection to the former primary
           await demote();
           promote();
           await shared.store.set("k", 2);
-          await giveBack();
+          await held.giveBack();
           assert.deepEqual(await shared.store.get("k"), 2);
         } finally {
           await shared.close();
         }
       });
     }
-
-    test("needs one retry, however many connections the pool has", async (url) => {
-      const shared = harness.share(url, { max: 20, timeout: 60_000 });
-      try {
-        await shared.store.ready();
-        await fill(shared, 20);
-        await demote();
-        promote();
-        let writes = 0;
-        proxy.change = (request) => {
-          if (request.includes("INSERT")) writes++;
-        };
-        await shared.store.set("k", 2);
-        assert.equal(writes, 2);
-        assert.deepEqual(await shared.store.get("k"), 2);
-      } finally {
-        await shared.close();
-      }
-    }, keepsConnections);
-
-    test("reads nothing from a former primary to which the proxy still connects", async (url) => {
-      const shared = harness.share(url, { timeout: 60_000 });
-      try {
-        await shared.store.set("k", 1);
-        await demote();
-        let refused = 0;
-        proxy.change = (request) => {
-          if (request.includes("INSERT")) refused++;
-        };
-        const writing = shared.store.set("k", 2);
-        await until(() => refused > 1);
-        const giveBack = await shared.take(); // to the former primary, after the failover was noticed
-        assert.deepEqual(await shared.store.get("other"), 1);
-        promote();
-        await writing;
-        await giveBack();
-        assert.deepEqual(await shared.store.get("k"), 2);
-      } finally {
-        await shared.close();
-      }
-    }, keepsConnections);
-
-    test("follows a second failover back to the first server", async (url) => {
-      const shared = harness.share(url, { timeout: 60_000 });
-      try {
-        await shared.store.set("k", 1);
-        await demote();
-        promote();
-        await shared.store.set("k", 2);
-        await fill(shared, 2);
-        const giveBack = await shared.take();
-        await harness.refuseWrites(urls[1], true);
-        await harness.refuseWrites(urls[0], false);
-        proxy.target = urls[0];
-        await shared.store.set("k", 3);
-        await giveBack();
-        assert.deepEqual(await shared.store.get("k"), 3);
-      } finally {
-        await shared.close();
-      }
-    }, keepsConnections);
 
     test("says that the server is read-only, and still reads from it", async (url) => {
       const shared = harness.share(url, { timeout: 1_000 });
@@ -215,7 +190,80 @@ function failover({ name, backend, keepsConnections, ...harness }: Harness): voi
       }
     });
 
+    test("says at opening that the server is read-only", async () => {
+      await demote();
+      // Without the table, which the store would create.
+      const shared = harness.share(urls[0], { timeout: 500, table: "missing" });
+      try {
+        await until(async () => {
+          await assert.rejects(shared.store.ready(), {
+            name: "TimeoutError",
+            message: /^Cannot open the store: .*; the server is read-only: is it a replica, or/,
+          });
+          return true;
+        });
+      } finally {
+        await shared.close();
+      }
+    });
+
+    if (keepsConnections) return;
+    test("reads nothing from a former primary to which the proxy still connects", async (url) => {
+      const shared = harness.share(url, { timeout: 60_000 });
+      try {
+        await shared.store.set("k", 1);
+        await demote();
+        const writes = count("INSERT");
+        const writing = shared.store.set("k", 2);
+        await until(() => writes() > 1);
+        const held = await shared.take(); // to the former primary, after the failover was noticed
+        assert.deepEqual(await shared.store.get("other"), 1);
+        promote();
+        await writing;
+        await held.giveBack();
+        assert.deepEqual(await shared.store.get("k"), 2);
+      } finally {
+        await shared.close();
+      }
+    });
+
+    test("follows a second failover back to the first server", async (url) => {
+      const shared = harness.share(url, { timeout: 60_000 });
+      try {
+        await shared.store.set("k", 1);
+        await demote();
+        promote();
+        await shared.store.set("k", 2);
+        await fill(shared, 2);
+        const held = await shared.take();
+        await harness.refuseWrites(urls[1], true);
+        await harness.refuseWrites(urls[0], false);
+        proxy.target = urls[0];
+        await shared.store.set("k", 3);
+        await held.giveBack();
+        assert.deepEqual(await shared.store.get("k"), 3);
+      } finally {
+        await shared.close();
+      }
+    });
+
     if (harness.own === undefined) return;
+    test("needs one retry, however many connections the pool has", async (url) => {
+      const shared = harness.share(url, { max: 20, timeout: 60_000 });
+      try {
+        await shared.store.ready();
+        await fill(shared, 20);
+        await demote();
+        promote();
+        const writes = count("INSERT");
+        await shared.store.set("k", 2);
+        assert.equal(writes(), 2);
+        assert.deepEqual(await shared.store.get("k"), 2);
+      } finally {
+        await shared.close();
+      }
+    });
+
     test("survives a failover with its own pool", async (url) => {
       const store = harness.own!(url, { max: 5, timeout: 60_000 });
       try {
@@ -266,9 +314,13 @@ function postgresPool(url: string, max = 10): pg.Pool {
   return pool;
 }
 
-async function takePostgres(pool: pg.Pool): Promise<() => void> {
+async function takePostgres(pool: pg.Pool): Promise<Taken> {
   const client = await pool.connect();
-  return () => client.release();
+  const { processID } = client as unknown as { processID: number };
+  return {
+    giveBack: () => client.release(),
+    end: (server) => runPostgres(server, `SELECT pg_terminate_backend(${processID})`),
+  };
 }
 
 failover({
@@ -320,7 +372,7 @@ failover({
       store,
       async take() {
         const connection = await pool.getConnection();
-        return () => connection.release();
+        return { giveBack: () => connection.release() };
       },
       close: () => store.close().then(() => pool.end()),
     };
@@ -328,6 +380,81 @@ failover({
   own: (url, { max, ...options }) =>
     MySQL({ url, table, config: { connectionLimit: max }, ...options }),
 });
+
+failover({
+  name: "Kysely with MySQL",
+  ...mysql,
+  share(url, { max: connectionLimit = 10, ...options }) {
+    const pool = createCallbackPool({ uri: url, connectionLimit });
+    const db = new Kysely({ dialect: new MysqlDialect({ pool }) });
+    const store = KyselyStore({ db, table, ...options });
+    return {
+      store,
+      async take() {
+        const connection = await pool.promise().getConnection();
+        return { giveBack: () => connection.release() };
+      },
+      close: () => store.close().then(() => db.destroy()),
+    };
+  },
+});
+
+failover({
+  name: "Kysely with PostgreSQL",
+  backend: "postgres",
+  refuseWrites: refusePostgres,
+  share(url, { max, ...options }) {
+    const pool = postgresPool(url, max);
+    const db = new Kysely({ dialect: new PostgresDialect({ pool }) });
+    const store = KyselyStore({ db, table, ...options });
+    return {
+      store,
+      take: () => takePostgres(pool),
+      close: () => store.close().then(() => db.destroy()),
+    };
+  },
+  keepsConnections: true,
+});
+
+describe("MongoDB", () => {
+  for (const version of ["5", "6", "7"]) {
+    it(`MongoDB reads from the primary, also with a client of driver ${version} for secondaries`, async () => {
+      await using cleanup = new Cleanup();
+      const { MongoClient } = requireVersion("mongodb", version);
+      const client = new MongoClient(serverUrl("mongodb"), {
+        readPreference: "secondary",
+        readConcernLevel: "majority",
+        directConnection: false,
+        monitorCommands: true,
+      });
+      cleanup.of(client, (client) => client.close());
+      // A single server has no secondaries, so the driver adds no preference to its commands.
+      const { readPreference, readConcern } = collectionOf(client, "test", place()) as unknown as {
+        readPreference: { mode: string };
+        readConcern: { level: string };
+      };
+      assert.deepEqual([readPreference.mode, readConcern.level], ["primary", "local"]);
+      const concerns: unknown[] = [];
+      client.on("commandStarted", ({ commandName, command }: Started) => {
+        if (/^(find|aggregate)$/.test(commandName)) concerns.push(command.readConcern?.level);
+      });
+      const [store] = cleanup.stores(Mongo({ client, collection: place() }));
+      await store!.set("k", 1);
+      assert.equal(await store!.get("k"), 1);
+      assert.deepEqual(await Promise.all(["k", "other"].map((key) => store!.get(key))), [
+        1,
+        undefined,
+      ]);
+      assert.ok(concerns.length > 1);
+      assert.deepEqual(concerns.filter((level) => level !== "local"), []);
+    });
+  }
+});
+
+interface Started {
+  readonly commandName: string;
+  readonly command: { readonly readConcern?: { readonly level: string } };
+}
 
 it("MySQL: only errors of a read-only server are taken for a failover", () => {
   const failovers: [code: string, message: string, expected: boolean][] = [

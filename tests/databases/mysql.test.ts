@@ -174,7 +174,12 @@ describe("MySQL without INSERT … RETURNING", () => {
   }, [leases]);
 
   it(`${name} uses no word that MySQL reserves`, () => {
-    const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, returning: false };
+    const settings = {
+      charset: "utf8mb4",
+      maxAllowedPacket: 1e6,
+      version: "8.4.0",
+      returning: false,
+    };
     const own = dialect({ schema: undefined, table: "t" }, settings);
     const columns = new Map(
       ["key", "session", "expires", "lease", "until", "note"].map((it) => [it, ""]),
@@ -301,7 +306,12 @@ describe("MySQL tables", () => {
       await keyless([name], "latin1");
       const columns = new Map([["key", "varchar(32) latin1"], ["session", "text latin1"]]);
       const old = { columns, unique: false, indexed: false };
-      const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, returning: true };
+      const settings = {
+        charset: "utf8mb4",
+        maxAllowedPacket: 1e6,
+        version: "8.4.0",
+        returning: true,
+      };
       const changes = dialect({ schema: undefined, table: name }, settings).changes(
         old,
       );

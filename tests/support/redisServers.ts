@@ -76,7 +76,7 @@ export class RedisServers implements AsyncDisposable {
 
   /** Starts a cluster of three masters, each with a replica; returns their ports. */
   async replicatedCluster(): Promise<{ masters: number[]; replicas: number[] }> {
-    const args = ["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"];
+    const args = ["--cluster-node-timeout", "1000"];
     const masters = await this.cluster(...args);
     const replicas = await this.#nodes(3, args);
     await this.#meet([masters[0]!, ...replicas], 6);
@@ -95,15 +95,27 @@ export class RedisServers implements AsyncDisposable {
     return { masters, replicas };
   }
 
+  /** Adds a replica of a server to its cluster; returns its port. */
+  async replica(primary: number): Promise<number> {
+    const [port] = await this.#nodes(1, []);
+    const id = `${await command(primary, "CLUSTER", "MYID")}`;
+    const bus = String(this.#buses.get(primary)!);
+    await command(port!, "CLUSTER", "MEET", "127.0.0.1", `${primary}`, bus);
+    await until(async () => await command(port!, "CLUSTER", "REPLICATE", id) === "OK");
+    await until(() => isReplicating(primary));
+    return port!;
+  }
+
   /** Starts servers that may become nodes of a cluster. */
   async #nodes(count: number, args: string[]): Promise<number[]> {
     const free = await freePorts(2 * count);
     const ports = free.slice(0, count);
     await Promise.all(ports.map((port, i) => {
       const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
+      const quick = ["--repl-diskless-sync-delay", "0"];
       const bus = free[count + i]!;
       this.#buses.set(port, bus);
-      return this.#start(port, [...own, "--cluster-port", String(bus), ...args]);
+      return this.#start(port, [...own, ...quick, "--cluster-port", String(bus), ...args]);
     }));
     return ports;
   }

@@ -1,0 +1,186 @@
+/** Failovers of Redis, clients that may read from replicas, and servers of another kind. */
+
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { Redis as IORedis } from "ioredis";
+import { Redis } from "../../redis.ts";
+import { Cleanup } from "../support/cleanup.ts";
+import { requireVersion } from "../support/packages.ts";
+import { Proxy } from "../support/proxy.ts";
+import { command, RedisServers } from "../support/redisServers.ts";
+import { gate } from "../support/scripted.ts";
+import { until } from "../support/until.ts";
+
+const versions = ["4", "5", "6"] as const;
+const withPools = ["5", "6"] as const;
+const url = (port: number) => `redis://127.0.0.1:${port}`;
+
+/** Makes a server a replica of a server that does not exist, so that it keeps its data. */
+const demote = (port: number) => command(port, "REPLICAOF", "127.0.0.1", "1");
+
+/** How often a server has run a command. */
+async function calls(port: number, name: string): Promise<number> {
+  const stats = `${await command(port, "INFO", "commandstats")}`;
+  return Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+}
+
+describe("Redis failover", () => {
+  it("Redis connects to the new primary with its own client", async () => {
+    await using servers = new RedisServers();
+    const [a, b] = [await servers.single(), await servers.single()];
+    await using proxy = await Proxy.to(url(a!));
+    await using store = Redis({ url: `redis://${proxy.host}`, timeout: 60_000 });
+    await store.set("k", 1);
+    await demote(a!);
+    proxy.target = url(b!);
+    await store.set("k", 2);
+    assert.equal(await store.get("k"), 2);
+    assert.equal(await store.update("k", (n) => n + 1), 3);
+  });
+
+  for (const version of withPools) {
+    it(`Redis reads nothing from a former primary with a pool of node-redis ${version}`, async () => {
+      await using servers = new RedisServers();
+      await using cleanup = new Cleanup();
+      const [a, b] = [await servers.single(), await servers.single()];
+      await using proxy = await Proxy.to(url(a!));
+      const pool = requireVersion("redis", version).createClientPool(
+        { url: `redis://${proxy.host}` },
+        { minimum: 2, maximum: 2 },
+      );
+      pool.on("error", () => {});
+      await pool.connect();
+      cleanup.of(pool, (pool) => pool.destroy());
+      const [store] = cleanup.stores(Redis({ client: pool, timeout: 60_000, ttl: 3_600_000 }));
+      await Promise.all(["k", "other"].map((key) => store!.set(key, 1)));
+      const { opened, open } = gate();
+      const lent = pool.execute(() => opened); // one of the two connections
+      await demote(a!);
+      proxy.target = url(b!);
+      await store!.set("k", 2);
+      open();
+      await lent;
+      for (let i = 0; i < 20; i++) {
+        assert.equal(await store!.get("k"), 2);
+        const both = [store!.get("k"), store!.get("other")];
+        assert.deepEqual(await Promise.all(both), [2, undefined]);
+      }
+    });
+  }
+
+  it("Redis says that the server is a replica", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const port = await servers.single();
+    await using first = Redis({ url: url(port) });
+    await first.set("k", 1);
+    await demote(port);
+    const ioredis = cleanup.of(new IORedis(url(port)), (client) => client.disconnect());
+    const options = { timeout: 1_000 };
+    const message = /READONLY.*; is the server a replica, or a former primary\?/;
+    for (
+      const store of cleanup.stores(
+        Redis({ url: url(port), ...options }),
+        Redis({ client: ioredis, ...options }),
+      )
+    ) {
+      await until(() => store.ready().then(() => true));
+      await until(async () => {
+        await assert.rejects(store.set("k", 2), { name: "TimeoutError", message });
+        return true;
+      });
+      await until(async () => await store.get("k") === 1);
+    }
+  });
+});
+
+describe("Redis replicas", () => {
+  it("Redis reads only from the primaries of a cluster", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const ports = await servers.cluster();
+    const replicas = await Promise.all(ports.map((port) => servers.replica(port)));
+    const known = async (port: number) => {
+      const slots = JSON.stringify(await command(port, "CLUSTER", "SLOTS"));
+      return replicas.every((replica) => slots.includes(`${replica}`));
+    };
+    await until(async () => (await Promise.all(ports.map(known))).every(Boolean));
+    const keys = Array.from({ length: 30 }, (_, i) => `${i}`);
+    for (const version of versions) {
+      const client = requireVersion("redis", version).createCluster({
+        rootNodes: [{ url: url(ports[0]!) }],
+        useReplicas: true,
+      });
+      client.on("error", () => {});
+      await client.connect();
+      cleanup.of(client, (client) => client.disconnect());
+      const [store] = cleanup.stores(
+        Redis({ client, prefix: `${version}:`, ttl: 3_600_000, timeout: 60_000 }),
+      );
+      await Promise.all(keys.map((key) => store!.set(key, key)));
+      const counts = () =>
+        Promise.all(
+          replicas.flatMap((port) => [calls(port, "get"), calls(port, "pttl")]),
+        );
+      const before = await counts();
+      assert.deepEqual(await Promise.all(keys.map((key) => store!.get(key))), keys);
+      for (const key of keys) assert.equal(await store!.get(key), key);
+      assert.equal(await store!.update("0", (text) => `${text}!`), "0!");
+      assert.deepEqual(await counts(), before, `node-redis ${version}`);
+    }
+  });
+
+  for (const version of withPools) {
+    it(`Redis reads only from the primary of a sentinel of node-redis ${version}`, async () => {
+      await using servers = new RedisServers();
+      await using cleanup = new Cleanup();
+      const { sentinel, replica } = await servers.sentinel();
+      const client = requireVersion("redis", version).createSentinel({
+        name: "main",
+        sentinelRootNodes: [{ host: "127.0.0.1", port: sentinel }],
+        replicaPoolSize: 1,
+      });
+      client.on("error", () => {});
+      await client.connect();
+      cleanup.of(client, (client) => client.destroy());
+      const [store] = cleanup.stores(Redis({ client, ttl: 3_600_000, timeout: 60_000 }));
+      const keys = ["a", "b", "c"];
+      await Promise.all(keys.map((key) => store!.set(key, key)));
+      assert.deepEqual(await Promise.all(keys.map((key) => store!.get(key))), keys);
+      for (const key of keys) assert.equal(await store!.get(key), key);
+      const found: string[] = [];
+      for await (const key of store!.keys()) found.push(key);
+      assert.deepEqual(found.sort(), keys);
+      for (const name of ["get", "mget", "pttl", "scan"]) {
+        assert.equal(await calls(replica, name), 0, name);
+      }
+    });
+  }
+
+  it("Redis says that a server needs a cluster client", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const [port] = await servers.cluster();
+    const ioredis = cleanup.of(new IORedis(url(port!)), (client) => client.disconnect());
+    const keys = Array.from({ length: 20 }, (_, i) => `${i}`);
+    for (const store of cleanup.stores(Redis({ url: url(port!) }), Redis({ client: ioredis }))) {
+      const message = /MOVED.*; the server is part of a cluster: pass a cluster client as/;
+      const single = await Promise.allSettled(keys.map(async (key) => {
+        await new Promise((resolve) => setTimeout(resolve, Number(key)));
+        await store.get(key);
+      }));
+      const refused = single.filter((it) => it.status === "rejected");
+      assert.ok(refused.length > 0);
+      for (const { reason } of refused) {
+        assert.equal(reason.name, "StoreError");
+        assert.match(reason.message, /(MOVED|CROSSSLOT).*; the server is part of a cluster/);
+      }
+      await assert.rejects(
+        (async () => {
+          for (const key of keys) await store.set(key, 1);
+        })(),
+        { name: "StoreError", message },
+      );
+    }
+  });
+});

@@ -99,5 +99,6 @@ export function isReadOnly(error: unknown): boolean {
   // Other options have the same code. Only the name of the option is the same in all languages.
   return code === "ER_OPTION_PREVENTS_STATEMENT"
     ? /read[-_ ]only/i.test(message)
-    : code === "ER_READ_ONLY_MODE" || code === "ER_SERVER_OFFLINE_MODE";
+    : code === "ER_RUN_HOOK_ERROR" || code === "ER_READ_ONLY_MODE" ||
+      code === "ER_SERVER_OFFLINE_MODE";
 }

@@ -79,7 +79,7 @@ export function poolAdapter(pool: Pool): PoolAdapter<Client> {
     isReadOnly,
     async isWritable(client) {
       const [[readOnly] = []] = await rows(client, isReadOnlyQuery, []);
-      return readOnly === "off";
+      return { writable: readOnly === "off" };
     },
   };
 }

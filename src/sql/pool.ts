@@ -6,7 +6,7 @@
 
 import { clearAbortHandler, setAbortHandler } from "../abort.ts";
 import { serverReadOnly } from "./errors.ts";
-import type { Failovers } from "./failover.ts";
+import type { Answer, Failovers } from "./failover.ts";
 
 /** How `withConnection` uses a pool. */
 export interface PoolAdapter<Connection extends object> {
@@ -19,7 +19,7 @@ export interface PoolAdapter<Connection extends object> {
   /** Whether the server refuses writes or connections because it is not the primary. */
   isReadOnly(error: unknown): boolean;
   /** Asks the server whether it takes writes. */
-  isWritable(connection: Connection): Promise<boolean>;
+  isWritable(connection: Connection): Promise<Answer>;
 }
 
 /** Runs work on a connection of a pool. Discards the connection when the signal aborts. */
@@ -64,7 +64,12 @@ export function withConnection<Connection extends object, T>(
           if (problem) return fail(problem);
           release();
           resolve(result);
-        }, fail);
+        }, async (error) => {
+          if (held && pool.isReadOnly(error)) {
+            await failovers.identify(connection, () => pool.isWritable(connection)).catch(() => {});
+          }
+          fail(error);
+        });
       });
     const explained = (error: unknown, connection?: Connection) => {
       if (!pool.isReadOnly(error)) return error;

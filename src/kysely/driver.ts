@@ -7,7 +7,7 @@
 import * as mysql from "../mysql/driver.ts";
 import { isReadOnlyQuery } from "../pg/driver.ts";
 import { serverReadOnly } from "../sql/errors.ts";
-import type { Failovers } from "../sql/failover.ts";
+import type { Answer, Failovers } from "../sql/failover.ts";
 import { executeScript, type Row, type Script } from "../sql/script.ts";
 import { described } from "../validation.ts";
 import { isReadOnly, transient } from "./errors.ts";
@@ -122,7 +122,7 @@ async function afterFailover<T>(
   const connection = await db.getExecutor().provideConnection((it) => Promise.resolve(it));
   try {
     const isUsable = failovers.isTrusted(connection) ||
-      await failovers.check(connection, () => isWritable(db));
+      await failovers.check(connection, () => ask(db));
     if (isUsable) return await work(db);
   } catch (error) {
     if (!isReadOnly(error)) throw error;
@@ -135,12 +135,12 @@ async function afterFailover<T>(
 }
 
 /** Asks the server whether it takes writes. */
-async function isWritable(db: Database): Promise<boolean> {
+async function ask(db: Database): Promise<Answer> {
   if (familyOf(db) === "MySQL") {
-    return mysql.isWritable(await rows(db, mysql.readOnlyVariables, []));
+    return mysql.answer(await rows(db, mysql.readOnlyVariables, []));
   }
   const [[readOnly] = []] = await rows(db, isReadOnlyQuery, []);
-  return readOnly === "off";
+  return { writable: readOnly === "off" };
 }
 
 /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Failovers } from "../sql/failover.ts";
+import { type Answer, Failovers } from "../sql/failover.ts";
 import { addErrorListener, type PoolAdapter } from "../sql/pool.ts";
 import type { Row } from "../sql/script.ts";
 import { described } from "../validation.ts";
@@ -77,17 +77,20 @@ export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
       connection.release();
     },
     isReadOnly,
-    isWritable: async (connection) => isWritable(await rows(connection, readOnlyVariables, [])),
+    ask: async (connection) => answer(await rows(connection, readOnlyVariables, [])),
   };
 }
 
 /** Shows whether the server is read-only. A proxy that splits reads does not send it to a replica. */
 export const readOnlyVariables = "SHOW GLOBAL VARIABLES WHERE Variable_name IN " +
-  "('read_only', 'super_read_only', 'innodb_read_only', 'tidb_super_read_only')";
+  "('read_only', 'super_read_only', 'innodb_read_only', 'tidb_super_read_only', 'server_uuid')";
 
 /** Whether the server takes writes, by the rows of `readOnlyVariables`. */
-export function isWritable(rows: Row[]): boolean {
-  return rows.every(([, value]) => /^(OFF|0)$/i.test(String(value)));
+export function answer(rows: Row[]): Answer {
+  const variables = new Map(rows.map(([name, value]) => [String(name), String(value)]));
+  const server = variables.get("server_uuid");
+  variables.delete("server_uuid");
+  return { writable: [...variables.values()].every((value) => /^(OFF|0)$/i.test(value)), server };
 }
 
 /** Closes a pool. */

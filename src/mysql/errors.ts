@@ -19,6 +19,7 @@ const transientCodes = new Set<unknown>([
   "PROTOCOL_CONNECTION_LOST",
   "PROTOCOL_PACKETS_OUT_OF_ORDER",
   "PROTOCOL_SEQUENCE_TIMEOUT",
+  "ERR_OUT_OF_RANGE",
   "ER_ABORTING_CONNECTION",
   "ER_CANT_DROP_FIELD_OR_KEY",
   "ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION",
@@ -98,5 +99,6 @@ export function isReadOnly(error: unknown): boolean {
   // Other options have the same code. Only the name of the option is the same in all languages.
   return code === "ER_OPTION_PREVENTS_STATEMENT"
     ? /read[-_ ]only/i.test(message)
-    : code === "ER_READ_ONLY_MODE" || code === "ER_SERVER_OFFLINE_MODE";
+    : code === "ER_RUN_HOOK_ERROR" || code === "ER_READ_ONLY_MODE" ||
+      code === "ER_SERVER_OFFLINE_MODE";
 }

@@ -77,9 +77,9 @@ export function poolAdapter(pool: Pool): PoolAdapter<Client> {
     },
     release: (client, error) => client.release(error !== undefined),
     isReadOnly,
-    async isWritable(client) {
+    async ask(client) {
       const [[readOnly] = []] = await rows(client, isReadOnlyQuery, []);
-      return readOnly === "off";
+      return { writable: readOnly === "off" };
     },
   };
 }

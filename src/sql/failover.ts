@@ -5,6 +5,17 @@
  * @module
  */
 
+/** What a server says about itself. */
+export interface Answer {
+  /** Whether it takes writes. */
+  readonly writable: boolean;
+  /** Its identity, if its word is not enough. */
+  readonly server?: string;
+}
+
+/** How long the word of a server that has refused a write is not enough, in ms. */
+const distrust = 60_000;
+
 /**
  * The failovers of one pool. Until the first one, every connection is trusted. A failover is noticed when
  * a server refuses a write because it is read-only. From then on, connections that were opened before are
@@ -41,6 +52,14 @@ export class Failovers<Connection extends object> {
   /** The number of failovers before the server of each connection was found to take writes. */
   readonly #confirmed = new WeakMap<Connection, number>();
 
+  /** The server of each connection, where it is known. */
+  readonly #servers = new WeakMap<Connection, string>();
+  /**
+   * The server that was the last one to refuse a write. A member that is leaving its group refuses writes
+   * for seconds before it says so.
+   */
+  #refused: { readonly server: string; readonly until: number } | undefined;
+
   /** Whether there was one. */
   get any(): boolean {
     return this.#count > 0;
@@ -61,6 +80,8 @@ export class Failovers<Connection extends object> {
    * believed to take writes. Otherwise each attempt to write would make all connections outdated again.
    */
   note(connection?: Connection): void {
+    const server = connection && this.#servers.get(connection);
+    if (server !== undefined) this.#refused = { server, until: performance.now() + distrust };
     if (connection === undefined ? !this.#found : !this.isTrusted(connection)) return;
     this.#count++;
     this.#found = false;
@@ -71,11 +92,25 @@ export class Failovers<Connection extends object> {
    * may serve reads until another one has been found, because none can have newer sessions of the stores
    * before that.
    */
-  async check(connection: Connection, isWritable: () => Promise<boolean>): Promise<boolean> {
+  async check(connection: Connection, ask: () => Promise<Answer>): Promise<boolean> {
     const count = this.#count;
-    if (!await isWritable()) return !this.#found;
+    const { writable, server } = await ask();
+    if (server !== undefined) this.#servers.set(connection, server);
+    if (!writable || this.#hasRefused(server)) return !this.#found;
     this.#confirmed.set(connection, count);
     if (count === this.#count) this.#found = true;
     return true;
+  }
+
+  /** Asks for the server of a connection, if it is not known. */
+  async identify(connection: Connection, ask: () => Promise<Answer>): Promise<void> {
+    if (this.#servers.has(connection)) return;
+    const { server } = await ask();
+    if (server !== undefined) this.#servers.set(connection, server);
+  }
+
+  #hasRefused(server: string | undefined): boolean {
+    return server !== undefined && server === this.#refused?.server &&
+      performance.now() < this.#refused.until;
   }
 }

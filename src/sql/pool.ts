@@ -6,7 +6,7 @@
 
 import { clearAbortHandler, setAbortHandler } from "../abort.ts";
 import { serverReadOnly } from "./errors.ts";
-import type { Failovers } from "./failover.ts";
+import type { Answer, Failovers } from "./failover.ts";
 
 /** How `withConnection` uses a pool. */
 export interface PoolAdapter<Connection extends object> {
@@ -19,7 +19,7 @@ export interface PoolAdapter<Connection extends object> {
   /** Whether the server refuses writes or connections because it is not the primary. */
   isReadOnly(error: unknown): boolean;
   /** Asks the server whether it takes writes. */
-  isWritable(connection: Connection): Promise<boolean>;
+  ask(connection: Connection): Promise<Answer>;
 }
 
 /** Runs work on a connection of a pool. Discards the connection when the signal aborts. */
@@ -64,7 +64,12 @@ export function withConnection<Connection extends object, T>(
           if (problem) return fail(problem);
           release();
           resolve(result);
-        }, fail);
+        }, async (error) => {
+          if (held && pool.isReadOnly(error)) {
+            await failovers.identify(connection, () => pool.ask(connection)).catch(() => {});
+          }
+          fail(error);
+        });
       });
     const explained = (error: unknown, connection?: Connection) => {
       if (!pool.isReadOnly(error)) return error;
@@ -80,10 +85,10 @@ const outdated = new Error("the connection was opened before a failover");
 
 /** @throws {Error} if the server is not the primary, and another one is. */
 async function confirm<Connection extends object>(
-  { failovers, isWritable }: PoolAdapter<Connection>,
+  { failovers, ask }: PoolAdapter<Connection>,
   connection: Connection,
 ): Promise<void> {
-  if (!await failovers.check(connection, () => isWritable(connection))) throw serverReadOnly();
+  if (!await failovers.check(connection, () => ask(connection))) throw serverReadOnly();
 }
 
 /** A pool or a connection. */

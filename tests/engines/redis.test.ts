@@ -3,7 +3,7 @@
  * that move, with node-redis and ioredis.
  */
 
-import { after, describe } from "node:test";
+import { describe } from "node:test";
 import type { StoreOptions } from "../../mod.ts";
 import { Redis } from "../../redis.ts";
 import { redis } from "../../scripts/servers/redis.ts";
@@ -73,8 +73,12 @@ const master = async (sentinel: number) => {
 const info = async (port: number, section: string) => `${await command(port, "INFO", section)}`;
 
 describe("Redis in a failover", () => {
-  const servers = new RedisServers();
-  after(() => servers[Symbol.asyncDispose]());
+  /**
+   * Servers that end with their test. A Sentinel that lived on would make a replica of the next server on the
+   * port of a master that was killed, with the data of the earlier test.
+   */
+  const startServers = (cleanup: Cleanup) =>
+    cleanup.of(new RedisServers(), (servers) => servers[Symbol.asyncDispose]());
 
   /** Stores whose clients begin at a port. */
   async function running(
@@ -144,9 +148,10 @@ describe("Redis in a failover", () => {
     fault: "SENTINEL FAILOVER demotes the master",
     losable: "during",
     async start(cleanup) {
-      const own = await servers.sentinel();
+      const servers = startServers(cleanup);
+      const group = await servers.sentinel();
       const make: MakeClient = (port) => sentinels["ioredis 6"]!(port, { failoverDetector: true });
-      return running(make, own.sentinel, own.master, cleanup, () => demotion(servers, own));
+      return running(make, group.sentinel, group.master, cleanup, () => demotion(servers, group));
     },
   });
 
@@ -158,8 +163,15 @@ describe("Redis in a failover", () => {
           exclusive,
           ...fault,
           async start(cleanup) {
-            const own = await servers.sentinel(...args);
-            return running(make, own.sentinel, own.master, cleanup, () => cause(servers, own));
+            const servers = startServers(cleanup);
+            const group = await servers.sentinel(...args);
+            return running(
+              make,
+              group.sentinel,
+              group.master,
+              cleanup,
+              () => cause(servers, group),
+            );
           },
         });
       }
@@ -210,6 +222,7 @@ describe("Redis in a failover", () => {
           exclusive,
           ...fault,
           async start(cleanup) {
+            const servers = startServers(cleanup);
             const nodes = await servers.replicatedCluster();
             const [root] = nodes.masters;
             return running(make, root!, root!, cleanup, () => cause(servers, nodes));

@@ -95,7 +95,7 @@ export class RedisServers implements AsyncDisposable {
     const bus = String(this.#buses.get(primary)!);
     await command(port!, "CLUSTER", "MEET", "127.0.0.1", `${primary}`, bus);
     await until(async () => await command(port!, "CLUSTER", "REPLICATE", id) === "OK");
-    await until(() => isReplicating(port!));
+    await until(() => isReplicating(primary));
     return port!;
   }
 

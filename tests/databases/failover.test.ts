@@ -18,6 +18,7 @@ import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { collectionOf } from "../../src/mongodb/client.ts";
 import { isReadOnly } from "../../src/mysql/errors.ts";
+import { Failovers } from "../../src/sql/failover.ts";
 import { urlWith } from "../suites/faults.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -465,9 +466,27 @@ it("MySQL: only errors of a read-only server are taken for a failover", () => {
     ["ER_READ_ONLY_MODE", "Running in read-only mode", true],
     ["ER_SERVER_OFFLINE_MODE", "The server is currently in offline mode", true],
     ["ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION", "in a READ ONLY transaction", false],
+    ["ER_RUN_HOOK_ERROR", "Error on observer while running replication hook", true],
     ["ER_LOCK_DEADLOCK", "Deadlock found", false],
   ];
   for (const [code, message, expected] of failovers) {
     assert.equal(isReadOnly(Object.assign(new Error(message), { code })), expected, message);
   }
+});
+
+it("MySQL: a server that has refused a write is not believed for a while", async () => {
+  const failovers = Failovers.of<object>({});
+  const [first, second, third] = [{}, {}, {}];
+  /** A member that is leaving its group says that it takes writes. */
+  const says = (server: string) => () => Promise.resolve({ writable: true, server });
+  failovers.note();
+  assert.equal(await failovers.check(first, says("leaving")), true);
+  failovers.note(first);
+  assert.equal(failovers.isTrusted(first), false);
+  // No other server is known, so none can have newer sessions.
+  assert.equal(await failovers.check(second, says("leaving")), true);
+  assert.equal(failovers.isTrusted(second), false);
+  assert.equal(await failovers.check(third, says("new")), true);
+  assert.equal(failovers.isTrusted(third), true);
+  assert.equal(await failovers.check(second, says("leaving")), false);
 });

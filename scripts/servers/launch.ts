@@ -86,16 +86,21 @@ export async function ready(
 /**
  * A free port below the range of outgoing connections. An outgoing connection could take a port of
  * that range while its server is down.
+ *
+ * @param offset if given, the port that is higher by as much is free too
  */
-export async function freePort(): Promise<number> {
+export async function freePort(offset = 0): Promise<number> {
   for (;;) {
-    const port = 15_000 + Math.floor(Math.random() * 15_000);
-    const free = await new Promise<boolean>((resolve) => {
-      const server = createServer().once("error", () => resolve(false));
-      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
-    });
-    if (free) return port;
+    const port = 15_000 + Math.floor(Math.random() * (15_000 - offset));
+    if (await isFree(port) && await isFree(port + offset)) return port;
   }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer().once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
 }
 
 async function unprivileged(): Promise<User> {

@@ -11,8 +11,8 @@ import { freePort } from "../../scripts/servers/launch.ts";
 import { until } from "./until.ts";
 
 /** Returns free ports. */
-function freePorts(count: number): Promise<number[]> {
-  return Promise.all(Array.from({ length: count }, freePort));
+function freePorts(count: number, offset?: number): Promise<number[]> {
+  return Promise.all(Array.from({ length: count }, () => freePort(offset)));
 }
 
 /** Sends one command. */
@@ -39,7 +39,6 @@ export class RedisServers implements AsyncDisposable {
   readonly #processes = new Map<number, ChildProcess>();
   readonly #args = new Map<number, string[]>();
   /** The port of each cluster node for the other nodes. */
-  readonly #buses = new Map<number, number>();
 
   /** Starts a server; returns its port. */
   async single(...args: string[]): Promise<number> {
@@ -59,8 +58,9 @@ export class RedisServers implements AsyncDisposable {
     const ports = await this.#nodes(3, args);
     const slots = [0, 5461, 10923, 16384];
     for (const [i, port] of ports.entries()) {
-      const range = [String(slots[i]), String(slots[i + 1]! - 1)];
-      await command(port, "CLUSTER", "ADDSLOTSRANGE", ...range);
+      const length = slots[i + 1]! - slots[i]!;
+      const own = Array.from({ length }, (_, slot) => String(slots[i]! + slot));
+      await command(port, "CLUSTER", "ADDSLOTS", ...own);
       await command(port, "CLUSTER", "SET-CONFIG-EPOCH", String(i + 1));
     }
     await this.#meet(ports);
@@ -92,8 +92,7 @@ export class RedisServers implements AsyncDisposable {
   async replica(primary: number): Promise<number> {
     const [port] = await this.#nodes(1);
     const id = `${await command(primary, "CLUSTER", "MYID")}`;
-    const bus = String(this.#buses.get(primary)!);
-    await command(port!, "CLUSTER", "MEET", "127.0.0.1", `${primary}`, bus);
+    await command(port!, "CLUSTER", "MEET", "127.0.0.1", `${primary}`);
     await until(async () => await command(port!, "CLUSTER", "REPLICATE", id) === "OK");
     await until(() => isReplicating(primary));
     return port!;
@@ -101,14 +100,11 @@ export class RedisServers implements AsyncDisposable {
 
   /** Starts servers that may become nodes of a cluster. */
   async #nodes(count: number, args: string[] = []): Promise<number[]> {
-    const free = await freePorts(2 * count);
-    const ports = free.slice(0, count);
-    await Promise.all(ports.map((port, i) => {
+    // The nodes talk to each other on the port that is higher by 10,000.
+    const ports = await freePorts(count, 10_000);
+    await Promise.all(ports.map((port) => {
       const own = ["--cluster-enabled", "yes", "--cluster-config-file", `nodes-${port}.conf`];
-      const quick = ["--repl-diskless-sync-delay", "0"];
-      const bus = free[count + i]!;
-      this.#buses.set(port, bus);
-      return this.#start(port, [...own, ...quick, "--cluster-port", String(bus), ...args]);
+      return this.#start(port, [...own, "--repl-diskless-sync-delay", "0", ...args]);
     }));
     return ports;
   }
@@ -117,8 +113,7 @@ export class RedisServers implements AsyncDisposable {
   async #meet(ports: number[], count = ports.length): Promise<void> {
     for (const [i, port] of ports.entries()) {
       if (i === 0) continue;
-      const first = [String(ports[0]), String(this.#buses.get(ports[0]!))];
-      await command(port, "CLUSTER", "MEET", "127.0.0.1", ...first);
+      await command(port, "CLUSTER", "MEET", "127.0.0.1", String(ports[0]));
     }
     await until(async () => {
       const infos = await Promise.all(ports.map((port) => command(port, "CLUSTER", "INFO")));

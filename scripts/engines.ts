@@ -7,12 +7,12 @@
  *
  * @module
  */
-import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { arch, platform } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
+import { document, type Result } from "./engineResults.ts";
 import { runTests, type Test, testFiles, variables } from "./results.ts";
 import { findRuntime, type Runtime } from "./runtimes.ts";
 import { fromPackages, type Packages } from "./servers/debian.ts";
@@ -104,15 +104,6 @@ function postgresFromNpm(version: string): Engine {
 /** Engines that need Node.js. */
 const onNode = ["d1"]; // Miniflare fails on Deno
 
-interface Result {
-  name: string;
-  /** Product, version and source; or why it could not be had. */
-  engine: string;
-  tests: Test[];
-  /** What failovers showed, as rows of a table. */
-  failovers?: string[];
-}
-
 async function main(): Promise<number> {
   const { values: { without, write }, positionals } = parseArgs({
     options: {
@@ -143,10 +134,7 @@ async function main(): Promise<number> {
     if (aborter.signal.aborted) return 1;
   }
   console.log();
-  if (write) {
-    for (const result of results) document(result);
-    execFileSync(process.execPath, ["fmt", "--quiet", documentation]);
-  }
+  if (write) document(results);
   return report(results);
 }
 
@@ -157,7 +145,7 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const files = [join(clusters, `${name}.test.ts`)];
     const { tests, output } = await runTests(runtime, files, variables(servers), servers.defer);
     const [, text = "several servers"] = output.match(/^engine: (.*)$/m) ?? [];
-    return { name, engine: text, tests, failovers: failoversIn(output) };
+    return { name, engine: text, tests, output };
   }
   const { backend, recipe, only } = engine;
   try {
@@ -176,11 +164,10 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const files = only ? [only] : [...testFiles("tests/cli"), ...testFiles("tests/databases")];
     const filter = only ? undefined : titles[backend];
     const { tests, output } = await runTests(runtime, files, env, servers.defer, filter);
-    const failovers = failoversIn(output);
-    return { name, engine: `${product} ${version} (${source})`, tests, failovers };
+    return { name, engine: `${product} ${version} (${source})`, tests, output };
   } catch (error) {
     const { message } = error as Error;
-    return { name, engine: `could not be had: ${message}`, tests: [] };
+    return { name, engine: `could not be had: ${message}`, tests: [], output: "" };
   }
 }
 
@@ -217,45 +204,6 @@ function summary(tests: Test[]): string {
     ? `, ${count("skipped")} not run (${[...reasons].join("; ")})`
     : "";
   return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
-}
-
-/** The rows of the failovers, from what their tests print. */
-function failoversIn(output: string): string[] {
-  return [...output.matchAll(/^failover (.*)$/gm)].map(([, line]) => toRow(line!));
-}
-
-/** The columns of a failover's row, from the line that its test prints. */
-function toRow(line: string): string {
-  const [engine, fault, ...fields] = line.split(" | ");
-  const value = (label: string) =>
-    fields.find((field) => field.startsWith(`${label} `))?.slice(label.length + 1) ?? "";
-  const columns = ["acknowledged", "lost", "all chats after", "codes"].map(value);
-  return [engine, fault, ...columns].join(" | ");
-}
-
-const documentation = "docs/engines.md";
-
-/** Puts the results of an engine into the tables of `docs/engines.md`, in place of older ones. */
-function document({ name, engine, tests, failovers = [] }: Result): void {
-  const date = new Date().toISOString().slice(0, 10);
-  const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
-  const numbers = (["passed", "failed", "skipped"] as const).map(count);
-  let text = fs.readFileSync(documentation, "utf8");
-  text = replaceRows(text, "engines", name, [[engine, ...numbers, date].join(" | ")]);
-  text = replaceRows(text, "failovers", name, failovers.map((row) => `${row} | ${date}`));
-  fs.writeFileSync(documentation, text);
-}
-
-/** Replaces the rows of an engine in the table between `<!-- TABLE -->` and `<!-- /TABLE -->`. */
-function replaceRows(text: string, table: string, name: string, rows: string[]): string {
-  const [start, end] = [`<!-- ${table} -->`, `<!-- /${table} -->`];
-  const [before, rest] = text.split(start) as [string, string];
-  const [old, after] = rest.split(end) as [string, string];
-  const [head, line, ...others] = old.trim().split("\n");
-  const kept = others.filter((row) => !row.startsWith(`| ${name} `));
-  const all = [...kept, ...rows.map((row) => `| ${name} | ${row} |`)];
-  all.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  return `${before}${start}\n\n${[head, line, ...all].join("\n")}\n\n${end}${after}`;
 }
 
 process.exitCode = await main().catch((error) => {

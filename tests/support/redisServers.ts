@@ -131,11 +131,12 @@ export class RedisServers implements AsyncDisposable {
     const replica = await this.single("--replicaof", "127.0.0.1", String(master), ...args);
     await until(() => isReplicating(master));
     await until(() => isReplicating(replica));
+    // A server that is only slow must not be taken for dead: its replica may be empty at that moment.
     const config = join(this.#folder, "sentinel.conf");
     writeFileSync(
       config,
       `port ${sentinel}\nsentinel monitor main 127.0.0.1 ${master} 1\n` +
-        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
+        "sentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 6000\n",
     );
     await this.#start(sentinel!, [], config);
     await until(async () => {

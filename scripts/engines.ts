@@ -144,8 +144,8 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
   if (!engine) {
     const files = [join(clusters, `${name}.test.ts`)];
     const { tests, output } = await runTests(runtime, files, variables(servers), servers.defer);
-    const [, text = "several servers"] = output.match(/^engine: (.*)$/m) ?? [];
-    return { name, engine: text, tests, output };
+    const [, engine = "unknown"] = output.match(/^(?:engine: |failover )([^,\n]*)/m) ?? [];
+    return { name, engine, tests, output };
   }
   const { backend, recipe, only } = engine;
   try {

@@ -33,6 +33,20 @@ async function isReplicating(port: number): Promise<boolean> {
   return /state=online|master_link_status:up/.test(info);
 }
 
+/**
+ * Waits until a replica without data has what its master writes. A replica that is "online" may get its first
+ * writes only a second later.
+ */
+async function follows(replica: number, master: number): Promise<void> {
+  let key = "";
+  // In a cluster, other masters have most of the slots.
+  await until(async () =>
+    await command(master, "SET", key = `probe:${Math.random()}`, "") === "OK"
+  );
+  await until(async () => await command(replica, "DBSIZE") === 1);
+  await command(master, "DEL", key);
+}
+
 /** Redis servers with their data in one temporary folder. They are stopped and deleted together. */
 export class RedisServers implements AsyncDisposable {
   readonly #folder = mkdtempSync(join(tmpdir(), "telegraf-session-redis-"));
@@ -85,6 +99,7 @@ export class RedisServers implements AsyncDisposable {
       const views = await Promise.all(all.map((port) => command(port, "CLUSTER", "NODES")));
       return views.every((view) => `${view}`.match(/slave \w{40}/g)?.length === 3);
     });
+    await Promise.all(replicas.map((replica, i) => follows(replica, masters[i]!)));
     return { masters, replicas };
   }
 
@@ -129,9 +144,8 @@ export class RedisServers implements AsyncDisposable {
     const [sentinel] = await freePorts(1);
     const master = await this.single("--repl-diskless-sync-delay", "0", ...args);
     const replica = await this.single("--replicaof", "127.0.0.1", String(master), ...args);
-    await until(() => isReplicating(master));
-    await until(() => isReplicating(replica));
-    // A server that is only slow must not be taken for dead: its replica may be empty at that moment.
+    await follows(replica, master);
+    // A server that is only slow must not be taken for dead.
     const config = join(this.#folder, "sentinel.conf");
     writeFileSync(
       config,

@@ -45,7 +45,7 @@ max_client_conn = 500
 
     async describe(url) {
       const [product, version] = await postgres.describe(url);
-      return ["PgBouncer", `in ${mode} mode in front of ${product} ${version}`];
+      return ["PgBouncer", `with ${product} ${version}`];
     },
   };
 }

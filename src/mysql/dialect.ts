@@ -291,7 +291,7 @@ export function* prepare(
 export function requireVersion({ version }: Settings, feature: string): void {
   const [, major, minor] = /^(\d+)\.(\d+)\.\d+(?!.*MariaDB)/i.exec(version) ?? [];
   if (major === undefined || Number(major) * 100 + Number(minor) >= 506) return;
-  throw new Error(`${feature} needs MySQL 5.7 or newer, but the server is MySQL ${version}`);
+  throw new Error(`${feature} needs MySQL 5.6 or newer, but the server is MySQL ${version}`);
 }
 
 /** Settings of a connection. */

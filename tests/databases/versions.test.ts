@@ -150,7 +150,7 @@ describe("old servers", () => {
     await using store = MySQL({ pool });
     assert.equal(await store.get("k"), undefined);
     await assert.rejects(store.update("k", () => 1), {
-      message: /the lease of a session needs MySQL 5\.7 or newer, but the server is MySQL 5\.5\.62/,
+      message: /the lease of a session needs MySQL 5\.6 or newer, but the server is MySQL 5\.5\.62/,
     });
     assert.equal(await store.get("k"), undefined);
   });

@@ -159,7 +159,7 @@ describe("old servers", () => {
     const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, returning: false };
     const check = (version: string) => requireVersion({ ...settings, version }, "the store");
     for (const version of ["5.1.73", "5.5.62-log"]) {
-      assert.throws(() => check(version), { message: /^the store needs MySQL 5\.7 or newer, / });
+      assert.throws(() => check(version), { message: /^the store needs MySQL 5\.6 or newer, / });
     }
     const others = [
       "5.6.51",

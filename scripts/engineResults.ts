@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import process from "node:process";
-import type { Run, Test } from "./results.ts";
+import { count, type Run } from "./results.ts";
 
 /** What one engine showed. */
 export interface Result extends Run {
@@ -40,8 +40,7 @@ const today = new Date().toISOString().slice(0, 10);
 const inOrder = (a: string, b: string) => a.localeCompare(b, "en", { numeric: true });
 
 function withRow(table: string, { name, engine, tests }: Result): string {
-  const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
-  const numbers = (["passed", "failed", "skipped"] as const).map(count);
+  const numbers = (["passed", "failed", "skipped"] as const).map((it) => count(tests, it));
   const product = engine.replace(/ \([^)]*\)$/, "");
   const [head, line, ...rows] = table.split("\n");
   const others = rows.filter((row) => !row.startsWith(`| ${name} `));

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { document, type Result } from "./engineResults.ts";
-import { runTests, type Test, testFiles, variables } from "./results.ts";
+import { count, describe, reasonOf, runTests, type Test, testFiles, variables } from "./results.ts";
 import { findRuntime, type Runtime } from "./runtimes.ts";
 import { fromPackages, type Packages } from "./servers/debian.ts";
 import { documentdb } from "./servers/documentdb.ts";
@@ -173,37 +173,29 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
 
 /** Prints a line per engine, after the failed tests. Returns the exit code. */
 function report(results: Result[]): number {
-  let passed = 0, failed = 0;
+  const tests = results.flatMap((result) => result.tests);
+  const [passed, failed] = [count(tests, "passed"), count(tests, "failed")];
   for (const { name, tests } of results) {
-    for (const { path, outcome, reason = "" } of tests) {
-      if (outcome === "passed") passed++;
-      if (outcome !== "failed") continue;
-      failed++;
-      console.log(`failed: ${name}: ${path.at(-1)}: ${reason.split("\n")[0]}`);
-    }
+    const all = tests.filter(({ outcome }) => outcome === "failed");
+    for (const test of all) console.log(`failed: ${name}: ${describe(test)}`);
   }
   const width = Math.max(...results.map(({ name }) => name.length));
   for (const { name, engine, tests } of results) {
     console.log(`${name.padEnd(width)}  ${engine}: ${summary(tests)}`);
   }
   console.log(`${passed} passed, ${failed} failed`);
-  const untested = results.filter(({ tests }) =>
-    !tests.some(({ outcome }) => outcome === "passed")
-  );
+  const untested = results.filter(({ tests }) => count(tests, "passed") === 0);
   return failed + untested.length === 0 ? 0 : 1;
 }
 
 /** The numbers of passed and failed tests, and why tests did not run. */
 function summary(tests: Test[]): string {
-  const count = (outcome: Test["outcome"]) => tests.filter((it) => it.outcome === outcome).length;
-  const reasons = new Set(
-    tests.filter(({ outcome }) => outcome === "skipped")
-      .map(({ path, reason }) => /^(|true|TODO)$/.test(reason ?? "") ? path.at(-1) : reason),
-  );
-  const notRun = reasons.size > 0
-    ? `, ${count("skipped")} not run (${[...reasons].join("; ")})`
+  const skipped = tests.filter(({ outcome }) => outcome === "skipped");
+  const reasons = new Set(skipped.map((test) => reasonOf(test) ?? test.path.at(-1)));
+  const notRun = skipped.length > 0
+    ? `, ${skipped.length} not run (${[...reasons].join("; ")})`
     : "";
-  return `${count("passed")} passed, ${count("failed")} failed${notRun}`;
+  return `${count(tests, "passed")} passed, ${count(tests, "failed")} failed${notRun}`;
 }
 
 process.exitCode = await main().catch((error) => {

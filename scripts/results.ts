@@ -18,6 +18,21 @@ export interface Test {
   reason?: string;
 }
 
+/** How many tests ended in this way. */
+export function count(tests: Test[], wanted: Test["outcome"]): number {
+  return tests.filter(({ outcome }) => outcome === wanted).length;
+}
+
+/** The first line of the reason. Deno reports none for a skip; there the title contains it. */
+export function reasonOf({ reason = "" }: Test): string | undefined {
+  return /^(|true|TODO)$/.test(reason) ? undefined : reason.split("\n")[0];
+}
+
+/** A failed or skipped test in one line. */
+export function describe(test: Test): string {
+  return [test.path.at(-1), reasonOf(test)].filter((it) => it !== undefined).join(": ");
+}
+
 /** What a run of tests gave. */
 export interface Run {
   tests: Test[];

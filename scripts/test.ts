@@ -8,7 +8,7 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { runTests, type Test, testFiles, variables } from "./results.ts";
+import { count, describe, runTests, type Test, testFiles, variables } from "./results.ts";
 import { findRuntime, type Runtime } from "./runtimes.ts";
 import { startServers } from "./servers/index.ts";
 
@@ -58,8 +58,8 @@ async function main(): Promise<number> {
     console.log(`\n${title}`);
     // Only a run of all files has to test every store.
     untested += summarize(tests, positionals.length > 0 ? [] : stores);
-    passed += tests.filter(({ outcome }) => outcome === "passed").length;
-    failed += tests.filter(({ outcome }) => outcome === "failed").length;
+    passed += count(tests, "passed");
+    failed += count(tests, "failed");
   }
   console.log(`${passed} passed, ${failed} failed`);
   return failed + untested === 0 ? 0 : 1;
@@ -80,11 +80,7 @@ function summarize(tests: Test[], required: string[]): number {
   const noted = ["skipped", "failed"].flatMap((it) =>
     tests.filter(({ outcome }) => outcome === it)
   );
-  for (const { path, outcome, reason = "" } of noted) {
-    // Deno reports no reason for a skip; there the title contains the reason.
-    const why = /^(|true|TODO)$/.test(reason) ? "" : `: ${reason.split("\n")[0]}`;
-    console.log(`${outcome}: ${path.at(-1)}${why}`);
-  }
+  for (const test of noted) console.log(`${test.outcome}: ${describe(test)}`);
   const untested = required.filter((store) => table[store]!.passed + table[store]!.failed === 0);
   for (const store of untested) console.log(`${store}: no test ran`);
   return untested.length;

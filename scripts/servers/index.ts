@@ -17,7 +17,14 @@ import { launch } from "./launch.ts";
 import { mongodb } from "./mongodb.ts";
 import { mysql } from "./mysql.ts";
 import { postgres } from "./postgres.ts";
-import { type Backend, backends, type Recipe, type Scope, type Server } from "./recipe.ts";
+import {
+  type Backend,
+  backends,
+  type Program,
+  type Recipe,
+  type Scope,
+  type Server,
+} from "./recipe.ts";
 import { redis } from "./redis.ts";
 
 export { type Backend, backends, type Recipe, type Server };
@@ -140,20 +147,14 @@ async function startDocumentDB(scope: Scope): Promise<Server | undefined> {
 async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
   const variable = `TEST_${recipe.backend.toUpperCase()}_URL`;
   const url = scope.own ? undefined : process.env[variable];
-  const program = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
-  const find = () => {
-    const command = process.env[program] ?? recipe.find();
-    return command ? { command, source: command } : undefined;
-  };
   try {
     if (url) {
       const [product, version] = await recipe.describe(url);
       const nothing = () => Promise.resolve();
       return { url, product, version, source: variable, stop: nothing, start: nothing };
     }
-    const found = find() ?? await recipe.download?.(scope) ??
-      (await aptInstall(scope, recipe.packages) ? find() : undefined);
-    if (found) return await launch(scope, recipe, found);
+    const program = await findProgram(scope, recipe);
+    if (program) return await launch(scope, recipe, program);
     const hasImage = Object.values(defaults).includes(recipe);
     if (hasImage && await hasCompose(scope)) return await compose(scope, recipe);
   } catch (error) {
@@ -161,4 +162,15 @@ async function startServer(scope: Scope, recipe: Recipe): Promise<Server> {
     throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
   }
   throw new Error(`${recipe.name} is missing: ${recipe.hint}, start Docker, or set ${variable}`);
+}
+
+/** The program of a server, on this machine or downloaded; undefined if it cannot be had. */
+export async function findProgram(scope: Scope, recipe: Recipe): Promise<Program | undefined> {
+  const variable = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
+  const find = () => {
+    const command = process.env[variable] ?? recipe.find();
+    return command ? { command, source: command } : undefined;
+  };
+  return find() ?? await recipe.download?.(scope) ??
+    (await aptInstall(scope, recipe.packages) ? find() : undefined);
 }

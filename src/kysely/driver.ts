@@ -5,7 +5,7 @@
  */
 
 import * as mysql from "../mysql/driver.ts";
-import { isReadOnlyQuery } from "../pg/driver.ts";
+import * as pg from "../pg/driver.ts";
 import { serverReadOnly } from "../sql/errors.ts";
 import type { Answer, Failovers } from "../sql/failover.ts";
 import { executeScript, type Row, type Script } from "../sql/script.ts";
@@ -136,11 +136,8 @@ async function afterFailover<T>(
 
 /** Asks the server whether it takes writes. */
 async function ask(db: Database): Promise<Answer> {
-  if (familyOf(db) === "MySQL") {
-    return mysql.answer(await rows(db, mysql.readOnlyVariables, []));
-  }
-  const [[readOnly] = []] = await rows(db, isReadOnlyQuery, []);
-  return { writable: readOnly === "off" };
+  const { roleQuery, answer } = familyOf(db) === "MySQL" ? mysql : pg;
+  return answer(await rows(db, roleQuery, []));
 }
 
 /**

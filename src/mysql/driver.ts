@@ -77,15 +77,15 @@ export function poolAdapter(pool: Pool): PoolAdapter<Connection> {
       connection.release();
     },
     isReadOnly,
-    ask: async (connection) => answer(await rows(connection, readOnlyVariables, [])),
+    ask: async (connection) => answer(await rows(connection, roleQuery, [])),
   };
 }
 
 /** Shows whether the server is read-only. A proxy that splits reads does not send it to a replica. */
-export const readOnlyVariables = "SHOW GLOBAL VARIABLES WHERE Variable_name IN " +
+export const roleQuery = "SHOW GLOBAL VARIABLES WHERE Variable_name IN " +
   "('read_only', 'super_read_only', 'innodb_read_only', 'tidb_super_read_only', 'server_uuid')";
 
-/** Whether the server takes writes, by the rows of `readOnlyVariables`. */
+/** Whether the server takes writes, by the rows of `roleQuery`. */
 export function answer(rows: Row[]): Answer {
   const variables = new Map(rows.map(([name, value]) => [String(name), String(value)]));
   const server = variables.get("server_uuid");

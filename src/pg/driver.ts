@@ -5,7 +5,7 @@
  */
 
 import { transactionOpen } from "../sql/errors.ts";
-import { Failovers } from "../sql/failover.ts";
+import { type Answer, Failovers } from "../sql/failover.ts";
 import type { PoolAdapter } from "../sql/pool.ts";
 import type { Row } from "../sql/script.ts";
 import { described } from "../validation.ts";
@@ -77,15 +77,17 @@ export function poolAdapter(pool: Pool): PoolAdapter<Client> {
     },
     release: (client, error) => client.release(error !== undefined),
     isReadOnly,
-    async ask(client) {
-      const [[readOnly] = []] = await rows(client, isReadOnlyQuery, []);
-      return { writable: readOnly === "off" };
-    },
+    ask: async (client) => answer(await rows(client, roleQuery, [])),
   };
 }
 
 /** Selects "on" in a replica, and in a server that has been made read-only. */
-export const isReadOnlyQuery = "SELECT current_setting('transaction_read_only')";
+export const roleQuery = "SELECT current_setting('transaction_read_only')";
+
+/** Whether the server takes writes, by the rows of `roleQuery`. */
+export function answer([row]: Row[]): Answer {
+  return { writable: row?.[0] === "off" };
+}
 
 /** The state of each client that has been acquired. */
 const states = new WeakMap<Client, State>();

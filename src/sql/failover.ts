@@ -94,8 +94,7 @@ export class Failovers<Connection extends object> {
    */
   async check(connection: Connection, ask: () => Promise<Answer>): Promise<boolean> {
     const count = this.#count;
-    const { writable, server } = await ask();
-    if (server !== undefined) this.#servers.set(connection, server);
+    const { writable, server } = await this.#ask(connection, ask);
     if (!writable || this.#hasRefused(server)) return !this.#found;
     this.#confirmed.set(connection, count);
     if (count === this.#count) this.#found = true;
@@ -104,9 +103,13 @@ export class Failovers<Connection extends object> {
 
   /** Asks for the server of a connection, if it is not known. */
   async identify(connection: Connection, ask: () => Promise<Answer>): Promise<void> {
-    if (this.#servers.has(connection)) return;
-    const { server } = await ask();
-    if (server !== undefined) this.#servers.set(connection, server);
+    if (!this.#servers.has(connection)) await this.#ask(connection, ask);
+  }
+
+  async #ask(connection: Connection, ask: () => Promise<Answer>): Promise<Answer> {
+    const answer = await ask();
+    if (answer.server !== undefined) this.#servers.set(connection, answer.server);
+    return answer;
   }
 
   #hasRefused(server: string | undefined): boolean {

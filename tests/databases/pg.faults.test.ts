@@ -8,19 +8,9 @@ import { withTLS } from "../support/certificate.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../suites/faults.ts";
 import { leaseFaults } from "../suites/leaseFaults.ts";
+import { rows } from "../support/pg.ts";
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
-
-/** Runs a statement on a direct connection, without the store. */
-async function rows(url: string, text: string, ...values: unknown[]): Promise<unknown[][]> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    return (await client.query({ text, values, rowMode: "array" })).rows;
-  } finally {
-    await client.end();
-  }
-}
 
 const harness: FaultHarness = {
   name: "PostgreSQL",

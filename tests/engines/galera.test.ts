@@ -5,7 +5,6 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import process from "node:process";
-import { createConnection } from "mysql2/promise";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { MySQL } from "../../mysql.ts";
 import { freePort } from "../../scripts/servers/launch.ts";
@@ -14,23 +13,10 @@ import { run } from "../../scripts/servers/process.ts";
 import type { Server } from "../../scripts/servers/recipe.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { scopeOf, startServer, unpacked } from "../support/engines.ts";
-import { watchedPool } from "../support/mysql.ts";
+import { query, watchedPool } from "../support/mysql.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { failover, type Running, type See, type Session } from "../suites/failover.ts";
-
-/** Runs statements; returns the rows of the last one. */
-async function query({ url: uri }: Server, ...statements: string[]): Promise<unknown[][]> {
-  const connection = await createConnection({ uri, connectTimeout: 5000, rowsAsArray: true });
-  connection.on("error", () => {});
-  try {
-    let rows: unknown;
-    for (const statement of statements) [rows] = await connection.query(statement);
-    return rows as unknown[][];
-  } finally {
-    connection.destroy();
-  }
-}
 
 async function status(server: Server, name: string): Promise<unknown> {
   return (await query(server, `SHOW STATUS LIKE 'wsrep_${name}'`))[0]?.[1];

@@ -5,7 +5,6 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe } from "node:test";
 import process from "node:process";
-import { createConnection } from "mysql2/promise";
 import type { StoreOptions } from "../../mod.ts";
 import { MySQL } from "../../mysql.ts";
 import { freePort } from "../../scripts/servers/launch.ts";
@@ -15,22 +14,9 @@ import { password, type Scope, type Server, username } from "../../scripts/serve
 import type { Cleanup } from "../support/cleanup.ts";
 import { kill, scopeOf, startServer, unpacked } from "../support/engines.ts";
 import { startHAProxy } from "../support/haproxy.ts";
-import { watchedPool } from "../support/mysql.ts";
+import { query, watchedPool } from "../support/mysql.ts";
 import { until } from "../support/until.ts";
 import { failover, type Running, type See, type Session } from "../suites/failover.ts";
-
-/** Runs statements; returns the first row of the last one. */
-async function query({ url: uri }: Server, ...statements: string[]): Promise<unknown[]> {
-  const connection = await createConnection({ uri, connectTimeout: 5000, rowsAsArray: true });
-  connection.on("error", () => {});
-  try {
-    let rows: unknown;
-    for (const statement of statements) [rows] = await connection.query(statement);
-    return (rows as unknown[][])[0] ?? [];
-  } finally {
-    connection.destroy();
-  }
-}
 
 /** The program of MySQL, because MariaDB has no Group Replication. */
 async function mysqld(scope: Scope): Promise<string> {
@@ -47,8 +33,13 @@ async function mysqld(scope: Scope): Promise<string> {
 const role = "SELECT member_role, member_state FROM performance_schema.replication_group_members " +
   "WHERE member_id = @@server_uuid";
 
+async function roleOf(server: Server): Promise<string> {
+  const [row = []] = await query(server, role);
+  return row.join(" ");
+}
+
 async function isPrimary(server: Server): Promise<boolean> {
-  return (await query(server, role)).join(" ") === "PRIMARY ONLINE";
+  return await roleOf(server) === "PRIMARY ONLINE";
 }
 
 const joinGroup = `START GROUP_REPLICATION USER='${username}', PASSWORD='${password}'`;
@@ -92,7 +83,7 @@ async function startGroup(cleanup: Cleanup): Promise<Server[]> {
   await until(() => isPrimary(first));
   for (const other of others) {
     await query(other, joinGroup);
-    await until(async () => (await query(other, role)).join(" ") === "SECONDARY ONLINE");
+    await until(async () => await roleOf(other) === "SECONDARY ONLINE");
   }
   return servers;
 }
@@ -115,7 +106,7 @@ async function leave([first, ...others]: Server[]): Promise<void> {
   await query(first!, "STOP GROUP_REPLICATION");
   await elected(others);
   await query(first!, joinGroup);
-  await until(async () => (await query(first!, role)).join(" ") === "SECONDARY ONLINE");
+  await until(async () => await roleOf(first!) === "SECONDARY ONLINE");
 }
 
 const faults: Fault[] = [
@@ -136,7 +127,7 @@ const faults: Fault[] = [
     fault: "another member becomes the primary",
     keeps: true,
     async cause([first, second]) {
-      const [id] = await query(second!, "SELECT @@server_uuid");
+      const [[id] = []] = await query(second!, "SELECT @@server_uuid");
       await query(first!, `SELECT group_replication_set_as_primary('${id}')`);
       await elected([second!]);
     },

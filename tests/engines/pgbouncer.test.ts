@@ -10,6 +10,7 @@ import { conformance, type Harness } from "../suites/conformance/index.ts";
 import { faults, ownServer, urlWith } from "../suites/faults.ts";
 import { leaseFaults } from "../suites/leaseFaults.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
+import { rows } from "../support/pg.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
 const direct = serverUrl("postgres");
@@ -20,17 +21,9 @@ after(() => Promise.all([shared.stop(), statement.stop()]));
 console.log(`engine: ${shared.description}`);
 
 /** Runs a statement on PostgreSQL itself. */
-async function rows(text: string, ...values: unknown[]): Promise<unknown[][]> {
-  const client = new pg.Client({ connectionString: direct });
-  await client.connect();
-  try {
-    return (await client.query({ text, values, rowMode: "array" })).rows;
-  } finally {
-    await client.end();
-  }
-}
+const onServer = (text: string, ...values: unknown[]) => rows(direct, text, ...values);
 
-const drop = async (table: string) => void await rows(`DROP TABLE IF EXISTS "${table}"`);
+const drop = async (table: string) => void await onServer(`DROP TABLE IF EXISTS "${table}"`);
 
 /** Stores on the pooler. */
 function harness(name: string, fixed: PostgresOptions): Harness {
@@ -42,7 +35,7 @@ function harness(name: string, fixed: PostgresOptions): Harness {
     dates: "text",
     prunes: true,
     async corrupt(table, key) {
-      await rows(`INSERT INTO "${table}" (key, session) VALUES ($1, '{"a"')`, key);
+      await onServer(`INSERT INTO "${table}" (key, session) VALUES ($1, '{"a"')`, key);
     },
   };
 }
@@ -62,7 +55,7 @@ faults({
   store: (options) => Postgres(options),
   durable: true,
   async peek(_url, table, key) {
-    const [row] = await rows(`SELECT session FROM "${table}" WHERE key = $1`, key);
+    const [row] = await onServer(`SELECT session FROM "${table}" WHERE key = $1`, key);
     return row && JSON.parse(String(row[0]));
   },
   broken: {
@@ -77,7 +70,7 @@ faults({
   },
   /** The pooler's connections to the server. */
   async disconnect() {
-    await rows(
+    await onServer(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
       WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`,
     );

@@ -3,7 +3,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe } from "node:test";
-import pg from "pg";
 import { Postgres } from "../../pg.ts";
 import { run } from "../../scripts/servers/process.ts";
 import { postgres } from "../../scripts/servers/postgres.ts";
@@ -12,6 +11,7 @@ import type { StoreOptions } from "../../mod.ts";
 import type { Cleanup } from "../support/cleanup.ts";
 import { kill, scopeOf, startServer } from "../support/engines.ts";
 import { startHAProxy } from "../support/haproxy.ts";
+import { rows, watchedPool } from "../support/pg.ts";
 import { until } from "../support/until.ts";
 import { failover, type Running, type See, type Session } from "../suites/failover.ts";
 
@@ -22,15 +22,7 @@ const small = flags({ shared_buffers: "16MB", max_wal_senders: "4", wal_level: "
 
 /** Runs a query; returns the first value of its first row. */
 async function query({ url }: Server, text: string): Promise<unknown> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5000 });
-  client.on("error", () => {});
-  await client.connect();
-  try {
-    const { rows } = await client.query({ text, rowMode: "array" });
-    return rows[0]?.[0];
-  } finally {
-    await client.end();
-  }
+  return (await rows(url, text))[0]?.[0];
 }
 
 /** Starts a primary and its synchronous standby. */
@@ -70,27 +62,6 @@ async function retire(primary: Server, standby: Server): Promise<void> {
   await until(async () =>
     await query(standby, `SELECT pg_last_wal_replay_lsn() >= '${end}'`) === true
   );
-}
-
-/** A pool whose errors the test sees before the store does. */
-function watchedPool(connectionString: string, see: See): pg.Pool {
-  const pool = new pg.Pool({ connectionString, connectionTimeoutMillis: 5000 });
-  // deno-lint-ignore no-explicit-any
-  type Callback = (error: unknown, ...rest: any[]) => void;
-  const seeing = (callback: Callback): Callback => (error, ...rest) => {
-    if (error) see(error);
-    callback(error, ...rest);
-  };
-  // deno-lint-ignore no-explicit-any
-  pool.on("connect", (client: any) => {
-    const { query } = client;
-    client.query = (config: object, callback?: Callback) =>
-      query.call(client, config, callback && seeing(callback));
-  });
-  const connect = pool.connect as (callback: Callback) => void;
-  // deno-lint-ignore no-explicit-any
-  (pool as any).connect = (callback: Callback) => connect.call(pool, seeing(callback));
-  return pool;
 }
 
 interface Fault {

@@ -253,6 +253,18 @@ function codeOf(error: unknown): string {
   return message.match(/^[A-Z]{3,}\b/)?.[0] ?? (message.slice(0, 60).split(/[:|\n]/)[0] || name);
 }
 
+/** A callback of a driver. */
+// deno-lint-ignore no-explicit-any
+export type Callback = (error: unknown, ...rest: any[]) => void;
+
+/** Lets a function see the error that a callback gets. */
+export function seeing(see: See, callback: Callback): Callback {
+  return (error, ...rest) => {
+    if (error) see(error);
+    callback(error, ...rest);
+  };
+}
+
 /** Lets a function see the errors of a client's methods, before the store does. */
 export function watch<T extends object>(client: T, methods: readonly string[], see: See): T {
   const own = client as Record<string, unknown>;

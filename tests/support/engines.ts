@@ -1,8 +1,8 @@
 /** Servers of a cluster, for tests of failovers. A server that this machine cannot have fails the test. */
 
 import process from "node:process";
-import { aptInstall } from "../../scripts/servers/install.ts";
 import { canUnpack, type Packages, unpackedPackages } from "../../scripts/servers/debian.ts";
+import { findProgram } from "../../scripts/servers/index.ts";
 import { launch } from "../../scripts/servers/launch.ts";
 import type { Recipe, Scope, Server } from "../../scripts/servers/recipe.ts";
 import { family } from "../suites/faults.ts";
@@ -44,13 +44,9 @@ export async function startServer(
   change: (command: string[], folder: string) => string[] | Promise<string[]>,
   command?: string,
 ): Promise<Server> {
-  const variable = `TEST_${recipe.backend.toUpperCase()}_PROGRAM`;
-  const find = () => command ?? process.env[variable] ?? recipe.find();
-  const own = find();
-  const program = own ? { command: own, source: own } : await recipe.download?.(scope);
-  if (program === undefined && await aptInstall(scope, recipe.packages)) {
-    return await startServer(scope, recipe, change, find());
-  }
+  const program = command === undefined
+    ? await findProgram(scope, recipe)
+    : { command, source: command };
   if (program === undefined) throw new Error(`${recipe.name} is missing: ${recipe.hint}`);
   const startCommand: Recipe["startCommand"] = async (launch) =>
     await change(await recipe.startCommand(launch), launch.folder);

@@ -139,7 +139,7 @@ function backend(options: KyselyStoreOptions): Backend {
       (script) => run((db) => kysely.runLease(db, script, table)),
     ),
     prune: (now) => runScript(table.statements.prune(now)),
-    close: () => options.db === undefined ? db?.destroy() : undefined,
+    close: () => options.db === undefined ? db && kysely.destroy(db) : undefined,
     transient,
   };
 }

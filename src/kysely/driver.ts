@@ -253,5 +253,14 @@ export function runLease<T>(
   });
 }
 
+/** Closes the database. The error of a connection that is lost anyway is ignored. */
+export async function destroy(db: Database): Promise<void> {
+  try {
+    await db.destroy();
+  } catch (error) {
+    if (!transient(error)) throw error;
+  }
+}
+
 /** Stands for a script in a transaction. Kysely begins it because some dialects have no BEGIN. */
 export const transaction = "BEGIN";

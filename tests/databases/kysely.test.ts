@@ -426,6 +426,31 @@ describe("Kysely databases", () => {
     assert.ok(!database.open);
   });
 
+  it("Kysely closes a dialect that connects and gets no reply", async () => {
+    await using proxy = await Proxy.to(serverUrl("mysql"));
+    proxy.blackHole = true;
+    const uri = urlWith(serverUrl("mysql"), { host: proxy.host });
+    const { pool } = createPool({ uri, connectTimeout: 400 });
+    const dialect = new kysely29.MysqlDialect({ pool: pool as never });
+    const store = KyselyStore({ dialect, timeout: 300 });
+    await assert.rejects(store.get("k"), { name: "TimeoutError" });
+    const error = await store.close().catch((error) => error);
+    // The driver's timeout comes after the store's on a busy machine.
+    if (error?.name !== "TimeoutError") assert.equal(error, undefined);
+  });
+
+  it("Kysely does not hide why a dialect cannot be closed", async () => {
+    const dialect = new kysely29.SqliteDialect({
+      database: Object.assign(new BetterSqlite3(":memory:"), { close: () => refuse() }),
+    });
+    const refuse = () => {
+      throw new Error("cannot be closed");
+    };
+    const store = KyselyStore({ dialect });
+    await store.set("k", 1);
+    await assert.rejects(store.close(), /cannot be closed/);
+  });
+
   it("Kysely keeps the operations of two stores on one db and table in order", async () => {
     const db = connect("Postgres");
     const own = { db, table: table("Postgres") };

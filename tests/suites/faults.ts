@@ -402,6 +402,7 @@ export function faults(harness: FaultHarness): void {
     ),
     [`${name} operations time out if no reply arrives, and later ones succeed`]: blackHole,
     [`${name} operations time out if all connections of the pool are in use`]: exhaust,
+    [`${name} closes while it connects again and gets no reply`]: closeInTheDark,
     [`${name} holds the same data as a map, despite random connection faults`]: useAtRandom,
   });
 
@@ -542,6 +543,24 @@ export function faults(harness: FaultHarness): void {
       await inTheDark(store);
       proxy.blackHole = false;
       await recovers(store, where, round);
+    }
+  }
+
+  /** `close` waits for the driver up to its deadline, and reports no connection that is lost anyway. */
+  async function closeInTheDark(): Promise<void> {
+    for (const delay of [100, 500, 900]) {
+      await using proxy = await Proxy.to(server.url);
+      const own = harness.options(urlWith(server.url, { host: proxy.host }), place());
+      const store = harness.store({ ...own, timeout: 1_000 });
+      await patiently(() => store.set("k", 0));
+      proxy.blackHole = true;
+      proxy.silence();
+      const operations = [store.set("k", 1), store.get("other")];
+      await wait(delay);
+      proxy.cut();
+      await allExpire(operations, 1_000);
+      const error = await store.close().catch((error) => error);
+      if (error?.name !== "TimeoutError") assert.equal(error, undefined);
     }
   }
 

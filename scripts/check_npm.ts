@@ -8,7 +8,7 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { text } from "node:stream/consumers";
 import ts from "typescript";
@@ -292,8 +292,12 @@ async function checkNpx(project: string, file: string) {
 async function checkReadme(file: string): Promise<string> {
   const project = join(folder, "readme");
   fs.mkdirSync(project);
-  await run(project, "npm", ["init", "-y"]);
-  await run(project, "npm", ["install", ...quiet, file, "telegraf@4.16", "better-sqlite3"]);
+  const scope = { log: console.log, signal: AbortSignal.timeout(300_000) };
+  const nodes = [await findNode(scope, "22"), await findNode(scope, "24")];
+  // npm chooses versions for the Node.js that runs it.
+  const env = { ...process.env, PATH: `${dirname(nodes[1]!)}:${process.env.PATH}` };
+  await run(project, "npm", ["init", "-y"], env);
+  await run(project, "npm", ["install", ...quiet, file, "telegraf@4.16", "better-sqlite3"], env);
   const [, program = ""] = /^```ts\n([\s\S]*?)^```$/m.exec(fs.readFileSync("README.md", "utf8"))!;
   const offline = program.replace(/^await bot\.launch.*\n/m, "");
   if (offline === program) {
@@ -301,9 +305,7 @@ async function checkReadme(file: string): Promise<string> {
   }
   fs.writeFileSync(join(project, "bot.mts"), offline);
   const versions: string[] = [];
-  for (const version of ["22", "24"]) {
-    const scope = { log: console.log, signal: AbortSignal.timeout(300_000) };
-    const node = await findNode(scope, version);
+  for (const node of nodes) {
     await run(project, node, ["bot.mts"], { ...process.env, BOT_TOKEN: "1:token" });
     versions.push((await run(project, node, ["--version"])).trim());
   }
@@ -408,6 +410,7 @@ function configureBundlers(): void {
     const [program, file] = process.argv.slice(2);
     require("webpack")({
       mode: "production",
+      optimization: { minimize: false },
       target: "node",
       context: process.cwd(),
       entry: resolve(program),

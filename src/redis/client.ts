@@ -32,7 +32,7 @@ export interface Client extends Reads {
   set(key: string, value: string, options?: { PX: number }): Promise<unknown>;
   mSet(keysAndValues: string[]): Promise<unknown>;
   del(keys: string | string[]): Promise<unknown>;
-  pExpireAt(key: string, time: number): Promise<unknown>;
+  pExpire(key: string, ms: number): Promise<unknown>;
   /** Missing in a client that runs no scripts. */
   evalSha?(hash: string, options: ScriptOptions): Promise<unknown>;
   eval?(text: string, options: ScriptOptions): Promise<unknown>;

@@ -61,7 +61,7 @@ export class Commands {
 
   renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
     return this.#source.run(signal, async (client) => {
-      await settleAll(keys.map((key) => client.pExpireAt(this.#name(key), expires)));
+      await settleAll(keys.map((key) => client.pExpire(this.#name(key), relativeExpiry(expires))));
     });
   }
 
@@ -120,12 +120,23 @@ export class Commands {
 
 /** When names expire, in ms since the epoch; `undefined` for never. */
 async function expiriesOf(names: string[], reads: Reads): Promise<(number | undefined)[]> {
-  const remaining = await settleAll(names.map((name) => reads.pTTL(name)));
-  const now = Date.now();
-  return remaining.map((ms) => Number(ms) < 0 ? undefined : now + Number(ms));
+  return (await settleAll(names.map((name) => reads.pTTL(name)))).map(absoluteExpiry);
 }
 
-/** The time until an entry expires, in ms. Redis refuses 0. */
+/**
+ * When an entry expires, in ms since the epoch, by the reply of `PTTL`; `undefined` for never. It must not
+ * be earlier than in Redis: a session that was missing would be there again. Redis keeps a name to the end
+ * of its last ms, so its `PTTL` can be 0.
+ */
+export function absoluteExpiry(remaining: unknown): number | undefined {
+  const ms = Number(remaining);
+  return ms < 0 ? undefined : Date.now() + ms + 1;
+}
+
+/**
+ * The time until an entry expires, in ms. Redis refuses 0. It is relative because the clock of Redis may
+ * differ.
+ */
 export function relativeExpiry(expires: number): number {
   return Math.max(1, expires - Date.now());
 }

@@ -13,7 +13,7 @@ export interface IORedis {
   on: (...args: never[]) => unknown;
   get: (...args: never[]) => unknown;
   mget: (...args: never[]) => unknown;
-  pexpireat: (...args: never[]) => unknown;
+  pexpire: (...args: never[]) => unknown;
 }
 
 /** The part of a client of ioredis that is used. */
@@ -29,7 +29,7 @@ interface Commands {
   mset(keysAndValues: string[]): Promise<unknown>;
   del(keys: string[]): Promise<unknown>;
   pttl(key: string): Promise<unknown>;
-  pexpireat(key: string, time: number): Promise<unknown>;
+  pexpire(key: string, ms: number): Promise<unknown>;
   evalsha(hash: string, keys: number, ...values: string[]): Promise<unknown>;
   eval(text: string, keys: number, ...values: string[]): Promise<unknown>;
   scan(cursor: string, ...options: (string | number)[]): Promise<[cursor: string, keys: unknown[]]>;
@@ -39,7 +39,7 @@ interface Commands {
 
 /** Whether it is a client of ioredis, of any installed version. */
 export function isIORedis(client: object): client is IORedis {
-  const methods = ["connect", "on", "get", "mget", "set", "mset", "del", "pttl", "pexpireat"];
+  const methods = ["connect", "on", "get", "mget", "set", "mset", "del", "pttl", "pexpire"];
   const { status } = client as { status?: unknown };
   return typeof status === "string" &&
     methods.every((name) => typeof (client as Record<string, unknown>)[name] === "function");
@@ -84,7 +84,7 @@ function makeAdapter(client: Commands): Client {
     mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
     del: (keys) => inOrder(String(keys), () => answer(client.del([keys].flat()))),
     pTTL: (key) => answer(client.pttl(key)),
-    pExpireAt: (key, time) => answer(client.pexpireat(key, time)),
+    pExpire: (key, ms) => answer(client.pexpire(key, ms)),
     evalSha: (hash, { keys, arguments: args }) =>
       answer(client.evalsha(hash, keys.length, ...keys, ...args)),
     eval: (text, { keys, arguments: args }) =>

@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import type { Claim, Claimed, Entry, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
-import { type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
+import { absoluteExpiry, type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
 
 /** `sendCommand` of a cluster of node-redis. */
 type SendCommand = (key: string, isReadonly: boolean, command: string[]) => Promise<unknown>;
@@ -147,7 +147,6 @@ export class RedisLeases implements Leases<string> {
   }
 
   async claim(claims: Claim[], signal: AbortSignal): Promise<Claimed<string>[]> {
-    const now = Date.now();
     const expiring = this.#commands.expiring ? "1" : "0";
     const replies = await this.#source.run(signal, (client) =>
       settleAll(
@@ -157,7 +156,7 @@ export class RedisLeases implements Leases<string> {
       ));
     return claims.map(({ key }, i) => {
       const [token, value, left, note] = replies[i] as unknown[];
-      const expires = left == null || Number(left) < 0 ? undefined : now + Number(left);
+      const expires = left == null ? undefined : absoluteExpiry(left);
       const entry: Entry<string> | undefined = value == null
         ? undefined
         : { key, value: String(value), expires };

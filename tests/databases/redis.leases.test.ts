@@ -10,6 +10,7 @@ import { backendOf } from "../../src/store/factory.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { requireVersion } from "../support/packages.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
+import { Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { awkwardKeys } from "../suites/conformance/harness.ts";
@@ -221,6 +222,22 @@ describe("Redis leases", () => {
     assert.equal(await left(), 20);
     await leases.settle([releaseOf("k", "3")], signal);
     assert.equal(await send("PTTL", `${prefix}k`), -1);
+  });
+
+  it("Redis does not take a session for expired because the reply to a claim was slow", async () => {
+    await using cleanup = new Cleanup();
+    await using proxy = await Proxy.to(`redis://127.0.0.1:${single}`);
+    const prefix = `${place()}:`;
+    const { leases } = await open({ url: `redis://${proxy.host}`, prefix }, cleanup);
+    let expires: number | undefined;
+    // On a slow machine the session may have expired before Redis gets the claim.
+    for (let ttl = 500; expires === undefined; ttl *= 2) {
+      await command(single, "SET", `${prefix}k`, "1", "PX", `${ttl}`);
+      proxy.delay = ttl * 1.2;
+      const [claimed] = await leases.claim([claimOf("k")], signal);
+      expires = claimed!.entry?.expires;
+    }
+    assert.ok(expires > Date.now(), `${Date.now() - expires} ms ago`);
   });
 
   it("Redis waits while the application has a transaction open on the client", async () => {

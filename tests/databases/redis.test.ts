@@ -665,6 +665,38 @@ describe("Redis errors", () => {
     assert.equal(calls.length, 1); // not used while the store opens
   });
 
+  it("Redis does not take a session for expired while Redis has it", async () => {
+    const prefix = `${place()}:`;
+    await using store = Redis({ url, prefix, ttl: 20 });
+    await direct(async (client) => {
+      for (let round = 0; round < 50; round++) {
+        await store.set("k", round);
+        let session: unknown;
+        do session = await store.get("k"); while (session !== undefined);
+        assert.equal(await client.get(`${prefix}k`), null);
+      }
+    });
+  });
+
+  it("Redis renews a session by the clock of the server", async () => {
+    const hour = 3_600_000;
+    const prefix = `${place()}:`;
+    await using store = Redis({ url, prefix, ttl: hour });
+    await using longer = Redis({ url, prefix, ttl: 2 * hour });
+    const { now } = Date;
+    try {
+      for (const shift of [-5 * hour, 5 * hour]) {
+        Date.now = () => now() + shift;
+        await store.set("k", { a: 1 });
+        await longer.set("k", await longer.get("k") as object); // an update that changes nothing
+        const left = await direct((client) => client.pTTL(`${prefix}k`));
+        assert.ok(left > hour && left < 3 * hour, `${left} ms`);
+      }
+    } finally {
+      Date.now = now;
+    }
+  });
+
   it("Redis waits for all commands of a batch that failed", async () => {
     let done = false;
     const slow = wait(50).then(() => done = true);

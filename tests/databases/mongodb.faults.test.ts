@@ -17,7 +17,8 @@ import {
 import { Proxy } from "../support/proxy.ts";
 import { serverUrl } from "../support/servers.ts";
 
-const ferretdb = process.env.TEST_MONGODB_KIND === "ferretdb";
+const kind = process.env.TEST_MONGODB_KIND;
+const ferretdb = kind === "ferretdb";
 
 /** Returns the reply of a former primary to a write, and undefined for other requests. */
 function notPrimary(request: Buffer): Buffer | undefined {
@@ -62,7 +63,7 @@ const harness: FaultHarness = {
   options: (url, collection) => ({ url, collection }) as object,
   store: (options) => Mongo(options as { url: string }),
   // Without a replica set, MongoDB acknowledges writes before they are in its journal.
-  durable: ferretdb,
+  durable: ferretdb || kind === "documentdb",
   noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
   async peek(url, collection, key) {
     const client = new MongoClient(url);

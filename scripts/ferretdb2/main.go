@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,6 +40,9 @@ func run(ctx context.Context, address, data, programs string) error {
 		if output, err := initdb.CombinedOutput(); err != nil {
 			return fmt.Errorf("initdb: %w: %s", err, output)
 		}
+	}
+	if err := waitForEnd(ctx, filepath.Join(cluster, "postmaster.pid")); err != nil {
+		return err
 	}
 	port, err := freePort()
 	if err != nil {
@@ -91,6 +96,27 @@ func run(ctx context.Context, address, data, programs string) error {
 		return err
 	}
 	server.Run(ctx)
+	return nil
+}
+
+// Waits until the process of an earlier run is gone, which may have been killed a moment ago.
+// PostgreSQL does not start while its id is in use, even by a zombie.
+func waitForEnd(ctx context.Context, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil // it has ended by itself, or there was none
+	}
+	id, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(id)
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil; {
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return fmt.Errorf("process %d of an earlier PostgreSQL does not end", pid)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	return nil
 }
 

@@ -85,7 +85,7 @@ export async function startServers<B extends Backend = Backend>(
     cleanups: [],
   };
   const recipes = { ...defaults, ...options.recipes };
-  if (process.env.TEST_MONGODB_PROGRAM?.endsWith("/ferretdb2")) recipes.mongodb = documentdb;
+  if (process.env.TEST_MONGODB_KIND === "documentdb") recipes.mongodb = documentdb;
   const starting = Promise.allSettled(names.map((name) => startServer(scope, recipes[name])));
   const startingDocumentDB = options.documentdb ? startDocumentDB(scope) : undefined;
   const deferred: (() => Promise<unknown>)[] = [];

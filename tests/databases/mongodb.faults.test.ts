@@ -6,14 +6,7 @@ import { it } from "node:test";
 import { BSON, MongoClient } from "mongodb";
 import { Mongo } from "../../mongodb.ts";
 import { withTLS } from "../support/certificate.ts";
-import {
-  type FaultHarness,
-  faults,
-  type FaultServer,
-  ownServer,
-  patiently,
-  urlWith,
-} from "../suites/faults.ts";
+import { type FaultHarness, faults, ownServer, patiently, urlWith } from "../suites/faults.ts";
 import { Proxy } from "../support/proxy.ts";
 import { serverUrl } from "../support/servers.ts";
 
@@ -36,30 +29,10 @@ function notPrimary(request: Buffer): Buffer | undefined {
   return Buffer.concat([head, body]);
 }
 
-/**
- * A server whose `signal` is repeated if one of the processes has ended meanwhile. In DocumentDB,
- * PostgreSQL starts processes for its jobs, which end after some milliseconds. Without the repetition, a
- * server that was stopped would not go on, and no later test would end.
- */
-async function start(): Promise<FaultServer> {
-  const server = await ownServer("mongodb");
-  const { signal } = server;
-  const repeated: FaultServer["signal"] = signal && ((name) => {
-    for (;;) {
-      try {
-        return signal(name);
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
-      }
-    }
-  });
-  return Object.create(server, { signal: { value: repeated } });
-}
-
 const harness: FaultHarness = {
   name: "MongoDB",
   backend: ["mongodb", "Mongo"],
-  start,
+  start: () => ownServer("mongodb"),
   options: (url, collection) => ({ url, collection }) as object,
   store: (options) => Mongo(options as { url: string }),
   // Without a replica set, MongoDB acknowledges writes before they are in its journal.

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Redis as IORedis } from "ioredis";
+import type { Store } from "../../mod.ts";
 import { Redis } from "../../redis.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -91,6 +92,69 @@ describe("Redis failover", () => {
       });
       await until(async () => await store.get("k") === 1);
     }
+  });
+});
+
+describe("Redis servers that are not ready", () => {
+  const keys = Array.from({ length: 50 }, (_, i) => `${i}`);
+
+  /** A store with Redis' own client, and one with ioredis. */
+  function bothClients(port: number, timeout: number, cleanup: Cleanup) {
+    const client = cleanup.of(new IORedis(url(port)), (client) => client.disconnect());
+    client.on("error", () => {});
+    return cleanup.stores(Redis({ url: url(port), timeout }), Redis({ client, timeout }));
+  }
+
+  /** Waits until an operation has timed out because of the answer. */
+  const meets = (store: Store<unknown>, message: RegExp) =>
+    until(async () => {
+      await assert.rejects(store.get("0"), { name: "TimeoutError", message });
+      return true;
+    });
+
+  it("Redis waits while the server loads its data", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const port = await servers.single("--key-load-delay", "100000"); // in us, so 50 keys take 5 s
+    const stores = bothClients(port, 60_000, cleanup);
+    // Redis answers after each 2 MB that it has loaded.
+    const text = "x".repeat(1_000_000);
+    await Promise.all(keys.map((key) => stores[0]!.set(key, { key, text })));
+    await stores[1]!.ready();
+    await command(port, "CONFIG", "SET", "rdbcompression", "no");
+    await command(port, "SAVE");
+    await servers.kill(port);
+    const restarted = servers.restart(port);
+    await using impatient = Redis({ url: url(port), timeout: 500 });
+    await meets(impatient, /LOADING/);
+    for (const store of stores) {
+      const read = Promise.all(keys.map((key) => store.get(key)));
+      await store.set("1", { key: "new" });
+      const expected = keys.map((key) => ({ key, text }));
+      assert.deepEqual(await read, expected);
+      assert.deepEqual(await store.get("1"), { key: "new" });
+      await store.set("1", { key: "1", text });
+    }
+    await restarted;
+  });
+
+  it("Redis waits while a replica without its master refuses reads", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const port = await servers.single("--replica-serve-stale-data", "no");
+    const stores = bothClients(port, 60_000, cleanup);
+    await Promise.all(stores.map((store, i) => store.set(`${i}`, 1)));
+    await demote(port);
+    const [own, ioredis] = bothClients(port, 1_000, cleanup);
+    await meets(own!, /MASTERDOWN/);
+    const operations = Promise.all(stores.map(async (store, i) => {
+      assert.equal(await store.get(`${i}`), 1);
+      await store.set(`${i}`, 2);
+      assert.equal(await store.get(`${i}`), 2);
+    }));
+    await meets(ioredis!, /MASTERDOWN/);
+    await command(port, "REPLICAOF", "NO", "ONE");
+    await operations;
   });
 });
 

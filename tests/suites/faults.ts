@@ -104,12 +104,12 @@ export async function ownServer(backend: Backend, recipe?: Recipe): Promise<Faul
       return server.pid;
     },
     signal: server.pid === undefined ? undefined : (signal) => {
-      for (const pid of family(server.pid!)) process.kill(pid, signal);
+      for (const pid of family(server.pid!)) send(pid, signal);
     },
     async kill() {
       const pids = server.pid === undefined ? [] : family(server.pid);
       await server.stop("SIGKILL");
-      for (const pid of pids.slice(1)) end(pid);
+      for (const pid of pids.slice(1)) send(pid, "SIGKILL");
       await until(() => Promise.resolve(!pids.some((pid) => running().has(pid))));
       up = false;
     },
@@ -132,16 +132,17 @@ function running(): Map<number, number> {
 }
 
 /** The ids of a process and all its descendants. */
-export function family(pid: number): number[] {
-  const children = [...running()].filter(([, parent]) => parent === pid);
-  return [pid, ...children.flatMap(([child]) => family(child))];
+export function family(pid: number, processes = running()): number[] {
+  const children = [...processes].filter(([, parent]) => parent === pid);
+  return [pid, ...children.flatMap(([child]) => family(child, processes))];
 }
 
-function end(pid: number): void {
+/** Sends a signal to a process, unless it has ended meanwhile. */
+function send(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(pid, "SIGKILL");
-  } catch {
-    // It has already ended.
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }
 
@@ -411,9 +412,9 @@ export function faults(harness: FaultHarness): void {
     const where = place();
     await using store = harness.store({ ...harness.options(server.url, where), timeout: 1_000 });
     await patiently(() => store.set("k", 0));
-    server.signal("SIGSTOP");
-    await wait(200); // threads on other processors may run a moment longer
     try {
+      server.signal("SIGSTOP");
+      await wait(200); // threads on other processors may run a moment longer
       await inTheDark(store);
     } finally {
       server.signal("SIGCONT");

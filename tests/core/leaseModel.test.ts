@@ -49,4 +49,4 @@ function open(): Promise<LeaseWorld> {
 }
 
 it("stores under leases behave like their model", () =>
-  leaseModel(open, { numRuns: 200, hasClock: true }));
+  leaseModel(open, { numRuns: 80, hasClock: true }));

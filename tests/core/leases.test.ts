@@ -153,7 +153,7 @@ describe("exclusive()", () => {
     const script = new Script();
     const stores = Array.from({ length: 8 }, () => other(script));
     const waits: number[] = [];
-    const stop = script.clock.now() + 60_000;
+    const stop = script.clock.now() + 20_000;
     const turns = stores.map(() => 0);
     const busy = stores.map(async (store, i) => {
       const send = makeExclusiveBot(store, () => script.clock.wait(20), { wait: 60_000 });

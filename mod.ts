@@ -24,6 +24,7 @@ export {
   ClosedError,
   DecodeError,
   EncodeError,
+  LateChangeError,
   LeaseError,
   type LeaseHolder,
   type Operation,

@@ -115,6 +115,28 @@ export class DecodeError extends StoreError {
   override name = "DecodeError";
 }
 
+/**
+ * A session changed after it was stored, and the change is not in the database. Stores with `debug` report
+ * this to `onError`.
+ */
+export class LateChangeError extends StoreError {
+  /** The name of the class. */
+  override name = "LateChangeError";
+  /** The values that changed, such as `ctx.session.cart`. */
+  readonly paths: readonly string[];
+
+  /**
+   * Creates an error. Only stores need this.
+   *
+   * @param reason what changed.
+   * @param options the operation, its key, and the paths.
+   */
+  constructor(reason: string, options: StoreErrorOptions & { paths: readonly string[] }) {
+    super(reason, options);
+    this.paths = options.paths;
+  }
+}
+
 /** Removes user names and passwords from the URLs in a text. */
 export function redact(text: string): string {
   return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");

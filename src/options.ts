@@ -5,6 +5,7 @@
  */
 
 import { Buffer } from "node:buffer";
+import process from "node:process";
 
 /** Options that every store has. */
 export interface StoreOptions {
@@ -49,6 +50,22 @@ export interface StoreOptions {
    * The operation that needed the open store rejects as well.
    */
   onInitError?: ((error: unknown) => void) | undefined;
+  /**
+   * Whether to look for sessions that change after they were stored, because a handler did not wait for
+   * its work. Each is reported to `onError` as a `LateChangeError`; without `onError` each place is printed
+   * once. For development: every session that is stored is encoded up to ten times more.
+   *
+   * @default {whether the environment variable `TELEGRAF_SESSION_DEBUG` is `1`}
+   */
+  debug?: boolean | undefined;
+}
+
+/** Whether the environment asks for `debug`. Deno without the permission would ask the user for it. */
+export function debugByEnvironment(): boolean {
+  const variable = "TELEGRAF_SESSION_DEBUG";
+  const { Deno } = globalThis as { Deno?: { permissions: { querySync(it: object): object } } };
+  const permission = Deno?.permissions.querySync({ name: "env", variable }) as { state?: string };
+  return (permission?.state ?? "granted") === "granted" && process.env[variable] === "1";
 }
 
 /** Values of options that are not given. */
@@ -191,4 +208,5 @@ export const storeRules: Rules<StoreOptions> = {
   },
   onError: rules.callback,
   onInitError: rules.callback,
+  debug: rules.flag,
 };

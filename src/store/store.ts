@@ -31,12 +31,13 @@ import {
   type UpdateOptions,
   updateRules,
 } from "../lease/options.ts";
-import { defaults, type StoreOptions } from "../options.ts";
+import { debugByEnvironment, defaults, type StoreOptions } from "../options.ts";
 import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
 import { checkKey, type Expiring, isAlive } from "./entry.ts";
 import type { Waiter } from "./lane.ts";
+import type { LateChanges } from "./late.ts";
 import { originOf, setOrigin } from "./origin.ts";
 import type { Content } from "./queue.ts";
 import { type Member, SharedBackend } from "./shared.ts";
@@ -144,6 +145,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
   readonly #losses: Losses | undefined;
+  /** Only with `debug`. Programs without it never load it. */
+  readonly #late: Promise<LateChanges<Encoded>> | undefined;
   /** The last error passed to `onInitError`, so that it is reported once and not per operation. */
   #reportedInitError: unknown = nothing;
   /** Loaded when it is needed. */
@@ -164,6 +167,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#onInitError = quiet(options.onInitError);
     const { storedAs } = backend.codec;
     if (options.onError && storedAs) this.#losses = new Losses(storedAs, this.#report);
+    if (options.debug ?? debugByEnvironment()) this.#late = this.#loadLate(options.onError);
     this.#member = {
       timeout: this.#timeout,
       expiring: this.#ttl !== undefined,
@@ -173,6 +177,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   get(key: string): Promise<Session | undefined> {
+    this.#late?.then((late) => late.check(key), this.#report);
+    return this.#get(key);
+  }
+
+  #get(key: string): Promise<Session | undefined> {
     const shared = this.#shared;
     let version: number;
     const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
@@ -188,7 +197,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       setOrigin(session, { shared, content, version });
       return session;
     };
-    return this.#keyed("read", key, read, finish, () => this.get(key));
+    return this.#keyed("read", key, read, finish, () => this.#get(key));
   }
 
   set(key: string, session: Session): Promise<void> {
@@ -198,6 +207,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   delete(key: string): Promise<void> {
     const { queue } = this.#shared;
+    this.#late?.then((late) => late.forget(key), this.#report);
     return this.#keyed<void>("delete", key, (key, waiter) => {
       const turn = this.#exclusive?.turnToWrite(key);
       if (turn === undefined) return queue.write(key, undefined, waiter);
@@ -222,7 +232,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async *entries(): AsyncIterableIterator<[string, Session]> {
     for await (const page of this.#pages()) {
-      const sessions = await Promise.all(page.map((key) => this.get(key)));
+      const sessions = await Promise.all(page.map((key) => this.#get(key)));
       for (const [i, session] of sessions.entries()) {
         if (session !== undefined) yield [page[i]!, session];
       }
@@ -261,6 +271,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const result = await change(before);
       const after = (result === undefined ? before : result) as Session;
       await this.set(key, after);
+      // The caller may do with the result what it wants.
+      this.#late?.then((late) => late.forget(key), this.#report);
       return after ?? undefined;
     });
   }
@@ -352,6 +364,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     });
   }
 
+  async #loadLate(onError: StoreOptions["onError"]): Promise<LateChanges<Encoded>> {
+    const { LateChanges, warnOnce } = await import("./late.ts");
+    return new LateChanges(this.#codec, this.#clock, onError ? this.#report : warnOnce);
+  }
+
   /** Encodes first, so that later changes of the session are not stored. */
   #set(key: string, session: Session, waiter: Waiter<void>): void {
     const { queue } = this.#shared;
@@ -363,6 +380,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       throw new EncodeError(why, { operation: "write", key, cause });
     }
     this.#losses?.inspect(session);
+    this.#late?.then((late) => late.watch(key, session, value), this.#report);
     const expires = this.#ttl === undefined ? undefined : this.#clock.date() + this.#ttl;
     const turn = this.#exclusive?.turnToWrite(key);
     if (turn !== undefined) {
@@ -556,6 +574,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async #close(): Promise<void> {
     this.#clock.clearTimeout(this.#pruneTimer);
+    this.#late?.then((late) => late.close(), this.#report);
     await this.#exclusive?.close(this.#closedError("write"));
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     try {

@@ -8,7 +8,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { type Context, Scenes, session, Telegraf } from "telegraf";
 import type { Store } from "../../mod.ts";
-import type { Harness } from "./conformance/index.ts";
+import { assertNoLateChanges, type Harness, watched } from "./conformance/harness.ts";
 import { place } from "../support/servers.ts";
 
 interface Session {
@@ -120,7 +120,8 @@ async function send(
  *
  * @param updates in each pattern. Fewer are enough for another driver of a database.
  */
-export function underTelegraf(harness: Harness, updates = 1000): void {
+export function underTelegraf(given: Harness, updates = 1000): void {
+  const harness = watched(given);
   const { name } = harness;
 
   describe(`${name} under Telegraf, ${updates} updates of one chat`, () => {
@@ -141,6 +142,7 @@ export function underTelegraf(harness: Harness, updates = 1000): void {
         await runs[user];
         await using store = harness.store(where);
         assert.deepEqual(await store.get(`${user}:${user}`), { count: updates });
+        assertNoLateChanges();
       });
     });
   });
@@ -157,6 +159,7 @@ export function underTelegraf(harness: Harness, updates = 1000): void {
           await store.close();
           await harness.drop(where);
         }
+        assertNoLateChanges();
       });
     }
 

@@ -1,7 +1,9 @@
 /** The description of a backend for the conformance suite, and code that its topics share. */
 
+import assert from "node:assert/strict";
+import process from "node:process";
 import { it } from "node:test";
-import type { Store, StoreOptions } from "../../../mod.ts";
+import { LateChangeError, type Store, type StoreOptions } from "../../../mod.ts";
 import type { Backend } from "../../../src/backend.ts";
 import { place } from "../../support/servers.ts";
 
@@ -43,12 +45,35 @@ export type Test = (
   title: string,
   // deno-lint-ignore no-explicit-any
   body: (store: Store<any>, where: string) => Promise<void>,
-  options?: { skip?: string | false },
+  options?: {
+    skip?: string | false;
+    /** Whether the test changes a session after it was stored. */
+    changesLate?: boolean;
+  },
 ) => void;
+
+const isDebugging = process.env.TELEGRAF_SESSION_DEBUG === "1";
+
+/** What stores with `debug` have reported. */
+const lateChanges: string[] = [];
+
+/** With `TELEGRAF_SESSION_DEBUG=1`, collects the late changes that the stores of a harness report. */
+export function watched<T extends Pick<Harness, "store">>(harness: T): T {
+  if (!isDebugging) return harness;
+  const onError = (error: unknown) => {
+    if (error instanceof LateChangeError) lateChanges.push(error.message);
+  };
+  return { ...harness, store: (where, options) => harness.store(where, { onError, ...options }) };
+}
+
+/** Asserts that no store has reported a late change. */
+export function assertNoLateChanges(): void {
+  assert.deepEqual(lateChanges.splice(0), []);
+}
 
 /** Returns the function that defines the tests of a backend. */
 export function testOf(harness: Harness): Test {
-  return (title, body, options = {}) => {
+  return (title, body, { changesLate, ...options } = {}) => {
     it(`${harness.name} ${title}`, options, async () => {
       const where = place();
       const store = harness.store(where);
@@ -58,6 +83,8 @@ export function testOf(harness: Harness): Test {
         await store.close();
         await harness.drop(where);
       }
+      if (changesLate && isDebugging) assert.notEqual(lateChanges.splice(0).length, 0);
+      assertNoLateChanges();
     });
   };
 }

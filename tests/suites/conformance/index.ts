@@ -3,7 +3,7 @@
 import { describe } from "node:test";
 import { batches } from "./batches.ts";
 import { expiry } from "./expiry.ts";
-import { type Harness, testOf } from "./harness.ts";
+import { type Harness, testOf, watched } from "./harness.ts";
 import { keys } from "./keys.ts";
 import { leases } from "./leases.ts";
 import { lifecycle } from "./lifecycle.ts";
@@ -18,7 +18,8 @@ export { leases };
 const all = [values, keys, order, batches, listing, expiry, leases, lifecycle];
 
 /** Runs the suite, or some topics of it. */
-export function conformance(harness: Harness, topics = all): void {
+export function conformance(given: Harness, topics = all): void {
+  const harness = watched(given);
   const test = testOf(harness);
   describe(`${harness.name} conformance`, () => {
     for (const topic of topics) topic(test, harness);

@@ -574,7 +574,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async #close(): Promise<void> {
     this.#clock.clearTimeout(this.#pruneTimer);
-    this.#late?.then((late) => late.close(), this.#report);
+    await this.#late?.then((late) => late.close(), this.#report);
     await this.#exclusive?.close(this.#closedError("write"));
     if (this.#active > 0) await new Promise<void>((resolve) => this.#idle = resolve);
     try {

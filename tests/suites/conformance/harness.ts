@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { it } from "node:test";
-import { LateChangeError, type Store, type StoreOptions } from "../../../mod.ts";
+import type { Store, StoreOptions } from "../../../mod.ts";
 import type { Backend } from "../../../src/backend.ts";
 import { place } from "../../support/servers.ts";
 
@@ -61,7 +61,9 @@ const lateChanges: string[] = [];
 export function watched<T extends Pick<Harness, "store">>(harness: T): T {
   if (!isDebugging) return harness;
   const onError = (error: unknown) => {
-    if (error instanceof LateChangeError) lateChanges.push(error.message);
+    // A store may be of another copy of the package.
+    const { name, message } = error as Error;
+    if (name === "LateChangeError") lateChanges.push(message);
   };
   return { ...harness, store: (where, options) => harness.store(where, { onError, ...options }) };
 }

@@ -9,7 +9,14 @@ import { setAbortHandler } from "../abort.ts";
 import type { MaybePromise } from "../backend.ts";
 import { isError } from "../errors.ts";
 import { explained, isReadOnly } from "./errors.ts";
-import { fencedReads, isPool, leaveReplicas, primaryReads, type Reads } from "./primary.ts";
+import {
+  fencedReads,
+  isPool,
+  leaveReplicas,
+  type Prefixing,
+  primaryReads,
+  type Reads,
+} from "./primary.ts";
 
 /** The keys and arguments of a script. */
 export interface ScriptOptions {
@@ -18,13 +25,11 @@ export interface ScriptOptions {
 }
 
 /** The part of a client, pool, cluster or sentinel of node-redis 4 to 6 that is used. */
-export interface Client extends Reads {
+export interface Client extends Reads, Prefixing {
   /** True from the call of `connect` until the client is closed or has stopped reconnecting. */
   readonly isOpen: boolean;
   /** Whether it is connected. Some kinds of clients do not have this property. */
   readonly isReady?: boolean;
-  /** The prefix that ioredis adds to keys, but not to the pattern of `scan`. */
-  readonly keyPrefix?: string;
   /** The known master nodes of a cluster. */
   readonly masters?: readonly unknown[];
   connect(): Promise<unknown>;

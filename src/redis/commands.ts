@@ -7,7 +7,7 @@
 import type { Entry, Page } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
-import type { Reads } from "./primary.ts";
+import { keyPrefixOf, type Reads } from "./primary.ts";
 
 /** Reads and writes the sessions under a prefix. */
 export class Commands {
@@ -90,8 +90,8 @@ export class Commands {
     const [number, cursor] = start.split(" ") as [string, string];
     const node = Number(number);
     return this.#source.run(signal, async (client, reads) => {
-      const { masters, keyPrefix = "" } = client;
-      const prefix = keyPrefix + this.#prefix;
+      const { masters } = client;
+      const prefix = keyPrefixOf(client) + this.#prefix;
       const server = masters === undefined
         ? reads.scan ? reads : client
         : await client.nodeClient!(masters[node] as never) as Client;

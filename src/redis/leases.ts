@@ -11,6 +11,7 @@ import type { Claim, Claimed, Entry, LeasePage, Leases, Refusal, Settlement } fr
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
 import { absoluteExpiry, type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
+import { keyPrefixOf } from "./primary.ts";
 
 /** `sendCommand` of a cluster of node-redis. */
 type SendCommand = (key: string, isReadonly: boolean, command: string[]) => Promise<unknown>;
@@ -31,9 +32,10 @@ class Script {
       // The masters of ioredis are searched for each time, and it has no `sendCommand` here.
       if (client.sendCommand && client.masters !== undefined) {
         // The cluster client of node-redis 4 sends scripts to a random node.
-        const words = [command, script, `${keys.length}`, ...keys, ...args];
+        const names = keys.map((key) => keyPrefixOf(client) + key);
+        const words = [command, script, `${keys.length}`, ...names, ...args];
         const sendCommand = client.sendCommand as SendCommand;
-        return sendCommand.call(client, keys[0]!, false, words);
+        return sendCommand.call(client, names[0]!, false, words);
       }
       return command === "EVALSHA"
         ? client.evalSha!(script, options)
@@ -116,7 +118,7 @@ function nameOf(
   client: Client,
   isCluster: boolean,
 ): string {
-  const { keyPrefix = "" } = client;
+  const keyPrefix = keyPrefixOf(client);
   const session = keyPrefix + prefix + key;
   const isTagged = slotted(session) !== session;
   const name = `${prefix}${mark}${kind}${isTagged ? ` ${key}` : `{${session}}`}`;
@@ -129,7 +131,7 @@ function nameOf(
 /** The session key of a lease that a scan has found. */
 function keyOf(prefix: string, found: string, client: Client): string {
   const rest = found.slice(leaseMark.length);
-  const session = (client.keyPrefix ?? "") + prefix;
+  const session = keyPrefixOf(client) + prefix;
   return rest.startsWith(" ") ? rest.slice(1) : rest.slice(1 + session.length, -1);
 }
 

@@ -15,12 +15,23 @@ export interface Reads {
   scan?(cursor: never, options: { MATCH: string; COUNT: number }): Promise<unknown>;
 }
 
+/** A client that may add a prefix to keys, but not to the pattern of `scan` or in `sendCommand`. */
+export interface Prefixing {
+  /** Of a client of ioredis. */
+  readonly keyPrefix?: string;
+  /** Of a client of node-redis 6. */
+  readonly _keyPrefix?: unknown;
+}
+
+/** The prefix that a client adds to keys. */
+export function keyPrefixOf(client: Prefixing): string {
+  return client.keyPrefix ?? String(client._keyPrefix ?? "");
+}
+
 /** What only some kinds of clients have. */
 interface Special {
   readonly sendCommand?: (...args: never[]) => Promise<unknown>;
   readonly masters?: readonly unknown[];
-  /** The prefix that version 6 adds to keys, but not in `sendCommand`. */
-  readonly _keyPrefix?: unknown;
   /** Only in a sentinel. */
   readonly getReplicaNodes?: unknown;
   multi(): Transaction;
@@ -51,9 +62,10 @@ type SentinelSend = (isReadonly: boolean, command: string[]) => Promise<unknown>
 
 /** The reads of a client. Clusters and sentinels of node-redis may send its own reads to replicas. */
 export function primaryReads(client: Reads): Reads {
-  const { sendCommand, masters, getReplicaNodes, _keyPrefix = "" } = client as unknown as Special;
+  const { sendCommand, masters, getReplicaNodes } = client as unknown as Special;
   if (!sendCommand) return client; // an adapter of ioredis
-  const name = (key: string) => `${_keyPrefix}${key}`;
+  const keyPrefix = keyPrefixOf(client as Prefixing);
+  const name = (key: string) => keyPrefix + key;
   if (masters !== undefined) {
     const send = (command: string, key: string) =>
       (sendCommand as ClusterSend).call(client, name(key), false, [command, name(key)]);

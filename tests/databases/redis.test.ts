@@ -13,6 +13,7 @@ import { backendOf } from "../../src/store/factory.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { fromAsync } from "../suites/conformance/harness.ts";
 import { requireVersion } from "../support/packages.ts";
 import { urlWith } from "../suites/faults.ts";
 import { Proxy } from "../support/proxy.ts";
@@ -134,17 +135,20 @@ describe("Redis clients", () => {
 
   for (const [version, redis] of Object.entries(versions)) {
     // deno-lint-ignore no-explicit-any
-    const kinds: Record<string, () => any> = {
-      client: () => redis.createClient({ url: `redis://127.0.0.1:${single}` }),
-      cluster: () =>
+    const kinds: Record<string, (keyPrefix?: string) => any> = {
+      client: (keyPrefix) => redis.createClient({ url: `redis://127.0.0.1:${single}`, keyPrefix }),
+      cluster: (keyPrefix) =>
         redis.createCluster({
+          keyPrefix,
           rootNodes: nodes.map((port) => ({ url: `redis://:@127.0.0.1:${port}` })),
         }),
     };
     if (redis.createClientPool) {
-      kinds.pool = () => redis.createClientPool({ url: `redis://127.0.0.1:${single}` });
-      kinds.sentinel = () =>
+      kinds.pool = (keyPrefix) =>
+        redis.createClientPool({ url: `redis://127.0.0.1:${single}`, keyPrefix });
+      kinds.sentinel = (keyPrefix) =>
         redis.createSentinel({
+          keyPrefix,
           name: "main",
           sentinelRootNodes: [{ host: "127.0.0.1", port: sentinels.sentinel }],
         });
@@ -152,6 +156,32 @@ describe("Redis clients", () => {
     for (const [kind, create] of Object.entries(kinds)) {
       const close = (client: ReturnType<typeof create>) =>
         client.destroy ? client.destroy() : client.disconnect();
+
+      if (version === "6") {
+        it(`Redis keeps to the keyPrefix of a ${kind} of node-redis ${version}`, async () => {
+          const [client, bare] = [create("a?[b]*\\:"), create()];
+          for (const each of [client, bare]) await each.on("error", () => {}).connect();
+          try {
+            const prefix = `${place()}:`;
+            await using store = Redis({ client, prefix });
+            await using other = Redis({ client: bare, prefix: `a?[b]*\\:${prefix}` });
+            await exercise(store);
+            await exerciseLeases(store);
+            await store.set("k", { a: 1 });
+            assert.deepEqual(await other.get("k"), { a: 1 });
+            assert.deepEqual(await store.update("k", (it) => ({ a: it!.a + 1 })), { a: 2 });
+            assert.deepEqual(await other.update("k", (it) => ({ a: it!.a + 1 })), { a: 3 });
+            for (const each of [store, other]) {
+              assert.deepEqual(await fromAsync(each.keys()), ["k"]);
+            }
+            await store.clear();
+            assert.equal(await other.size(), 0);
+          } finally {
+            await close(client);
+            await close(bare);
+          }
+        });
+      }
 
       it(`Redis accepts a connected ${kind} of node-redis ${version}`, async () => {
         const client = create();

@@ -67,6 +67,9 @@ function escaped(json: string): string {
   );
 }
 
+/** The most bytes of a statement that settles a lease, without key and session: token, note and text. */
+const leaseOverhead = 4_096;
+
 /** The encoder for a table and for connections with these settings. */
 export function encoder(
   { shape, values }: Statements,
@@ -79,14 +82,14 @@ export function encoder(
   // The column is `text` in an old table that could not be upgraded.
   const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
   const ascii = !sessionType.endsWith("utf8mb4");
-  function row(old: Entry<string>): unknown[] {
+  function row(old: Entry<string>, overhead = 64): unknown[] {
     const entry = ascii ? { ...old, value: escaped(old.value) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
     const growth = escapedGrowth?.(entry.value) ?? 0;
     const limit = Math.min(
       columnCapacity,
-      maxAllowedPacket - Buffer.byteLength(entry.key) - 64 - growth,
+      maxAllowedPacket - Buffer.byteLength(entry.key) - overhead - growth,
     );
     if (bytes > limit) {
       const why = `session is ${bytes} bytes; the server's limit is ${limit}`;
@@ -103,7 +106,7 @@ export function encoder(
   return {
     leases: {
       key: encode,
-      session: (entry) => row(entry).slice(1),
+      session: (entry) => row(entry, leaseOverhead).slice(1),
       pad: (values) => values,
     },
     // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.
@@ -119,7 +122,7 @@ export function encoder(
     rows(entries) {
       const all = sortByKey(entries);
       const smallest = all.reduce((a, b) => a.value.length <= b.value.length ? a : b);
-      return padToPowerOfTwo(all, smallest).map(row);
+      return padToPowerOfTwo(all, smallest).map((entry) => row(entry));
     },
   };
 }

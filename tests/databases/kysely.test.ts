@@ -565,6 +565,10 @@ describe("Kysely databases", () => {
     assert.deepEqual(results.map(({ status }) => status), ["rejected", "fulfilled", "fulfilled"]);
     await assert.rejects(store.set("large", large), { name: "TooLargeError", key: "large" });
     assert.equal((await store.get("fits")).length, fits);
+    const update = store.update("large", () => "x".repeat(fits + 1024));
+    await assert.rejects(update, { name: "TooLargeError", key: "large" });
+    await store.update("fits", () => "x".repeat(fits - 8_192));
+    assert.equal((await store.get("fits")).length, fits - 8_192);
   });
 
   it("Kysely does not keep the process alive after close()", async () => {

@@ -630,6 +630,11 @@ describe("MySQL pools", () => {
     assert.deepEqual(await Promise.all(read), [1, "old", 2]);
     await store.set("k", most);
     assert.equal((await store.get("k")).length, most.length);
+    // The statement of an update has a lease too.
+    const other = "y".repeat(most.length);
+    await assert.rejects(store.update("k", () => other), { name: "TooLargeError", key: "k" });
+    await store.update("k", () => most.slice(8_192));
+    assert.equal((await store.get("k")).length, most.length - 8_192);
   });
 
   it("MySQL keeps batches within max_allowed_packet, with any content", async () => {

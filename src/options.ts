@@ -60,12 +60,18 @@ export interface StoreOptions {
   debug?: boolean | undefined;
 }
 
+/** The global object of Deno and of browsers. */
+declare const self: {
+  Deno?: { permissions: { querySync(wanted: object): { state: string } } };
+};
+
 /** Whether the environment asks for `debug`. Deno without the permission would ask the user for it. */
 export function debugByEnvironment(): boolean {
   const variable = "TELEGRAF_SESSION_DEBUG";
-  const { Deno } = globalThis as { Deno?: { permissions: { querySync(it: object): object } } };
-  const permission = Deno?.permissions.querySync({ name: "env", variable }) as { state?: string };
-  return (permission?.state ?? "granted") === "granted" && process.env[variable] === "1";
+  const deno = typeof self === "undefined" ? undefined : self.Deno;
+  const permission = deno?.permissions.querySync({ name: "env", variable });
+  return permission?.state !== "prompt" && permission?.state !== "denied" &&
+    process.env[variable] === "1";
 }
 
 /** Values of options that are not given. */

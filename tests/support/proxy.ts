@@ -3,6 +3,8 @@
 import { Buffer } from "node:buffer";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { setTimeout } from "node:timers";
+import { freePort } from "../../scripts/servers/launch.ts";
+import { until } from "./until.ts";
 
 /** The faults of a request. All except the last also cut the connection. */
 export const faults = ["request lost", "reply lost", "reply halved", "reply garbled"] as const;
@@ -153,12 +155,21 @@ export class Proxy implements AsyncDisposable {
     await closed;
   }
 
-  /** Accepts connections again. */
+  /** Accepts connections, again on the same port. */
   async up(): Promise<void> {
-    await new Promise<void>((resolve) =>
-      this.#server.listen(this.#port, this.#address, () => resolve())
-    );
-    this.#port = (this.#server.address() as { port: number }).port;
+    // Not a port of the range of outgoing connections: one of them could take it while this is down.
+    const port = this.#port;
+    await until(async () => await this.#listen(this.#port = port || await freePort()));
+  }
+
+  #listen(port: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const failed = () => resolve(false);
+      this.#server.once("error", failed).listen(port, this.#address, () => {
+        this.#server.off("error", failed);
+        resolve(true);
+      });
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -10,7 +10,7 @@
 import type { Claimed, Refusal, Settlement } from "../backend.ts";
 import { ClosedError, LeaseError } from "../errors.ts";
 import type { Clock } from "../store/clock.ts";
-import type { DeadlineTimer } from "../store/deadline.ts";
+import { type DeadlineTimer, timedOut } from "../store/deadline.ts";
 import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
 import type { LeaseQueue } from "./queue.ts";
@@ -245,9 +245,16 @@ export class Line<Encoded> {
         deadline,
         resolve: (refusal) => resolve(refusal && this.#lose(lease, refusal)),
         reject: (error) => {
+          if (settlement.change === undefined && settlement.note === undefined) {
+            return resolve(error);
+          }
           // It may still arrive, and would undo a later one.
-          if (settlement.change !== undefined || settlement.note !== undefined) this.#lose(lease);
-          resolve(error);
+          this.#lose(lease);
+          if (error === timedOut) return resolve(error);
+          // The database answers, so others need not wait until the lease expires.
+          const release = { key: this.#key, token, length: 0, change: undefined };
+          const done = () => resolve(error);
+          this.#lines.queue.settle(release, { deadline, resolve: done, reject: done });
         },
       })
     );

@@ -6,7 +6,7 @@ import { type Context, type Scenes, session, Telegraf } from "telegraf";
 import { LeaseError, type Store, type StoreOptions } from "../../mod.ts";
 import { settle } from "../support/clock.ts";
 import { requireVersion } from "../support/packages.ts";
-import { gate, Script, Transient } from "../support/scripted.ts";
+import { gate, never, Script, Transient } from "../support/scripted.ts";
 import { until } from "../support/until.ts";
 import { makeBot, message } from "../suites/telegraf.ts";
 
@@ -320,11 +320,29 @@ describe("exclusive()", () => {
     await using store = script.store();
     const send = makeExclusiveBot(store, count);
     await send();
-    script.failures = [undefined, new Error("too large")];
-    await assert.rejects(send(), /Cannot write session "1:1": too large/);
-    // Nobody knows whether it was stored, so the next one waits until the lease expires.
-    await script.clock.run(send());
-    assert.deepEqual(await store.get("1:1"), { count: 2 });
+    await using second = other(script);
+    const start = script.clock.now();
+    for (let i = 0; i < 2; i++) {
+      script.failures = [undefined, new Error("too large")];
+      await assert.rejects(send(), /Cannot write session "1:1": too large/);
+      await script.clock.run(makeExclusiveBot(second, count)());
+    }
+    assert.ok(script.clock.now() - start < 1_000, `waited ${script.clock.now() - start} ms`);
+    assert.deepEqual(await store.get("1:1"), { count: 3 });
+  });
+
+  it("a session without an answer from the database leaves the lease to expire", async () => {
+    const script = new Script();
+    await using store = script.store({ timeout: 1_000 });
+    const send = makeExclusiveBot(store, count);
+    await send();
+    script.before = (call) => call.startsWith("settle") ? never() : undefined;
+    await script.clock.run(assert.rejects(send(), { name: "TimeoutError" }));
+    script.before = () => {};
+    const start = script.clock.now();
+    await script.clock.run(makeExclusiveBot(other(script), count, { wait: 60_000 })());
+    assert.ok(script.clock.now() - start > 10_000, `waited ${script.clock.now() - start} ms`);
+    assert.deepEqual(script.sessions.get("1:1")?.value, '{"count":2}');
   });
 
   it("claims and settlements are repeated after transient errors", async () => {

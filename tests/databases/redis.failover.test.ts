@@ -10,6 +10,7 @@ import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 import { gate } from "../support/scripted.ts";
+import { assertLists } from "../suites/conformance/harness.ts";
 import { until } from "../support/until.ts";
 
 const versions = ["4", "5", "6"] as const;
@@ -212,9 +213,7 @@ describe("Redis replicas", () => {
       await Promise.all(keys.map((key) => store!.set(key, key)));
       assert.deepEqual(await Promise.all(keys.map((key) => store!.get(key))), keys);
       for (const key of keys) assert.equal(await store!.get(key), key);
-      const found: string[] = [];
-      for await (const key of store!.keys()) found.push(key);
-      assert.deepEqual(found.sort(), keys);
+      await assertLists(store!, keys);
       for (const name of ["get", "mget", "pttl", "scan"]) {
         assert.equal(await calls(replica, name), 0, name);
       }

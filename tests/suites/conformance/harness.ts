@@ -141,6 +141,24 @@ export function sized(bytes: number): { text: string; seed: number } {
   return { text: `${seed} "quoted" é `.repeat(bytes / 30).slice(0, bytes), seed };
 }
 
+/**
+ * Asserts that the store lists these keys and no others. Tries again if one is listed twice, as Redis may do
+ * while it resizes its hash table.
+ */
+export async function assertLists(store: Store<unknown>, expected: string[]): Promise<void> {
+  const keys = expected.toSorted();
+  for (let tries = 1;; tries++) {
+    const listed = (await fromAsync(store.keys())).sort();
+    const entries = (await fromAsync(store.entries())).map(([key]) => key).sort();
+    const size = await store.size();
+    const isRepeated = [listed, entries].some((all) => new Set(all).size < all.length) ||
+      size > keys.length;
+    if (isRepeated && tries < 100) continue;
+    assert.deepEqual({ listed, entries, size }, { listed: keys, entries: keys, size: keys.length });
+    return;
+  }
+}
+
 /** All items of an iterable. */
 export async function fromAsync<T>(items: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = [];

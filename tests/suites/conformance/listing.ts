@@ -1,7 +1,7 @@
 /** Listing and clearing. */
 
 import assert from "node:assert/strict";
-import { awkwardKeys, fromAsync, type Harness, type Test } from "./harness.ts";
+import { assertLists, awkwardKeys, type Harness, type Test } from "./harness.ts";
 
 export function listing(test: Test, harness: Harness): void {
   test("has() returns whether the session exists", async (store) => {
@@ -29,16 +29,13 @@ export function listing(test: Test, harness: Harness): void {
         const length = harness.slowScans ? 200 : 700;
         const keys = [...Array.from({ length }, (_, i) => `chat:${i}`), ...awkwardKeys].sort();
         await Promise.all(keys.map((key) => store.set(key, { key })));
-        assert.deepEqual((await fromAsync(store.keys())).sort(), keys);
-        const entries = await fromAsync(store.entries());
-        assert.deepEqual(entries.map(([key]) => key).sort(), keys);
-        assert.ok(entries.every(([key, session]) => session.key === key));
-        assert.equal(await store.size(), keys.length);
+        await assertLists(store, keys);
+        for await (const [key, session] of store.entries()) assert.equal(session.key, key);
         void store.set("pending", { a: 1 });
         await store.clear();
         assert.equal(await store.size(), 0);
         assert.equal(await store.get("pending"), undefined);
-        for (const other of others) assert.deepEqual(await fromAsync(other.keys()), ["theirs"]);
+        for (const other of others) await assertLists(other, ["theirs"]);
       } finally {
         await Promise.all(others.map((other) => other.close()));
         await Promise.all(neighbours.map((name) => harness.drop(name)));

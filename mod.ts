@@ -39,6 +39,7 @@ export type {
   UpdateOptions,
 } from "./src/lease/options.ts";
 export type { StoreOptions } from "./src/options.ts";
+export type { PrefixOptions } from "./src/store/entry.ts";
 export type { Health, Store } from "./src/store/store.ts";
 export type { StoreFactory } from "./src/store/factory.ts";
 

@@ -130,8 +130,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.run(() => this.#backend.remove(keys, signal), signal);
   }
 
-  page(start: string | undefined, signal: AbortSignal, size = 128): MaybePromise<Page> {
-    return this.run(() => this.#backend.page(start, size, signal), signal);
+  page(
+    start: string | undefined,
+    signal: AbortSignal,
+    size = 128,
+    prefix?: string,
+  ): MaybePromise<Page> {
+    return this.run(() => this.#backend.page(start, size, signal, prefix), signal);
   }
 
   prune(signal: AbortSignal): MaybePromise<number> {

@@ -35,7 +35,7 @@ import { defaults, type StoreOptions } from "../options.ts";
 import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
-import { checkKey, type Expiring, isAlive } from "./entry.ts";
+import { checkKey, checkPrefix, type Expiring, isAlive, type PrefixOptions } from "./entry.ts";
 import type { Waiter } from "./lane.ts";
 import { originOf, setOrigin } from "./origin.ts";
 import type { Content } from "./queue.ts";
@@ -63,17 +63,23 @@ export interface Store<Session> extends AsyncDisposable {
   /** Whether there is a session. */
   has(key: string): Promise<boolean>;
   /**
-   * The keys of all sessions, page by page, in no particular order. Sessions that are stored or
-   * deleted during the iteration may or may not be included. Redis may return a key twice while it
-   * resizes its hash table.
+   * The keys of all sessions, or of those with a prefix, page by page, in no particular order. Sessions
+   * that are stored or deleted during the iteration may or may not be included. Redis may return a key
+   * twice while it resizes its hash table.
+   *
+   * @throws {TypeError} if an option is unknown or has the wrong type, with the first page.
+   * @throws {RangeError} if no key can begin with the prefix.
    */
-  keys(): AsyncIterableIterator<string>;
-  /** All sessions with their keys, in the manner of `keys()`. */
-  entries(): AsyncIterableIterator<[key: string, session: Session]>;
+  keys(options?: PrefixOptions): AsyncIterableIterator<string>;
+  /** The sessions with their keys, in the manner of `keys()`. */
+  entries(options?: PrefixOptions): AsyncIterableIterator<[key: string, session: Session]>;
   /** How many sessions there are. Counts them one by one, in the manner of `keys()`. */
-  size(): Promise<number>;
-  /** Deletes all sessions of this store, which are those of its table, collection or prefix. */
-  clear(): Promise<void>;
+  size(options?: PrefixOptions): Promise<number>;
+  /**
+   * Deletes all sessions of this store, which are those of its table, collection or prefix; or those
+   * whose keys begin with a prefix.
+   */
+  clear(options?: PrefixOptions): Promise<void>;
   /**
    * Deletes expired sessions and returns how many it deleted. Returns 0 for a database that deletes
    * them by itself. A store with a `ttl` calls this every `pruneInterval`.
@@ -216,12 +222,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.#keyed("read", key, read, this.#isAlive);
   }
 
-  async *keys(): AsyncIterableIterator<string> {
-    for await (const page of this.#pages()) yield* page;
+  async *keys(options: PrefixOptions = {}): AsyncIterableIterator<string> {
+    for await (const page of this.#pages(checkPrefix("keys()", options))) yield* page;
   }
 
-  async *entries(): AsyncIterableIterator<[string, Session]> {
-    for await (const page of this.#pages()) {
+  async *entries(options: PrefixOptions = {}): AsyncIterableIterator<[string, Session]> {
+    for await (const page of this.#pages(checkPrefix("entries()", options))) {
       const sessions = await Promise.all(page.map((key) => this.get(key)));
       for (const [i, session] of sessions.entries()) {
         if (session !== undefined) yield [page[i]!, session];
@@ -229,15 +235,18 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
   }
 
-  async size(): Promise<number> {
+  async size(options: PrefixOptions = {}): Promise<number> {
+    const prefix = checkPrefix("size()", options);
     let size = 0;
-    for await (const page of this.#pages()) size += page.length;
+    for await (const page of this.#pages(prefix)) size += page.length;
     return size;
   }
 
-  async clear(): Promise<void> {
-    await Promise.all(this.#shared.queue.writing().map((key) => this.delete(key)));
-    for await (const page of this.#pages(() => true)) {
+  async clear(options: PrefixOptions = {}): Promise<void> {
+    const prefix = checkPrefix("clear()", options);
+    const pending = this.#shared.queue.writing().filter((key) => key.startsWith(prefix));
+    await Promise.all(pending.map((key) => this.delete(key)));
+    for await (const page of this.#pages(prefix, () => true)) {
       await Promise.all(page.map((key) => this.delete(key)));
     }
   }
@@ -416,13 +425,14 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       : Math.abs(expires - stored) < this.#ttl! / 10;
   }
 
-  /** The keys of all sessions that `include` accepts, page by page. */
-  async *#pages(include = this.#isAlive): AsyncGenerator<string[]> {
+  /** The keys of sessions that begin with a prefix and that `include` accepts, page by page. */
+  async *#pages(prefix: string, include = this.#isAlive): AsyncGenerator<string[]> {
     let start: string | undefined;
     do {
-      const readPage = (signal: AbortSignal) => this.#shared.page(start, signal);
+      const readPage = (signal: AbortSignal) => this.#shared.page(start, signal, undefined, prefix);
       const { entries, next } = await this.#storeWide("read", readPage);
-      yield entries.filter(include).map(({ key }) => key);
+      const found = entries.filter((entry) => entry.key.startsWith(prefix) && include(entry));
+      yield found.map(({ key }) => key);
       start = next;
       // An embedded database is synchronous: other work gets its turn between pages.
       await new Promise((resolve) => setImmediate(resolve));

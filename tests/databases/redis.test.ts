@@ -263,6 +263,13 @@ describe("Redis clients", () => {
       for await (const key of store!.keys()) keys.push(key);
       assert.deepEqual(keys.sort(), sessions.map(([key]) => key));
       assert.equal(await store!.size(), 100);
+      const some = sessions.filter(([key]) => key.startsWith("chat:1"));
+      const found: [string, unknown][] = [];
+      for await (const entry of store!.entries({ prefix: "chat:1" })) found.push(entry);
+      assert.deepEqual(found.sort(), some);
+      assert.equal(await store!.size({ prefix: "chat:1" }), some.length);
+      await store!.clear({ prefix: "chat:1" });
+      assert.equal(await store!.size(), 100 - some.length);
       await store!.clear();
       assert.equal(await store!.size(), 0);
       for (const neighbour of neighbours) {

@@ -9,13 +9,14 @@ import { leases } from "./leases.ts";
 import { lifecycle } from "./lifecycle.ts";
 import { listing } from "./listing.ts";
 import { order } from "./order.ts";
+import { prefixes } from "./prefixes.ts";
 import { values } from "./values.ts";
 
 export type { Harness } from "./harness.ts";
 
 export { leases };
 
-const all = [values, keys, order, batches, listing, expiry, leases, lifecycle];
+const all = [values, keys, order, batches, listing, prefixes, expiry, leases, lifecycle];
 
 /** Runs the suite, or some topics of it. */
 export function conformance(harness: Harness, topics = all): void {

@@ -64,7 +64,7 @@ describe("listing", () => {
     await using store = createStore({ ...memory, page });
     const keys: string[] = [];
     for await (const key of store.keys({ prefix: "1" })) keys.push(key);
-    assert.deepEqual(keys.sort(), ["1:1", "12:1"]);
+    assert.deepEqual(keys.sort(), ["12:1", "1:1"]);
     await store.clear({ prefix: "1:" });
     assert.deepEqual([...data.sessions.keys()].sort(), ["12:1", "2:1"]);
   });

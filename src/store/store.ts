@@ -27,6 +27,8 @@ import {
   type ExclusiveOptions,
   exclusiveRules,
   leaseDefaults,
+  type MoveOptions,
+  moveRules,
   type UpdateContext,
   type UpdateOptions,
   updateRules,
@@ -99,6 +101,20 @@ export interface Store<Session> extends AsyncDisposable {
     change: (session: Session | undefined) => Changed<Session> | Promise<Changed<Session>>,
     options?: UpdateOptions,
   ): Promise<Session | undefined>;
+  /**
+   * Gives a session another key, and resolves with whether there was one. Its expiry stays the same. The
+   * new key is written before the old one is deleted, so that a crash loses nothing.
+   *
+   * While it is moved, no `exclusive()` and no `update()` of any process has one of the two sessions.
+   * Calls of this process that began before are done before. A database that cannot hold leases keeps
+   * this order within one process.
+   *
+   * @throws {RangeError} if both keys are the same, or if one is invalid.
+   * @throws {StoreError} if the new key has a session, unless `overwrite` is true.
+   * @throws {LeaseError} if another holds one of the sessions for longer than `wait`, or if the calling
+   * update does.
+   */
+  move(oldKey: string, newKey: string, options?: MoveOptions): Promise<boolean>;
   /**
    * Telegraf middleware: one update of a session at a time, in all processes. Put it before `session()`:
    * `bot.use(store.exclusive(), session({ store }))`. While the update runs, `ctx.state.lease` has its
@@ -274,6 +290,27 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     });
   }
 
+  async move(oldKey: string, newKey: string, options: MoveOptions = {}): Promise<boolean> {
+    checkOptions("move()", options, moveRules);
+    const [from, to] = [checkKey(oldKey), checkKey(newKey)];
+    if (from === to) throw new RangeError(`move(): both keys are ${JSON.stringify(from)}`);
+    const { overwrite = false, ...others } = options;
+    const move = () => this.#move(from, to, overwrite);
+    if (typeof this.#shared.leases === "string") return await move();
+    const exclusive = this.#exclusive ?? await this.#loadExclusive();
+    this.#checkOpen("lock", from);
+    const times = { ...leaseDefaults, ...given(others) };
+    // In the same order everywhere, so that two moves do not wait for each other.
+    const [first, second] = from < to ? [from, to] : [to, from];
+    try {
+      return await exclusive.update(first, times, () => exclusive.update(second, times, move));
+    } catch (error) {
+      const { leaseError } = this.#shared;
+      if (leaseError === undefined || (error as StoreError).cause !== leaseError) throw error;
+      return await move(); // the server is too old for leases, or its user may not add them
+    }
+  }
+
   exclusive<Context extends UpdateContext>(
     options: ExclusiveOptions<Context> = {},
   ): (ctx: Context, next: () => Promise<void>) => Promise<void> {
@@ -425,6 +462,60 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       : Math.abs(expires - stored) < this.#ttl! / 10;
   }
 
+  /** Moves a session. Begins again if one of the keys is written meanwhile without a lease. */
+  async #move(from: string, to: string, overwrite: boolean): Promise<boolean> {
+    const { queue } = this.#shared;
+    const keys = [from, to];
+    const versions = () => keys.map((key) => queue.version(key)).join();
+    for (let moved = false;;) {
+      for (const key of keys) {
+        await this.#keyed<void>("write", key, (key, waiter) => queue.written(key, waiter));
+        await this.#exclusive?.turn(key)?.earlier;
+      }
+      if (keys.some((key) => queue.isWriting(key))) continue;
+      const before = versions();
+      // Not by the queue, which would share a read that began before there were leases.
+      const read = (signal: AbortSignal) => this.#shared.read(keys, signal);
+      const found = (await this.#storeWide("read", read, from)).filter(this.#isAlive);
+      const entries = new Map(found.map((entry) => [entry.key, entry]));
+      if (versions() !== before) continue;
+      const entry = entries.get(from);
+      if (entry === undefined) return moved;
+      if (entries.has(to) && !overwrite && !moved) {
+        const why = `the session of "${from}" cannot be moved there because there is another one`;
+        throw new StoreError(why, { operation: "write", key: to });
+      }
+      this.#checkHeld(keys);
+      const copy = { ...entry, key: to };
+      const written = this.#keyed<void>("write", to, (key, waiter) => {
+        queue.write(key, copy, waiter);
+      });
+      const version = queue.version(from); // after the write because both keys may have one version
+      await written;
+      this.#exclusive?.turn(to)?.replace(copy);
+      moved = true;
+      this.#checkHeld(keys);
+      if (queue.version(from) !== version) continue;
+      const turn = this.#exclusive?.turn(from);
+      if (turn !== undefined) {
+        turn.write(null); // stored with the release, because the lease may be in the session's row
+        return true;
+      }
+      await this.#keyed<void>("delete", from, (key, waiter) => {
+        queue.write(key, undefined, waiter);
+      });
+      return true;
+    }
+  }
+
+  /** @throws {LeaseError} if the caller has lost the lease of one of the keys. */
+  #checkHeld(keys: string[]): void {
+    for (const key of keys) {
+      const { lost } = this.#exclusive?.turn(key) ?? {};
+      if (lost !== undefined) throw lost;
+    }
+  }
+
   /** The keys of sessions that begin with a prefix and that `include` accepts, page by page. */
   async *#pages(prefix: string, include = this.#isAlive): AsyncGenerator<string[]> {
     let start: string | undefined;
@@ -492,16 +583,17 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return promise;
   }
 
-  /** Runs an operation that concerns no single key, within the timeout. */
+  /** Runs an operation that the queue does not run, within the timeout. */
   async #storeWide<T>(
     operation: Operation,
     work: (signal: AbortSignal) => MaybePromise<T>,
+    key?: string,
   ): Promise<T> {
-    this.#begin(operation);
+    this.#begin(operation, key);
     try {
       return await withTimeout(this.#timeout, this.#clock, work);
     } catch (error) {
-      throw this.#fail(error, { operation });
+      throw this.#fail(error, key === undefined ? { operation } : { operation, key });
     } finally {
       this.#end();
     }

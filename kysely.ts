@@ -28,7 +28,7 @@ import { defaults, rules, type StoreOptions, storeRules } from "./src/options.ts
 import { Failovers } from "./src/sql/failover.ts";
 import { sqlLeases } from "./src/sql/leases.ts";
 import type { Script } from "./src/sql/script.ts";
-import { toEntries, toPage } from "./src/sql/statements.ts";
+import { toEntries } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link KyselyStore}: `db`, or `dialect`. */
@@ -129,9 +129,9 @@ function backend(options: KyselyStoreOptions): Backend {
       const text = table.statements.remove(values.length);
       await run((db) => table.write(db, text, values));
     },
-    async page(start = "", size) {
-      const { page } = table.statements;
-      return toPage(await run((db) => table.read(db, page(size), table.keys([start]))), size);
+    async page(start, size, _signal, prefix) {
+      const { text, key, page } = table.statements.page(start, size, prefix);
+      return page(await run((db) => table.read(db, text, table.keys([key]))));
     },
     leases: sqlLeases(
       () => table.statements,

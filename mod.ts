@@ -36,10 +36,17 @@ export {
 export type {
   Changed,
   ExclusiveOptions,
+  MoveOptions,
   UpdateContext,
   UpdateOptions,
 } from "./src/lease/options.ts";
 export type { StoreOptions } from "./src/options.ts";
+export {
+  followMigrations,
+  type MigrationContext,
+  type MigrationOptions,
+} from "./src/store/migrations.ts";
+export type { PrefixOptions } from "./src/store/entry.ts";
 export type { Health, Store } from "./src/store/store.ts";
 export type { StoreFactory } from "./src/store/factory.ts";
 

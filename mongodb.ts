@@ -101,7 +101,7 @@ function backend(options: MongoOptions): Backend<unknown> {
     write: (entries, signal, fresh) => commands.write(entries, signal, fresh),
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
     remove: (keys, signal) => commands.remove(keys, signal),
-    page: (start, size, signal) => commands.page(start, size, signal),
+    page: (...query) => commands.page(...query),
     prune: (now, signal) => commands.prune(now, signal),
     leases,
     close: () => source.close(),

@@ -29,7 +29,7 @@ import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src
 import { reportErrors, withConnection } from "./src/sql/pool.ts";
 import { sqlLeases } from "./src/sql/leases.ts";
 import { executeScript, type Script } from "./src/sql/script.ts";
-import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
+import { type Statements, toEntries } from "./src/sql/statements.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** Options of {@link MySQL}: `url`, or `host` and so on, or `pool`. */
@@ -133,9 +133,9 @@ function backend(options: MySQLOptions): Backend {
       const values = encode.keys(keys);
       await run(signal, statements.remove(values.length), values);
     },
-    async page(start = "", size, signal) {
-      const [key] = encode.keys([start]);
-      return toPage(await run(signal, statements.page(size), [key], mysql.read), size);
+    async page(start, size, signal, prefix) {
+      const { text, key, page } = statements.page(start, size, prefix);
+      return page(await run(signal, text, encode.keys([key]), mysql.read));
     },
     prune: (now, signal) => runScript(signal, statements.prune(now)),
     leases: sqlLeases(

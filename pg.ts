@@ -141,8 +141,9 @@ function backend(options: PostgresOptions): Backend {
     async remove(keys, signal) {
       await run(signal, statements.remove(keys.length), keyValues(keys));
     },
-    async page(start = "", size, signal) {
-      return sql.toPage(await run(signal, statements.page(size), [start]), size);
+    async page(start, size, signal, prefix) {
+      const { text, key, page } = statements.page(start, size, prefix);
+      return page(await run(signal, text, [key]));
     },
     prune: (now, signal) => runScript(signal, statements.prune(now)),
     leases: sqlLeases(

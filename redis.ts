@@ -103,7 +103,7 @@ function backend(options: RedisOptions): Backend {
     write: (entries, signal) => commands.write(entries, signal),
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
     remove: (keys, signal) => commands.remove(keys, signal),
-    page: (start, size, signal) => commands.page(start, size, signal),
+    page: (...query) => commands.page(...query),
     leases: existing === undefined || existing.evalSha && existing.eval
       ? new RedisLeases(source, commands, prefix)
       : "the client has no eval and evalSha",

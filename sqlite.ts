@@ -23,7 +23,7 @@ import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src
 import { prepareTable } from "./src/sql/schema.ts";
 import { plainValues, sqlLeases } from "./src/sql/leases.ts";
 import type { Script } from "./src/sql/script.ts";
-import { type Statements, toEntries, toPage } from "./src/sql/statements.ts";
+import { type Statements, toEntries } from "./src/sql/statements.ts";
 import { dialect } from "./src/sqlite/dialect.ts";
 import * as driver from "./src/sqlite/driver.ts";
 import { transient } from "./src/sqlite/errors.ts";
@@ -140,7 +140,10 @@ function backend(options: SQLiteOptions): Backend {
     },
     remove: (keys) =>
       driver.atomic(database, keys.length, () => keys.forEach((key) => remove.run(key))),
-    page: (start = "", size) => toPage(driver.rows(database, statements.page(size), [start]), size),
+    page(start, size, _signal, prefix) {
+      const { text, key, page } = statements.page(start, size, prefix);
+      return page(driver.rows(database, text, [key]));
+    },
     prune: (now) =>
       driver.atomic(database, 1, () => driver.runScript(database, statements.prune(now))),
     leases: sqlLeases(

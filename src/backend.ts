@@ -228,8 +228,14 @@ export interface Backend<Encoded = string> {
    * that exists all the time is returned at least once.
    *
    * @param start the cursor: `next` of the previous page; the first page without it.
+   * @param prefix entries whose keys do not begin with it may be left out. The same for all pages.
    */
-  page(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<Page>;
+  page(
+    start: string | undefined,
+    size: number,
+    signal: AbortSignal,
+    prefix?: string,
+  ): MaybePromise<Page>;
   /**
    * Deletes some entries that have expired by `now` (ms since the epoch) and have no lease, and returns
    * how many: 0 if none are left or another process is pruning. Absent if the database deletes them by itself.

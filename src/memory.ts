@@ -48,7 +48,8 @@ export function memoryBackend(
     remove(keys) {
       for (const key of keys) sessions.delete(key);
     },
-    page: (start = "", size) => page([...sessions.values()], start, size),
+    page: (start = "", size, _signal, prefix = "") =>
+      page([...sessions.values()].filter(({ key }) => key.startsWith(prefix)), start, size),
     prune(time) {
       const old = [...sessions.values()].filter(({ key, expires = Infinity }) =>
         expires <= time && !((leases.get(key)?.until ?? 0) > now())

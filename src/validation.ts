@@ -87,7 +87,7 @@ function show(value: unknown): string {
 function advice(value: unknown, rules: Readonly<Record<string, Rule>>): string {
   if (isPromise(value)) return "; await it first";
   if (typeof value === "string" || Object.prototype.toString.call(value) === "[object URL]") {
-    const option = ["url", "filename"].find((option) => option in rules);
+    const option = ["url", "filename", "prefix"].find((option) => option in rules);
     return option === undefined ? "" : `; pass it as { ${option} }`;
   }
   if (typeof value !== "object" || value === null) return "";

@@ -189,6 +189,7 @@ export class Line<Encoded> {
       checks.add(lease.turnEnds);
       const { update } = turn.options;
       turn.isRepeated = update !== undefined && hasSeen(lease.seen!, update, this.#clock.date());
+      turn.earlier = lease.settled;
       await turn.begin(lease.content);
       lease.turnEnds = Infinity;
       if (turn.isRunning) this.#lines.overdue.add(turn);
@@ -210,6 +211,7 @@ export class Line<Encoded> {
     const change = turn.lost === undefined ? turn.change : undefined;
     if (change !== undefined) lease.content = change ?? undefined;
     else if (turn.change !== undefined) turn.settle(turn.lost);
+    else if (turn.isReplaced) lease.content = turn.content;
     const note = this.#noteUpdate(lease, turn, change !== undefined);
     let error: unknown;
     if (lease.lost === undefined && (change !== undefined || note !== undefined || length === 0)) {

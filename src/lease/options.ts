@@ -32,6 +32,17 @@ export interface UpdateOptions {
   wait?: number | undefined;
 }
 
+/** Options of `move()`. */
+export interface MoveOptions extends UpdateOptions {
+  /**
+   * Whether a session that the new key already has is overwritten. Otherwise the call rejects with a
+   * `StoreError`.
+   *
+   * @default {false}
+   */
+  overwrite?: boolean | undefined;
+}
+
 /** Options of `exclusive()`. */
 export interface ExclusiveOptions<Context> extends UpdateOptions {
   /**
@@ -70,6 +81,9 @@ export const leaseDefaults = { wait: 30_000, lease: 15_000, most: 600_000 } as c
 
 /** The rules of `update()`. */
 export const updateRules: Rules<UpdateOptions> = { wait: milliseconds(1) };
+
+/** The rules of `move()`. */
+export const moveRules: Rules<MoveOptions> = { ...updateRules, overwrite: rules.flag };
 
 /** The rules of `exclusive()`. */
 export const exclusiveRules: Rules<ExclusiveOptions<never>> = {

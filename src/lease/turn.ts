@@ -30,6 +30,10 @@ export class Turn<Encoded> {
   content: Content<Encoded>;
   /** What has to be stored; `null` for a deletion. */
   change: Entry<Encoded> | null | undefined;
+  /** Resolves when the changes of the turns before it are stored, or cannot be. */
+  earlier: Promise<unknown> | undefined;
+  /** Whether `content` has been stored without the turn. */
+  isReplaced = false;
   /** Whether the session has been read in this turn. */
   isRead = false;
   /** Whether the session has seen the update before. */
@@ -105,6 +109,12 @@ export class Turn<Encoded> {
   write(change: Entry<Encoded> | null): void {
     this.change = change;
     this.content = change ?? undefined;
+  }
+
+  /** Notes what has been stored without the turn, for the turns after it. */
+  replace(content: Content<Encoded>): void {
+    this.content = content;
+    this.isReplaced = true;
   }
 
   lose(error: Error): void {

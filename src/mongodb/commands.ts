@@ -85,16 +85,25 @@ export class Commands {
   }
 
   /**
-   * Up to `size` keys, ascending. In a collection of 2.0.0-beta numeric keys come first; their cursors
-   * begin with NUL, which no key contains.
+   * Up to `size` keys, ascending in bytes. The first one may be the prefix itself. In a collection of
+   * 2.0.0-beta numeric keys come first; their cursors begin with NUL, which no key contains.
    */
-  async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
+  async page(
+    start: string | undefined,
+    size: number,
+    signal: AbortSignal,
+    prefix = "",
+  ): Promise<Page> {
     const lastNumber = this.#old && start === undefined
       ? -Infinity
       : start?.startsWith("\0") && Number(start.slice(1));
     const numeric = typeof lastNumber === "number";
     const filter = {
-      key: { $gt: numeric ? lastNumber : start ?? "" },
+      key: numeric
+        ? { $gt: lastNumber }
+        : start === undefined && prefix !== ""
+        ? { $gte: prefix }
+        : { $gt: start ?? "" },
       session: { $exists: true },
     };
     const found = await this.run((collection) =>
@@ -110,7 +119,10 @@ export class Commands {
       expires: expires?.getTime(),
     }));
     const mark = numeric ? "\0" : "";
-    if (entries.length === size) return { entries, next: mark + entries.at(-1)!.key };
+    const last = entries.length < size ? undefined : entries.at(-1)!.key;
+    if (last !== undefined && (this.#old || last.startsWith(prefix))) {
+      return { entries, next: mark + last };
+    }
     return { entries, next: numeric ? "" : undefined };
   }
 

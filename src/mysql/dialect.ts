@@ -191,6 +191,8 @@ export function dialect({ schema, table: name }: TableName, settings: Settings):
       });
     },
     column: (column) => quoted(column, "`"),
+    keyInBytes: ({ columns }) =>
+      columns.get("key")?.startsWith("varbinary") ? quoted("key", "`") : undefined,
     selectSuffix: unlimited,
     select(column, { columns }) {
       const name = quoted(column, "`");

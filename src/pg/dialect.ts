@@ -87,6 +87,7 @@ export function dialect(table: string): Dialect {
       }
     },
     column: (column) => column,
+    keyInBytes: () => 'key COLLATE "C"',
     duplicateOrder: "ctid",
     select: (column) => column === "expires" ? "expires::text" : column,
     index: `CREATE INDEX ON ${table} (expires)`,

@@ -72,20 +72,28 @@ export class Commands {
     });
   }
 
-  async page(start: string | undefined, size: number, signal: AbortSignal): Promise<Page> {
-    const { keys, next } = await this.scan(start, size, signal);
+  async page(
+    start: string | undefined,
+    size: number,
+    signal: AbortSignal,
+    prefix?: string,
+  ): Promise<Page> {
+    const { keys, next } = await this.scan(start, size, signal, prefix);
     const sessions = keys.filter((key) => key !== "" && !key.startsWith(mark));
     return { entries: sessions.map((key) => ({ key })), next };
   }
 
   /**
-   * A page of keys without the prefix, those of leases and notes among them. The cursor is the number
-   * of a node, and the cursor of its `SCAN`.
+   * A page of keys without the store's prefix, those of leases and notes among them. The cursor is the
+   * number of a node, and the cursor of its `SCAN`.
+   *
+   * @param beginning what the keys begin with.
    */
   scan(
     start = "0 0",
     size: number,
     signal: AbortSignal,
+    beginning = "",
   ): Promise<{ keys: string[]; next: string | undefined }> {
     const [number, cursor] = start.split(" ") as [string, string];
     const node = Number(number);
@@ -95,7 +103,7 @@ export class Commands {
       const server = masters === undefined
         ? reads.scan ? reads : client
         : await client.nodeClient!(masters[node] as never) as Client;
-      const pattern = `${prefix.replace(/[*?[\]\\]/g, "\\$&")}*`;
+      const pattern = `${(prefix + beginning).replace(/[*?[\]\\]/g, "\\$&")}*`;
       const reply = await server.scan!(cursor as never, { MATCH: pattern, COUNT: size });
       const found = reply as { cursor: unknown; keys: unknown[] };
       const next = String(found.cursor) !== "0"

@@ -33,6 +33,11 @@ export interface Dialect {
   underSchemaLock<T>(script: Script<T>): Script<T>;
   /** A column's name, quoted if necessary. */
   column(name: string): string;
+  /**
+   * The key as an expression that is compared byte by byte, with an index unless the table is old. Absent
+   * if the database cannot do that with a table of this shape.
+   */
+  keyInBytes(shape: Shape): string | undefined;
   /** The order that makes the newest row of a key count, in a table whose keys are not unique. */
   readonly duplicateOrder?: string;
   /** Ends each query of sessions, in databases that may otherwise limit the number of rows. */

@@ -19,14 +19,23 @@ export interface Statements {
   readonly remove: (keys: number) => string;
   /** Its values are the new expiry, then the keys. */
   readonly renew: (keys: number) => string;
-  /** Up to `size` rows after a key, in the order of keys, with NULL in place of the session. */
-  readonly page: (size: number) => string;
+  /** Reads a page, without sessions. The arguments are those of the contract. */
+  page(start: string | undefined, size: number, prefix?: string): PageQuery;
   /** Deletes some expired rows. Returns how many. */
   prune(now: number): Script<number>;
   /** Claims and settles leases. Present if the table has their columns. */
   readonly leases?: LeaseStatements | undefined;
   /** The values of an entry, in the order of its columns. */
   values(entry: Entry<string>): unknown[];
+}
+
+/** A query of a page. */
+export interface PageQuery {
+  readonly text: string;
+  /** The key that is its value. */
+  readonly key: string;
+  /** The page of its rows. */
+  page(rows: Row[]): Page;
 }
 
 export function statements(dialect: Dialect, shape: Shape): Statements {
@@ -70,20 +79,27 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
     renew: memoized((keys) =>
       `UPDATE ${table} SET expires = ${value("expires", 1)} WHERE ${matchesInOrder(keys, 2)}`
     ),
-    page: memoized((size) =>
-      `SELECT ${listed} FROM ${table} WHERE ${column("key")} > ${value("key", 1)} ` +
-      // Another process may use leases: a row that only has a lease is no session.
-      "AND session IS NOT NULL " +
-      `ORDER BY ${column("key")} LIMIT ${size}`
-    ),
+    page(start, size, prefix = "") {
+      // In the order of bytes, the keys with a prefix follow each other.
+      const inBytes = prefix === "" ? undefined : dialect.keyInBytes(shape);
+      const key = inBytes ?? column("key");
+      const first = inBytes !== undefined && start === undefined;
+      return {
+        text: `SELECT ${listed} FROM ${table} ` +
+          `WHERE ${key} ${first ? ">=" : ">"} ${value("key", 1)} ` +
+          // Another process may use leases: a row that only has a lease is no session.
+          `AND session IS NOT NULL ORDER BY ${key} LIMIT ${size}`,
+        key: first ? prefix : start ?? "",
+        page(rows) {
+          const entries = rows.map(toEntry);
+          const last = entries.at(-1)?.key;
+          const ends = rows.length < size || inBytes !== undefined && !last?.startsWith(prefix);
+          return { entries, next: ends ? undefined : last };
+        },
+      };
+    },
     values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
   };
-}
-
-/** The page of the rows that `page(size)` selected. */
-export function toPage(rows: Row[], size: number): Page {
-  const entries = rows.map(toEntry);
-  return { entries, next: rows.length < size ? undefined : entries.at(-1)!.key };
 }
 
 /** Makes the text of each count only once. */

@@ -72,6 +72,7 @@ export function dialect(name: string): Dialect {
       }
     },
     column: (column) => column,
+    keyInBytes: () => "key",
     duplicateOrder: "rowid DESC", // because `get` returns the first row of a key
     select: (column) => column,
     matches: () => "key = ?",

@@ -5,6 +5,8 @@
  */
 
 import { Buffer } from "node:buffer";
+import { type Rules, rules } from "../options.ts";
+import { checkOptions } from "../validation.ts";
 
 /** Anything that may expire. */
 export interface Expiring {
@@ -34,8 +36,42 @@ export function checkKey(key: unknown): string {
   if (bytes === 0 || bytes > 512) {
     throw new RangeError(`A session key must have 1 to 512 bytes in UTF-8, but has ${bytes}`);
   }
-  if (key.includes("\0") || /\p{Surrogate}/u.test(key)) {
-    throw new RangeError("A session key must be valid Unicode without NUL");
-  }
+  if (!isValid(key)) throw new RangeError("A session key must be valid Unicode without NUL");
   return key;
+}
+
+/** Options of `keys()`, `entries()`, `size()` and `clear()`. */
+export interface PrefixOptions {
+  /**
+   * Only sessions whose keys begin with this text, byte by byte. `"123:"` are those of user 123, with
+   * Telegraf's keys. Up to 512 bytes in UTF-8; all sessions if it is empty.
+   *
+   * @default {""}
+   */
+  prefix?: string | undefined;
+}
+
+const prefixRules: Rules<PrefixOptions> = {
+  prefix: {
+    ...rules.text,
+    expected: "a string of up to 512 bytes of valid Unicode without NUL",
+    accepts: (prefix: string) => Buffer.byteLength(prefix) <= 512 && isValid(prefix),
+  },
+};
+
+/**
+ * Checks the options of a method, and returns the prefix: empty text if there is none.
+ *
+ * @param caller the method, for messages.
+ * @throws {TypeError} if an option is unknown or has the wrong type.
+ * @throws {RangeError} if no key can begin with the prefix.
+ */
+export function checkPrefix(caller: string, options: PrefixOptions): string {
+  checkOptions(caller, options, prefixRules);
+  return options.prefix ?? "";
+}
+
+/** Whether all databases can store the text as a key, or as the beginning of one. */
+function isValid(text: string): boolean {
+  return !text.includes("\0") && !/\p{Surrogate}/u.test(text);
 }

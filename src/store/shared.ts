@@ -89,7 +89,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   /** What the database is prepared for, or has to be. */
   #needs: Needs = { expiring: false, leasing: false };
   /** Why the database could not be prepared for leases. */
-  #leaseError: unknown;
+  leaseError: unknown;
   /** The last error since a call succeeded. */
   lastError: unknown;
   limits: Limits = initialLimits;
@@ -130,8 +130,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.run(() => this.#backend.remove(keys, signal), signal);
   }
 
-  page(start: string | undefined, signal: AbortSignal, size = 128): MaybePromise<Page> {
-    return this.run(() => this.#backend.page(start, size, signal), signal);
+  page(
+    start: string | undefined,
+    signal: AbortSignal,
+    size = 128,
+    prefix?: string,
+  ): MaybePromise<Page> {
+    return this.run(() => this.#backend.page(start, size, signal, prefix), signal);
   }
 
   prune(signal: AbortSignal): MaybePromise<number> {
@@ -147,7 +152,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   runLeased<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
     this.#require({ leasing: true });
     return this.run(() => {
-      if (!this.#needs.leasing) throw this.#leaseError;
+      if (!this.#needs.leasing) throw this.leaseError;
       return work();
     }, signal);
   }
@@ -230,7 +235,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     } catch (error) {
       if (!needs.leasing || error === timedOut || this.#backend.transient(error)) throw error;
       // Everything else works without leases.
-      this.#leaseError = error;
+      this.leaseError = error;
       this.#needs = { ...needs, leasing: false };
       await this.#openFor(this.#needs);
     }

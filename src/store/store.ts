@@ -27,6 +27,8 @@ import {
   type ExclusiveOptions,
   exclusiveRules,
   leaseDefaults,
+  type MoveOptions,
+  moveRules,
   type UpdateContext,
   type UpdateOptions,
   updateRules,
@@ -35,7 +37,7 @@ import { debugByEnvironment, defaults, type StoreOptions } from "../options.ts";
 import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
-import { checkKey, type Expiring, isAlive } from "./entry.ts";
+import { checkKey, checkPrefix, type Expiring, isAlive, type PrefixOptions } from "./entry.ts";
 import type { Waiter } from "./lane.ts";
 import type { LateChanges } from "./late.ts";
 import { originOf, setOrigin } from "./origin.ts";
@@ -64,17 +66,23 @@ export interface Store<Session> extends AsyncDisposable {
   /** Whether there is a session. */
   has(key: string): Promise<boolean>;
   /**
-   * The keys of all sessions, page by page, in no particular order. Sessions that are stored or
-   * deleted during the iteration may or may not be included. Redis may return a key twice while it
-   * resizes its hash table.
+   * The keys of all sessions, or of those with a prefix, page by page, in no particular order. Sessions
+   * that are stored or deleted during the iteration may or may not be included. Redis may return a key
+   * twice while it resizes its hash table.
+   *
+   * @throws {TypeError} if an option is unknown or has the wrong type, with the first page.
+   * @throws {RangeError} if no key can begin with the prefix.
    */
-  keys(): AsyncIterableIterator<string>;
-  /** All sessions with their keys, in the manner of `keys()`. */
-  entries(): AsyncIterableIterator<[key: string, session: Session]>;
+  keys(options?: PrefixOptions): AsyncIterableIterator<string>;
+  /** The sessions with their keys, in the manner of `keys()`. */
+  entries(options?: PrefixOptions): AsyncIterableIterator<[key: string, session: Session]>;
   /** How many sessions there are. Counts them one by one, in the manner of `keys()`. */
-  size(): Promise<number>;
-  /** Deletes all sessions of this store, which are those of its table, collection or prefix. */
-  clear(): Promise<void>;
+  size(options?: PrefixOptions): Promise<number>;
+  /**
+   * Deletes all sessions of this store, which are those of its table, collection or prefix; or those
+   * whose keys begin with a prefix.
+   */
+  clear(options?: PrefixOptions): Promise<void>;
   /**
    * Deletes expired sessions and returns how many it deleted. Returns 0 for a database that deletes
    * them by itself. A store with a `ttl` calls this every `pruneInterval`.
@@ -94,6 +102,20 @@ export interface Store<Session> extends AsyncDisposable {
     change: (session: Session | undefined) => Changed<Session> | Promise<Changed<Session>>,
     options?: UpdateOptions,
   ): Promise<Session | undefined>;
+  /**
+   * Gives a session another key, and resolves with whether there was one. Its expiry stays the same. The
+   * new key is written before the old one is deleted, so that a crash loses nothing.
+   *
+   * While it is moved, no `exclusive()` and no `update()` of any process has one of the two sessions.
+   * Calls of this process that began before are done before. A database that cannot hold leases keeps
+   * this order within one process.
+   *
+   * @throws {RangeError} if both keys are the same, or if one is invalid.
+   * @throws {StoreError} if the new key has a session, unless `overwrite` is true.
+   * @throws {LeaseError} if another holds one of the sessions for longer than `wait`, or if the calling
+   * update does.
+   */
+  move(oldKey: string, newKey: string, options?: MoveOptions): Promise<boolean>;
   /**
    * Telegraf middleware: one update of a session at a time, in all processes. Put it before `session()`:
    * `bot.use(store.exclusive(), session({ store }))`. While the update runs, `ctx.state.lease` has its
@@ -226,12 +248,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.#keyed("read", key, read, this.#isAlive);
   }
 
-  async *keys(): AsyncIterableIterator<string> {
-    for await (const page of this.#pages()) yield* page;
+  async *keys(options: PrefixOptions = {}): AsyncIterableIterator<string> {
+    for await (const page of this.#pages(checkPrefix("keys()", options))) yield* page;
   }
 
-  async *entries(): AsyncIterableIterator<[string, Session]> {
-    for await (const page of this.#pages()) {
+  async *entries(options: PrefixOptions = {}): AsyncIterableIterator<[string, Session]> {
+    for await (const page of this.#pages(checkPrefix("entries()", options))) {
       const sessions = await Promise.all(page.map((key) => this.#get(key)));
       for (const [i, session] of sessions.entries()) {
         if (session !== undefined) yield [page[i]!, session];
@@ -239,15 +261,18 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     }
   }
 
-  async size(): Promise<number> {
+  async size(options: PrefixOptions = {}): Promise<number> {
+    const prefix = checkPrefix("size()", options);
     let size = 0;
-    for await (const page of this.#pages()) size += page.length;
+    for await (const page of this.#pages(prefix)) size += page.length;
     return size;
   }
 
-  async clear(): Promise<void> {
-    await Promise.all(this.#shared.queue.writing().map((key) => this.delete(key)));
-    for await (const page of this.#pages(() => true)) {
+  async clear(options: PrefixOptions = {}): Promise<void> {
+    const prefix = checkPrefix("clear()", options);
+    const pending = this.#shared.queue.writing().filter((key) => key.startsWith(prefix));
+    await Promise.all(pending.map((key) => this.delete(key)));
+    for await (const page of this.#pages(prefix, () => true)) {
       await Promise.all(page.map((key) => this.delete(key)));
     }
   }
@@ -275,6 +300,27 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       this.#late?.then((late) => late.forget(key), this.#report);
       return after ?? undefined;
     });
+  }
+
+  async move(oldKey: string, newKey: string, options: MoveOptions = {}): Promise<boolean> {
+    checkOptions("move()", options, moveRules);
+    const [from, to] = [checkKey(oldKey), checkKey(newKey)];
+    if (from === to) throw new RangeError(`move(): both keys are ${JSON.stringify(from)}`);
+    const { overwrite = false, ...others } = options;
+    const move = () => this.#move(from, to, overwrite);
+    if (typeof this.#shared.leases === "string") return await move();
+    const exclusive = this.#exclusive ?? await this.#loadExclusive();
+    this.#checkOpen("lock", from);
+    const times = { ...leaseDefaults, ...given(others) };
+    // In the same order everywhere, so that two moves do not wait for each other.
+    const [first, second] = from < to ? [from, to] : [to, from];
+    try {
+      return await exclusive.update(first, times, () => exclusive.update(second, times, move));
+    } catch (error) {
+      const { leaseError } = this.#shared;
+      if (leaseError === undefined || (error as StoreError).cause !== leaseError) throw error;
+      return await move(); // the server is too old for leases, or its user may not add them
+    }
   }
 
   exclusive<Context extends UpdateContext>(
@@ -434,13 +480,68 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       : Math.abs(expires - stored) < this.#ttl! / 10;
   }
 
-  /** The keys of all sessions that `include` accepts, page by page. */
-  async *#pages(include = this.#isAlive): AsyncGenerator<string[]> {
+  /** Moves a session. Begins again if one of the keys is written meanwhile without a lease. */
+  async #move(from: string, to: string, overwrite: boolean): Promise<boolean> {
+    const { queue } = this.#shared;
+    const keys = [from, to];
+    const versions = () => keys.map((key) => queue.version(key)).join();
+    for (let moved = false;;) {
+      for (const key of keys) {
+        await this.#keyed<void>("write", key, (key, waiter) => queue.written(key, waiter));
+        await this.#exclusive?.turn(key)?.earlier;
+      }
+      if (keys.some((key) => queue.isWriting(key))) continue;
+      const before = versions();
+      // Not by the queue, which would share a read that began before there were leases.
+      const read = (signal: AbortSignal) => this.#shared.read(keys, signal);
+      const found = (await this.#storeWide("read", read, from)).filter(this.#isAlive);
+      const entries = new Map(found.map((entry) => [entry.key, entry]));
+      if (versions() !== before) continue;
+      const entry = entries.get(from);
+      if (entry === undefined) return moved;
+      if (entries.has(to) && !overwrite && !moved) {
+        const why = `the session of "${from}" cannot be moved there because there is another one`;
+        throw new StoreError(why, { operation: "write", key: to });
+      }
+      this.#checkHeld(keys);
+      const copy = { ...entry, key: to };
+      const written = this.#keyed<void>("write", to, (key, waiter) => {
+        queue.write(key, copy, waiter);
+      });
+      const version = queue.version(from); // after the write because both keys may have one version
+      await written;
+      this.#exclusive?.turn(to)?.replace(copy);
+      moved = true;
+      this.#checkHeld(keys);
+      if (queue.version(from) !== version) continue;
+      const turn = this.#exclusive?.turn(from);
+      if (turn !== undefined) {
+        turn.write(null); // stored with the release, because the lease may be in the session's row
+        return true;
+      }
+      await this.#keyed<void>("delete", from, (key, waiter) => {
+        queue.write(key, undefined, waiter);
+      });
+      return true;
+    }
+  }
+
+  /** @throws {LeaseError} if the caller has lost the lease of one of the keys. */
+  #checkHeld(keys: string[]): void {
+    for (const key of keys) {
+      const { lost } = this.#exclusive?.turn(key) ?? {};
+      if (lost !== undefined) throw lost;
+    }
+  }
+
+  /** The keys of sessions that begin with a prefix and that `include` accepts, page by page. */
+  async *#pages(prefix: string, include = this.#isAlive): AsyncGenerator<string[]> {
     let start: string | undefined;
     do {
-      const readPage = (signal: AbortSignal) => this.#shared.page(start, signal);
+      const readPage = (signal: AbortSignal) => this.#shared.page(start, signal, undefined, prefix);
       const { entries, next } = await this.#storeWide("read", readPage);
-      yield entries.filter(include).map(({ key }) => key);
+      const found = entries.filter((entry) => entry.key.startsWith(prefix) && include(entry));
+      yield found.map(({ key }) => key);
       start = next;
       // An embedded database is synchronous: other work gets its turn between pages.
       await new Promise((resolve) => setImmediate(resolve));
@@ -500,16 +601,17 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return promise;
   }
 
-  /** Runs an operation that concerns no single key, within the timeout. */
+  /** Runs an operation that the queue does not run, within the timeout. */
   async #storeWide<T>(
     operation: Operation,
     work: (signal: AbortSignal) => MaybePromise<T>,
+    key?: string,
   ): Promise<T> {
-    this.#begin(operation);
+    this.#begin(operation, key);
     try {
       return await withTimeout(this.#timeout, this.#clock, work);
     } catch (error) {
-      throw this.#fail(error, { operation });
+      throw this.#fail(error, key === undefined ? { operation } : { operation, key });
     } finally {
       this.#end();
     }

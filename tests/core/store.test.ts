@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import type { Backend } from "../../src/backend.ts";
 import { reason, redact } from "../../src/errors.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
@@ -32,6 +33,58 @@ describe("listing", () => {
     script.calls.length = 0;
     for await (const _ of store.keys()) break;
     assert.equal(pages(), 1);
+  });
+
+  it("keys() with a prefix reads no page of other keys", async () => {
+    const script = new Script();
+    for (let i = 0; i < 1000; i++) {
+      const key = `${i % 5}:${i}`;
+      script.sessions.set(key, { key, value: "{}" });
+    }
+    await using store = script.store();
+    for (
+      const [options, count, pages] of [
+        [{ prefix: "3:" }, 200, 2],
+        [{ prefix: "x" }, 0, 1],
+        [{ prefix: "" }, 1000, 8],
+        [{ prefix: undefined }, 1000, 8],
+      ] as const
+    ) {
+      script.calls.length = 0;
+      assert.equal(await store.size(options), count);
+      assert.equal(script.calls.filter((call) => call.startsWith("page")).length, pages);
+    }
+  });
+
+  it("a backend may return keys without the prefix", async () => {
+    const data = new MemoryData();
+    for (const key of ["1:1", "12:1", "2:1"]) data.sessions.set(key, { key, value: "{}" });
+    const memory = memoryBackend(data);
+    const page: Backend["page"] = (start, size, signal) => memory.page(start, size, signal);
+    await using store = createStore({ ...memory, page });
+    const keys: string[] = [];
+    for await (const key of store.keys({ prefix: "1" })) keys.push(key);
+    assert.deepEqual(keys.sort(), ["12:1", "1:1"]);
+    await store.clear({ prefix: "1:" });
+    assert.deepEqual([...data.sessions.keys()].sort(), ["12:1", "2:1"]);
+  });
+
+  it("clear() with a prefix leaves pending writes of other keys alone", async () => {
+    const script = new Script();
+    await using store = script.store();
+    await store.ready();
+    script.calls.length = 0;
+    const { opened, open } = gate();
+    script.before = (call) => call.startsWith("write") ? opened : undefined;
+    const writes = [store.set("1:1", 1), store.set("2:1", 2)];
+    await settle();
+    const newer = store.set("2:1", 3); // waits behind the write in progress
+    const cleared = store.clear({ prefix: "1:" });
+    open();
+    await Promise.all([...writes, newer, cleared]);
+    assert.deepEqual([...script.sessions].map(([key, { value }]) => [key, value]), [["2:1", "3"]]);
+    const removed = script.calls.filter((call) => call.startsWith("remove"));
+    assert.deepEqual(removed, ["remove 1:1"]);
   });
 
   it("size() lets other work run although the database is synchronous", async () => {

@@ -1,6 +1,7 @@
 /** Tests that only MySQL and MariaDB need. */
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
@@ -9,6 +10,7 @@ import { createPool, type RowDataPacket } from "mysql2/promise";
 import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
+import { statements } from "../../src/sql/statements.ts";
 import { conformance, type Harness, leases } from "../suites/conformance/index.ts";
 import { urlWith } from "../suites/faults.ts";
 import { type SQLOptions, sqlTables } from "../suites/sqlTables.ts";
@@ -394,6 +396,30 @@ describe("MySQL tables", () => {
       }
     });
   }
+
+  it("MySQL finds a prefix by the index", async () => {
+    const { name, url } = await createDatabase();
+    await using store = MySQL({ url });
+    const keys = Array.from({ length: 200 }, (_, i) => `${i % 10}:${i}`);
+    await Promise.all(keys.map((key) => store.set(key, 1)));
+    const shape = { columns: new Map([["key", "varbinary(512)"]]), unique: true, indexed: false };
+    const settings = { charset: "utf8mb4", maxAllowedPacket: 1e6, version: "", returning: false };
+    const { page } = statements(
+      dialect({ schema: name, table: "telegraf-sessions" }, settings),
+      shape,
+    );
+    for (const start of [undefined, "1:1"]) {
+      const { text, key } = page(start, 10, "1:");
+      const [[plan]] = await admin.query<RowDataPacket[]>({
+        sql: `EXPLAIN ${text}`,
+        values: [Buffer.from(key)],
+        rowsAsArray: false,
+      });
+      assert.equal(plan!.type, "range");
+      assert.equal(plan!.key, "PRIMARY");
+      assert.doesNotMatch(String(plan!.Extra), /filesort/);
+    }
+  });
 
   it("MySQL does not alter data silently in an old table without strict mode", async () => {
     const { name, url } = await createDatabase("latin1");

@@ -6,6 +6,7 @@ import { after, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import pg from "pg";
 import { dialect } from "../../src/pg/dialect.ts";
+import { statements } from "../../src/sql/statements.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { conformance } from "../suites/conformance/index.ts";
@@ -270,6 +271,50 @@ describe("PostgreSQL tables", () => {
     const { rows: plan } = await admin.query(`EXPLAIN (FORMAT JSON) ${statement}`, values);
     assert.match(JSON.stringify(plan), /CTE turn/);
     assert.equal(await store.prune(), 20);
+  });
+
+  it("PostgreSQL finds a prefix by the index", async () => {
+    const name = table();
+    await using store = Postgres({ url, table: name });
+    await store.ready();
+    const shape = { columns: new Map([["key", "text"]]), unique: true, indexed: false };
+    const { page } = statements(dialect(quoted(name)), shape);
+    const client = await admin.connect();
+    try {
+      // Otherwise the server would scan the table, which is small.
+      await client.query(
+        "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off",
+      );
+      for (const start of [undefined, "1:1"]) {
+        const { text, key } = page(start, 10, "1:");
+        const { rows: [plan] } = await client.query(`EXPLAIN (FORMAT JSON) ${text}`, [key]);
+        assert.match(JSON.stringify(plan), /"Index Cond":"\(key >=? '1:/);
+        assert.doesNotMatch(JSON.stringify(plan), /"Sort/);
+      }
+    } finally {
+      await client.query("ROLLBACK");
+      client.release();
+    }
+  });
+
+  it("PostgreSQL finds a prefix byte by byte in a table with another collation", async (t) => {
+    const [[collation] = []] = await rows(
+      `SELECT collname FROM pg_collation
+      WHERE collname IN ('en-x-icu', 'en_US.utf8', 'en_US') ORDER BY collname LIMIT 1`,
+    );
+    if (collation === undefined) return t.skip("this server has only the collation C");
+    const name = table();
+    await admin.query(`CREATE TABLE ${quoted(name)}
+      (key text COLLATE ${quoted(String(collation))} PRIMARY KEY, session text, expires bigint)`);
+    await using store = Postgres({ url, table: name });
+    const names = ["a:", "A:", "á:", "b:", "a", "a-"];
+    const keys = names.flatMap((name) => Array.from({ length: 150 }, (_, i) => name + i)).sort();
+    await Promise.all(keys.map((key) => store.set(key, key)));
+    for (const prefix of [...names, "a:1", "A", "á", "z"]) {
+      const found = [];
+      for await (const key of store.keys({ prefix })) found.push(key);
+      assert.deepEqual(found.sort(), keys.filter((key) => key.startsWith(prefix)), prefix);
+    }
   });
 
   it("PostgreSQL accepts any table name and quotes it", async () => {

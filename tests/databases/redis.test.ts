@@ -290,6 +290,10 @@ describe("Redis clients", () => {
       for await (const [key, session] of store!.entries()) {
         assert.deepEqual(session, Object.fromEntries(sessions)[key]);
       }
+      const some = sessions.map(([key]) => key).filter((key) => key.startsWith("chat:1"));
+      await assertLists(store!, some, { prefix: "chat:1" });
+      await store!.clear({ prefix: "chat:1" });
+      await assertLists(store!, sessions.map(([key]) => key).filter((key) => !some.includes(key)));
       await store!.clear();
       assert.equal(await store!.size(), 0);
       for (const neighbour of neighbours) {

@@ -10,6 +10,8 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { SQLite, type SQLiteOptions } from "../../sqlite.ts";
 import { backendOf } from "../../src/store/factory.ts";
+import { statements } from "../../src/sql/statements.ts";
+import { dialect } from "../../src/sqlite/dialect.ts";
 import { enableWriteAheadLog } from "../../src/sqlite/driver.ts";
 import { withoutDriver } from "../support/withoutDriver.ts";
 import { entry, run } from "../support/process.ts";
@@ -150,6 +152,21 @@ function testFiles(opener: Opener): void {
   const SQLite = (options: SQLiteOptions) => opener.factory(options);
 
   describe(`SQLite tables with ${by}`, () => {
+    it(`SQLite with ${by} finds a prefix by the index`, async () => {
+      const filename = file();
+      await using store = SQLite({ filename });
+      await store.ready();
+      const columns = new Map([["key", "text"], ["session", "text"]]);
+      const shape = { columns, unique: true, indexed: false };
+      const { page } = statements(dialect(table), shape);
+      for (const start of [undefined, "1:1"]) {
+        const { text, key } = page(start, 10, "1:");
+        const plan = rows(filename, `EXPLAIN QUERY PLAN ${text.replace("?", `'${key}'`)}`, open);
+        assert.match(plan.join("; "), /SEARCH .*\(key>\?\)/);
+        assert.doesNotMatch(plan.join("; "), /TEMP B-TREE/);
+      }
+    });
+
     it(`SQLite with ${by} reads sessions of 2.0.0-beta, and upgrades its table`, async () => {
       const errors: unknown[] = [];
       const filename = file();

@@ -112,6 +112,24 @@ export function sqlTables(harness: SQLHarness): void {
       }
     });
 
+    it(`${name} finds keys with a prefix in an old table that it may not alter`, async () => {
+      const keys = ["1:1", "1:2", "10:1", "2:1", "a:1", "ab:1", "b:1", "é:1"].sort();
+      const options = await harness.restricted(async ({ url, table }) => {
+        const { pool, end } = harness.pool(url!, 1);
+        const old = harness.upstream(pool, table!);
+        for (const key of keys) await old.set(key, { key });
+        await end();
+      });
+      await using store = open(options);
+      for (const prefix of ["1", "1:", "10", "3", "a", "A", "a:", "é", "e", "z", ""]) {
+        const found = [];
+        for await (const key of store.keys({ prefix })) found.push(key);
+        assert.deepEqual(found.sort(), keys.filter((key) => key.startsWith(prefix)), prefix);
+      }
+      await store.clear({ prefix: "1:" });
+      assert.equal(await store.size(), keys.length - 2);
+    });
+
     it(`${name} does not block others while a transaction has read the old table`, async () => {
       const place = table();
       const { pool, end } = harness.pool(url, 2);

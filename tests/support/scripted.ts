@@ -70,8 +70,9 @@ export class Script {
       renew: (keys, expires, signal) =>
         step("renew", keys, signal).then(() => memory.renew(keys, expires, signal)),
       prune: (now, signal) => step("prune", [], signal).then(() => memory.prune!(now, signal)),
-      page: (start, size, signal) =>
-        step("page", start ? [start] : [], signal).then(() => memory.page(start, size, signal)),
+      page: (start, size, signal, prefix) =>
+        step("page", start ? [start] : [], signal)
+          .then(() => memory.page(start, size, signal, prefix)),
       remove: (keys, signal) =>
         step("remove", keys, signal).then(() => memory.remove(keys, signal)),
       close: () => step("close", []),

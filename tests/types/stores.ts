@@ -8,7 +8,7 @@ import * as telegraf4120 from "telegraf-4.12.0";
 import * as telegraf4131 from "telegraf-4.13.1";
 import type { SqliteDialect } from "kysely";
 import { KyselyStore } from "../../kysely.ts";
-import { Memory, type Store } from "../../mod.ts";
+import { followMigrations, Memory, type Store } from "../../mod.ts";
 import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
@@ -95,6 +95,29 @@ declare const dialect: SqliteDialect;
   store.update("k", () => ({ cuont: 1 }));
   // @ts-expect-error: unknown option
   store.exclusive({ leas: 1_000 });
+}
+
+/** Prefixes, and sessions that move. */
+{
+  const { session, Telegraf } = telegraf;
+  interface Context extends telegraf.Context {
+    session: Session;
+  }
+  const bot = new Telegraf<Context>("token");
+  const store = Redis<Session>({});
+  bot.use(followMigrations(store), store.exclusive(), session({ store }));
+  bot.use(followMigrations(store, { rename: (key, from, to) => key.replace(`${from}`, `${to}`) }));
+  new telegraf4120.Telegraf("token").use(followMigrations(store));
+  new telegraf4131.Telegraf("token").use(followMigrations(store));
+  store.keys({ prefix: "123:" });
+  store.size({ prefix: undefined });
+  store.move("1:2", "1:3", { overwrite: true, wait: 1_000 });
+  // @ts-expect-error: not a prefix
+  store.clear({ prefix: 123 });
+  // @ts-expect-error: unknown option
+  store.entries({ prefx: "123:" });
+  // @ts-expect-error: unknown option
+  store.move("1:2", "1:3", { overwite: true });
 }
 
 /** Wrong code does not compile. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { it } from "node:test";
-import type { Store, StoreOptions } from "../../../mod.ts";
+import type { PrefixOptions, Store, StoreOptions } from "../../../mod.ts";
 import type { Backend } from "../../../src/backend.ts";
 import { place } from "../../support/servers.ts";
 
@@ -145,12 +145,16 @@ export function sized(bytes: number): { text: string; seed: number } {
  * Asserts that the store lists these keys and no others. Tries again if one is listed twice, as Redis may do
  * while it resizes its hash table.
  */
-export async function assertLists(store: Store<unknown>, expected: string[]): Promise<void> {
+export async function assertLists(
+  store: Store<unknown>,
+  expected: string[],
+  options?: PrefixOptions,
+): Promise<void> {
   const keys = expected.toSorted();
   for (let tries = 1;; tries++) {
-    const listed = (await fromAsync(store.keys())).sort();
-    const entries = (await fromAsync(store.entries())).map(([key]) => key).sort();
-    const size = await store.size();
+    const listed = (await fromAsync(store.keys(options))).sort();
+    const entries = (await fromAsync(store.entries(options))).map(([key]) => key).sort();
+    const size = await store.size(options);
     const isRepeated = [listed, entries].some((all) => new Set(all).size < all.length) ||
       size > keys.length;
     if (isRepeated && tries < 100) continue;

@@ -8,14 +8,16 @@ import { keys } from "./keys.ts";
 import { leases } from "./leases.ts";
 import { lifecycle } from "./lifecycle.ts";
 import { listing } from "./listing.ts";
+import { moves } from "./moves.ts";
 import { order } from "./order.ts";
+import { prefixes } from "./prefixes.ts";
 import { values } from "./values.ts";
 
 export type { Harness } from "./harness.ts";
 
 export { leases };
 
-const all = [values, keys, order, batches, listing, expiry, leases, lifecycle];
+const all = [values, keys, order, batches, listing, prefixes, moves, expiry, leases, lifecycle];
 
 /** Runs the suite, or some topics of it. */
 export function conformance(given: Harness, topics = all): void {

@@ -113,7 +113,9 @@ export function sqlTables(harness: SQLHarness): void {
     });
 
     it(`${name} finds keys with a prefix in an old table that it may not alter`, async () => {
-      const keys = ["1:1", "1:2", "10:1", "2:1", "a:1", "ab:1", "b:1", "é:1"].sort();
+      // In many collations "é" equals "e", so these are in each other's pages.
+      const accented = Array.from({ length: 300 }, (_, i) => `${i % 2 ? "e" : "é"}${i}`);
+      const keys = ["1:1", "1:2", "10:1", "2:1", "a:1", "ab:1", "b:1", ...accented].sort();
       const options = await harness.restricted(async ({ url, table }) => {
         const { pool, end } = harness.pool(url!, 1);
         const old = harness.upstream(pool, table!);

@@ -153,6 +153,19 @@ export function moves(test: Test, harness: Harness): void {
     assert.equal(sum, 2 * updates);
   }, { skip });
 
+  test("an update() that waits for move() gets what was moved", async (store, where) => {
+    const add = (session: { n: number } | undefined) => ({ n: (session?.n ?? 0) + 1 });
+    await store.update("other", add);
+    await store.set("old", { n: 5 });
+    const moved = store.move("old", "new");
+    const updates = [store.update("new", add), store.update("new", add)];
+    assert.equal(await moved, true);
+    await Promise.all(updates);
+    await using other = harness.store(where);
+    assert.deepEqual(await other.get("new"), { n: 7 });
+    assert.equal(await other.get("old"), undefined);
+  }, { skip });
+
   test("move() is refused to an update that has one of the sessions", async (store) => {
     await store.set("k", { a: 1 });
     await store.update("k", async () => {

@@ -104,7 +104,9 @@ export class Commands {
         ? reads.scan ? reads : client
         : await client.nodeClient!(masters[node] as never) as Client;
       const pattern = `${(prefix + beginning).replace(/[*?[\]\\]/g, "\\$&")}*`;
-      const reply = await server.scan!(cursor as never, { MATCH: pattern, COUNT: size });
+      // COUNT is about all keys, and few of them begin like this.
+      const COUNT = beginning === "" ? size : 8 * size;
+      const reply = await server.scan!(cursor as never, { MATCH: pattern, COUNT });
       const found = reply as { cursor: unknown; keys: unknown[] };
       const next = String(found.cursor) !== "0"
         ? `${node} ${found.cursor}`

@@ -150,6 +150,19 @@ describe("move()", () => {
     });
   }
 
+  it("works without leases if the database cannot be prepared for them", async () => {
+    const script = new Script();
+    script.before = (call) => {
+      if (call.includes("leasing")) throw new Error("must be owner of the table");
+    };
+    await using store = script.store();
+    await store.set("old", 1);
+    assert.equal(await store.move("old", "new"), true);
+    assert.equal(await store.move("old", "new"), false);
+    assert.deepEqual([...script.sessions.keys()], ["new"]);
+    assert.equal(script.calls.filter((call) => /claim|settle/.test(call)).length, 0);
+  });
+
   it("writes nothing after it has lost a lease", async () => {
     const script = new Script();
     await using store = script.store();

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { it } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
 import type { PrefixOptions, Store, StoreOptions } from "../../../mod.ts";
-import type { Backend } from "../../../src/backend.ts";
+import type { Backend, Opening } from "../../../src/backend.ts";
 import { place } from "../../support/servers.ts";
 
 /** Describes a backend to the suite. */
@@ -139,6 +140,36 @@ export const awkwardKeys = [
 export function sized(bytes: number): { text: string; seed: number } {
   const seed = Math.random();
   return { text: `${seed} "quoted" é `.repeat(bytes / 30).slice(0, bytes), seed };
+}
+
+/** Repeats what fails for a transient reason, as the store does. */
+export async function retry<T>(
+  backend: Pick<Backend, "transient">,
+  work: () => T | Promise<T>,
+): Promise<T> {
+  for (let attempt = 1;; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt === 100 || !backend.transient(error)) throw error;
+      // In step, they could get in each other's way again and again.
+      await wait(50 * Math.random());
+    }
+  }
+}
+
+/** Opens a backend on the data of a place, to test the contract without a store. */
+export async function openBackend(
+  harness: Harness,
+  where: string,
+  needs: Pick<Opening, "expiring" | "leasing">,
+  // deno-lint-ignore no-explicit-any
+): Promise<Backend<any>> {
+  const backend = harness.backend(where);
+  const { signal } = new AbortController();
+  const report = (error: unknown) => assert.fail(String(error));
+  await retry(backend, async () => await backend.open({ ...needs, signal, report }));
+  return backend;
 }
 
 /**

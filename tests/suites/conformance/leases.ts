@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
 import type { Backend, Claimed, Held, Leases, Refusal, Settlement } from "../../../src/backend.ts";
-import { assertLists, fromAsync, type Harness, type Test } from "./harness.ts";
+import { assertLists, fromAsync, type Harness, openBackend, retry, type Test } from "./harness.ts";
 
 const long = 600_000;
 const { signal } = new AbortController();
@@ -24,32 +24,12 @@ class Holder implements AsyncDisposable {
   }
 
   static async open(harness: Harness, where: string, expiring = false): Promise<Holder> {
-    const holder = new Holder(harness.backend(where));
-    const report = (error: unknown) => assert.fail(String(error));
-    await Holder.retry(
-      holder.backend,
-      () => holder.backend.open({ expiring, leasing: true, signal, report }),
-    );
-    return holder;
-  }
-
-  /** Repeats what fails for a transient reason, as the store does. */
-  // deno-lint-ignore no-explicit-any
-  static async retry<T>(backend: Backend<any>, work: () => T | Promise<T>): Promise<T> {
-    for (let attempt = 1;; attempt++) {
-      try {
-        return await work();
-      } catch (error) {
-        if (attempt === 100 || !backend.transient(error)) throw error;
-        // In step, they could get in each other's way again and again.
-        await wait(50 * Math.random());
-      }
-    }
+    return new Holder(await openBackend(harness, where, { expiring, leasing: true }));
   }
 
   async claim(token: string, length: number, ...keys: string[]): Promise<Claimed<unknown>[]> {
     const claims = keys.map((key) => ({ key, token, length }));
-    const claimed = await Holder.retry(this.backend, () => this.leases.claim(claims, signal));
+    const claimed = await retry(this.backend, () => this.leases.claim(claims, signal));
     assert.deepEqual(claimed.map(({ key }) => key).sort(), [...keys].sort());
     return claimed.toSorted((a, b) => keys.indexOf(a.key) - keys.indexOf(b.key));
   }
@@ -62,7 +42,7 @@ class Holder implements AsyncDisposable {
 
   async settle(...settlements: Settlement<unknown>[]): Promise<Refusal[]> {
     const settle = () => this.leases.settle(settlements, signal);
-    return (await Holder.retry(this.backend, settle)).toSorted((a, b) => a.key < b.key ? -1 : 1);
+    return (await retry(this.backend, settle)).toSorted((a, b) => a.key < b.key ? -1 : 1);
   }
 
   /** Settles one key: writes a session, deletes it with `null`, or leaves it with `undefined`. */
@@ -78,7 +58,7 @@ class Holder implements AsyncDisposable {
 
   /** The leases that are held, by key. */
   all(): Promise<Map<string, Held>> {
-    return Holder.retry(this.backend, () => heldLeases(this.leases));
+    return retry(this.backend, () => heldLeases(this.leases));
   }
 
   /** The keys of the leases that are held, with their tokens. */
@@ -138,7 +118,7 @@ export function leases(define: Test, harness: Harness): void {
     const claim = async (token: string) => {
       const claim = () =>
         holder.leases.claim([{ key: "k", token, length: long, noted: true }], signal);
-      const [{ token: granted, entry, note }] = await Holder.retry(holder.backend, claim) as [
+      const [{ token: granted, entry, note }] = await retry(holder.backend, claim) as [
         Claimed<unknown>,
       ];
       assert.equal(granted, token);

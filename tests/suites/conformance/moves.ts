@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import type { Store } from "../../../mod.ts";
-import { awkwardKeys, fromAsync, type Harness, type Test } from "./harness.ts";
+import { awkwardKeys, fromAsync, type Harness, openBackend, retry, type Test } from "./harness.ts";
 
 // Redis may return a key twice.
 const entriesOf = async <Session>(store: Store<Session>) => [
@@ -92,11 +92,9 @@ export function moves(test: Test, harness: Harness): void {
     await store.set("forever", { a: 2 });
     assert.equal(await expiring.move("old", "new"), true);
     assert.equal(await expiring.move("forever", "ever"), true);
-    const backend = harness.backend(where);
+    const backend = await openBackend(harness, where, { expiring: true, leasing: false });
     const { signal } = new AbortController();
-    const report = (error: unknown) => assert.fail(String(error));
-    await backend.open({ expiring: true, leasing: false, signal, report });
-    const entries = await backend.read(["new", "ever"], signal);
+    const entries = await retry(backend, () => backend.read(["new", "ever"], signal));
     const expires = Object.fromEntries(entries.map(({ key, expires }) => [key, expires]));
     await backend.close();
     assert.equal(expires.ever, undefined);

@@ -2,7 +2,15 @@
 
 import assert from "node:assert/strict";
 import type { Store } from "../../../mod.ts";
-import { assertLists, awkwardKeys, fromAsync, type Harness, type Test } from "./harness.ts";
+import {
+  assertLists,
+  awkwardKeys,
+  fromAsync,
+  type Harness,
+  openBackend,
+  retry,
+  type Test,
+} from "./harness.ts";
 
 /** Prefixes that a pattern, a collation or a range may take for others. */
 const awkwardPrefixes = [
@@ -107,14 +115,12 @@ export function prefixes(test: Test, harness: Harness): void {
     const own = Array.from({ length: 25 }, (_, i) => `77:${i}`);
     const others = Array.from({ length: 150 }, (_, i) => [`7:${i}`, `78:${i}`]).flat();
     await Promise.all([...own, ...others].map((key) => store.set(key, { key })));
-    const backend = harness.backend(where);
+    const backend = await openBackend(harness, where, { expiring: false, leasing: false });
     const { signal } = new AbortController();
-    const report = (error: unknown) => assert.fail(String(error));
-    await backend.open({ expiring: false, leasing: false, signal, report });
     const found: string[] = [];
     let start: string | undefined;
     do {
-      const { entries, next } = await backend.page(start, 10, signal, "77:");
+      const { entries, next } = await retry(backend, () => backend.page(start, 10, signal, "77:"));
       found.push(...entries.map(({ key }) => key));
       start = next;
     } while (start !== undefined);

@@ -201,10 +201,7 @@ export function dialect({ schema, table: name }: TableName, settings: Settings):
       return `CAST(CONVERT(${name} USING utf8mb4) AS BINARY)`;
     },
     matches: (keys) => `\`key\` IN (${Array(keys).fill("?").join(", ")})`,
-    value: (column) =>
-      column !== "session" || charset === "utf8mb4"
-        ? "?"
-        : "CONVERT(CAST(? AS BINARY) USING utf8mb4)",
+    value: (column) => column !== "session" || charset === "utf8mb4" ? "?" : fromBytes,
     overwrite: (columns) =>
       `ON DUPLICATE KEY UPDATE ${columns.map((name) => `${name} = VALUES(${name})`).join(", ")}`,
     leaseColumns: { lease: "varbinary(255)", until: "bigint", note: "varbinary(2000)" },
@@ -222,6 +219,9 @@ const now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000
  * The statements on leases. The assignments of `ON DUPLICATE KEY UPDATE` run from left to right, or all
  * at the same time in MariaDB's SQL mode SIMULTANEOUS_ASSIGNMENT.
  */
+/** A session whose bytes are a value. */
+const fromBytes = "CONVERT(CAST(? AS BINARY) USING utf8mb4)";
+
 function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseStatements {
   const { table, value } = dialect;
   const columns = ["key", "session", "expires"].map((name) => dialect.select(name, shape));
@@ -229,7 +229,9 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
   const marks = (count: number, marks: string) => Array(count).fill(marks).join(", ");
   const granted = `${table}.lease = VALUES(lease)
     OR ${table}.\`until\` IS NULL OR ${table}.\`until\` <= ${now}`;
-  const session = value("session", 0);
+  const given = value("session", 0);
+  // As text it would be a VARCHAR of the derived table, and MySQL 8.0.22 and newer truncate that to 64 KB.
+  const session = given === "?" ? fromBytes : given;
   const remove = (count: number) =>
     `DELETE FROM ${table} WHERE note IS NULL AND (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
   return {

@@ -70,6 +70,9 @@ function escaped(json: string): string {
 /** The most bytes of a statement that settles a lease, without key and session: token, note and text. */
 const leaseOverhead = 4_096;
 
+/** The most bytes of a session in such a statement. MySQL 8 and newer would truncate a longer one. */
+const leaseCapacity = 2 ** 24 - 1;
+
 /** The encoder for a table and for connections with these settings. */
 export function encoder(
   { shape, values }: Statements,
@@ -82,13 +85,13 @@ export function encoder(
   // The column is `text` in an old table that could not be upgraded.
   const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
   const ascii = !sessionType.endsWith("utf8mb4");
-  function row(old: Entry<string>, overhead = 64): unknown[] {
+  function row(old: Entry<string>, overhead = 64, capacity = columnCapacity): unknown[] {
     const entry = ascii ? { ...old, value: escaped(old.value) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
     const growth = escapedGrowth?.(entry.value) ?? 0;
     const limit = Math.min(
-      columnCapacity,
+      capacity,
       maxAllowedPacket - Buffer.byteLength(entry.key) - overhead - growth,
     );
     if (bytes > limit) {
@@ -106,7 +109,8 @@ export function encoder(
   return {
     leases: {
       key: encode,
-      session: (entry) => row(entry, leaseOverhead).slice(1),
+      session: (entry) =>
+        row(entry, leaseOverhead, Math.min(columnCapacity, leaseCapacity)).slice(1),
       pad: (values) => values,
     },
     // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.

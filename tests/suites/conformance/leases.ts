@@ -376,6 +376,19 @@ export function leases(define: Test, harness: Harness): void {
     },
   );
 
+  test("large sessions are settled completely, alone and in a batch", async (store, where) => {
+    await using other = harness.store(where);
+    const text = (i: number) => "🔑é".repeat(12_000 * (i + 1)) + i;
+    for (const keys of [["k"], ["k", "l", "m", "n"]]) {
+      await Promise.all(keys.map((key, i) => store.update(key, () => ({ text: text(i) }))));
+      const read = await Promise.all(keys.map((key) => other.get(key)));
+      assert.deepEqual(read.map(({ text }) => text.length), keys.map((_, i) => text(i).length));
+      assert.deepEqual(read, keys.map((_, i) => ({ text: text(i) })));
+      for (const key of keys) await other.update(key, ({ text }) => ({ text: text.slice(2) }));
+      assert.deepEqual(await store.get("k"), { text: text(0).slice(2) });
+    }
+  });
+
   test(
     "writes and deletions without a lease take effect while another holds it",
     async (store, where) => {

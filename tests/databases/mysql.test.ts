@@ -411,7 +411,7 @@ describe("MySQL tables", () => {
     for (const start of [undefined, "1:1"]) {
       const { text, key } = page(start, 10, "1:");
       const [[plan]] = await admin.query<RowDataPacket[]>({
-        sql: `EXPLAIN ${text}`,
+        sql: `EXPLAIN FORMAT=TRADITIONAL ${text}`,
         values: [Buffer.from(key)],
         rowsAsArray: false,
       });

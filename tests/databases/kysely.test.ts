@@ -554,7 +554,7 @@ describe("Kysely databases", () => {
 
   it("Kysely refuses only a session that exceeds MySQL's limit", async () => {
     const [[most]] = await families.MySQL.query("SELECT @@max_allowed_packet") as [[number]];
-    await using store = made.MySQL({ ...address.MySQL, table: table("MySQL") });
+    await using store = made.MySQL({ ...address.MySQL, table: table("MySQL"), timeout: 120_000 });
     const fits = Math.floor(most * 3 / 4) - 2048; // in base64
     const large = "x".repeat(fits + 2048);
     const results = await Promise.allSettled([

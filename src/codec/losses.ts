@@ -66,6 +66,11 @@ export function pathOf(session: unknown, kind: string): string | undefined {
 
 const at = (path: string) => path === "" ? "the session" : `the session's value at "${path}"`;
 
+/** A field's name in a path. Other names may be data of users, and there may be too many of them. */
+export function shownName(name: string): string {
+  return /^[a-z_$][\w$]{0,39}$/i.test(name) ? name : "*";
+}
+
 /** Visits all values. Descends into a plain object or array if the visitor returns true for it. */
 function walk(session: unknown, visit: (value: unknown, path: string) => boolean): void {
   const seen = new Set<object>();
@@ -77,9 +82,7 @@ function walk(session: unknown, visit: (value: unknown, path: string) => boolean
       for (const item of value) go(item, `${path}[]`);
     } else {
       for (const [name, field] of Object.entries(value)) {
-        // Other names may be data of users, and there may be too many of them.
-        const shown = /^[a-z_$][\w$]{0,39}$/i.test(name) ? name : "*";
-        go(field, path === "" ? shown : `${path}.${shown}`);
+        go(field, path === "" ? shownName(name) : `${path}.${shownName(name)}`);
       }
     }
   };

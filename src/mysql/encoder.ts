@@ -85,12 +85,13 @@ export function encoder(
   // The column is `text` in an old table that could not be upgraded.
   const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
   const ascii = !sessionType.endsWith("utf8mb4");
-  function row(old: Entry<string>, overhead = 64, capacity = columnCapacity): unknown[] {
+  function row(old: Entry<string>, overhead = 64, capacity = Infinity): unknown[] {
     const entry = ascii ? { ...old, value: escaped(old.value) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
     const growth = escapedGrowth?.(entry.value) ?? 0;
     const limit = Math.min(
+      columnCapacity,
       capacity,
       maxAllowedPacket - Buffer.byteLength(entry.key) - overhead - growth,
     );
@@ -109,8 +110,7 @@ export function encoder(
   return {
     leases: {
       key: encode,
-      session: (entry) =>
-        row(entry, leaseOverhead, Math.min(columnCapacity, leaseCapacity)).slice(1),
+      session: (entry) => row(entry, leaseOverhead, leaseCapacity).slice(1),
       pad: (values) => values,
     },
     // Padding can double a batch, and one unit of `size` may have three bytes in UTF-8.

@@ -7,7 +7,9 @@
 
 import { isDeepStrictEqual } from "node:util";
 import type { Codec } from "../backend.ts";
+import { shownName } from "../codec/losses.ts";
 import { LateChangeError } from "../errors.ts";
+import { isPlain } from "../validation.ts";
 import type { Clock, Timer } from "./clock.ts";
 
 /** When a stored session is compared with its object again, in ms after it was stored. */
@@ -127,18 +129,11 @@ function changedPaths(before: unknown, after: unknown): string[] {
     if (!isArray && !(isPlain(a) && isPlain(b))) return void paths.add(path);
     for (const name of new Set([...Object.keys(a), ...Object.keys(b)])) {
       const [before, after] = [a, b].map((it) => (it as Record<string, unknown>)[name]);
-      // Other names may be data of users.
-      const isName = /^[a-z_$][\w$]{0,39}$/i.test(name);
-      compare(before, after, isArray ? `${path}[]` : `${path}.${isName ? name : "*"}`);
+      compare(before, after, isArray ? `${path}[]` : `${path}.${shownName(name)}`);
     }
   };
   compare(before, after, "ctx.session");
   return [...paths];
-}
-
-function isPlain(value: unknown): value is object {
-  if (typeof value !== "object" || value === null) return false;
-  return Object.getPrototypeOf(value) === Object.prototype;
 }
 
 const warned = new Set<string>();

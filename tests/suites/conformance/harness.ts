@@ -194,6 +194,11 @@ export async function assertLists(
   }
 }
 
+/** The keys, sorted. Redis may return one twice. */
+export async function keysOf(store: Store<unknown>, options?: PrefixOptions): Promise<string[]> {
+  return [...new Set(await fromAsync(store.keys(options)))].sort();
+}
+
 /** All items of an iterable. */
 export async function fromAsync<T>(items: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = [];

@@ -2,13 +2,20 @@
 
 import assert from "node:assert/strict";
 import type { Store } from "../../../mod.ts";
-import { awkwardKeys, fromAsync, type Harness, openBackend, retry, type Test } from "./harness.ts";
+import {
+  awkwardKeys,
+  fromAsync,
+  type Harness,
+  keysOf,
+  openBackend,
+  retry,
+  type Test,
+} from "./harness.ts";
 
-// Redis may return a key twice.
+/** The sessions. Redis may return a key twice. */
 const entriesOf = async <Session>(store: Store<Session>) => [
   ...new Map(await fromAsync(store.entries())),
 ];
-const keysOf = async (store: Store<unknown>) => [...new Set(await fromAsync(store.keys()))];
 
 export function moves(test: Test, harness: Harness): void {
   const skip = harness.noLeases ?? false;

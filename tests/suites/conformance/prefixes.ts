@@ -1,12 +1,12 @@
 /** Listing and clearing the sessions whose keys begin with a prefix. */
 
 import assert from "node:assert/strict";
-import type { Store } from "../../../mod.ts";
 import {
   assertLists,
   awkwardKeys,
   fromAsync,
   type Harness,
+  keysOf,
   openBackend,
   retry,
   type Test,
@@ -61,20 +61,14 @@ const keys = [...new Set([...awkwardPrefixes, "b", "B"])]
   .concat(longest);
 const all = [...new Set(keys)].sort();
 
-// deno-lint-ignore no-explicit-any
-async function listed(store: Store<any>, prefix: string | undefined): Promise<string[]> {
-  // Redis may return a key twice.
-  return [...new Set(await fromAsync(store.keys({ prefix })))].sort();
-}
-
 export function prefixes(test: Test, harness: Harness): void {
   test("finds the keys with a prefix byte by byte", async (store) => {
     await Promise.all(all.map((key) => store.set(key, { key })));
     for (const prefix of [...awkwardPrefixes, ...longest, "no key has it", ""]) {
       const wanted = all.filter((key) => key.startsWith(prefix));
-      assert.deepEqual(await listed(store, prefix), wanted, prefix);
+      assert.deepEqual(await keysOf(store, { prefix }), wanted, prefix);
     }
-    assert.deepEqual(await listed(store, undefined), all);
+    assert.deepEqual(await keysOf(store, { prefix: undefined }), all);
     const entries = new Map(await fromAsync(store.entries({ prefix: "a" })));
     assert.deepEqual([...entries.keys()].sort(), all.filter((key) => key.startsWith("a")));
     for (const [key, session] of entries) assert.deepEqual(session, { key });
@@ -89,7 +83,7 @@ export function prefixes(test: Test, harness: Harness): void {
       const prefix = awkwardPrefixes[i]!;
       await store.clear({ prefix });
       left = left.filter((key) => !key.startsWith(prefix));
-      assert.deepEqual(await listed(store, ""), left, prefix);
+      assert.deepEqual(await keysOf(store, { prefix: "" }), left, prefix);
     }
   });
 
@@ -101,14 +95,14 @@ export function prefixes(test: Test, harness: Harness): void {
     await using other = harness.store(where);
     const prefix = "77:";
     for (const each of [store, other]) {
-      assert.deepEqual(await listed(each, prefix), own);
+      assert.deepEqual(await keysOf(each, { prefix }), own);
       const entries = new Map(await fromAsync(each.entries({ prefix })));
       assert.deepEqual([...entries.keys()].sort(), own);
       assert.deepEqual(entries.get(own[0]!), { key: own[0] });
     }
     await other.clear({ prefix });
     assert.equal(await store.size({ prefix }), 0);
-    assert.deepEqual(await listed(store, ""), others);
+    assert.deepEqual(await keysOf(store, { prefix: "" }), others);
   });
 
   test("page() with a prefix reads hardly any other entries", async (store, where) => {
@@ -155,7 +149,7 @@ export function prefixes(test: Test, harness: Harness): void {
       }
     });
     await store.clear({ prefix: "77:" });
-    for (const prefix of ["77:", "7", ""]) assert.deepEqual(await listed(store, prefix), []);
+    for (const prefix of ["77:", "7", ""]) assert.deepEqual(await keysOf(store, { prefix }), []);
   }, { skip: harness.noLeases ?? false });
 
   test("refuses an invalid prefix, and other options", async (store) => {
@@ -192,6 +186,6 @@ export function prefixes(test: Test, harness: Harness): void {
       });
       await assert.rejects(method(null as unknown as object), TypeError);
     }
-    assert.deepEqual(await listed(store, ""), ["k"]);
+    assert.deepEqual(await keysOf(store, { prefix: "" }), ["k"]);
   });
 }

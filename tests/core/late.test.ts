@@ -6,7 +6,6 @@ import { type Context, session } from "telegraf";
 import { LateChangeError, Memory, type Store } from "../../mod.ts";
 import { document } from "../../src/codec/document.ts";
 import { memoryBackend } from "../../src/memory.ts";
-import "../../src/store/late.ts";
 import { createStore } from "../../src/store/store.ts";
 import { makeBot, message } from "../suites/telegraf.ts";
 import { run } from "../support/process.ts";

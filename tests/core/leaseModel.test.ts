@@ -2,7 +2,6 @@
 
 import { it } from "node:test";
 import type { Leases } from "../../src/backend.ts";
-import "../../src/lease/exclusive.ts"; // to load it later would take time of the real clock
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
 import { ManualClock } from "../support/clock.ts";

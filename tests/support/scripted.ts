@@ -1,8 +1,11 @@
 /** A backend in memory that records its calls, and fails or waits as a test requires. */
 
 import type { Backend, Claim, Entry, Limits } from "../../src/backend.ts";
+// What stores load when they need it. To load it during a test would take time of the real clock.
+import "../../src/lease/exclusive.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import type { StoreOptions } from "../../src/options.ts";
+import "../../src/store/late.ts";
 import { createStore, type Store } from "../../src/store/store.ts";
 import { ManualClock } from "./clock.ts";
 

@@ -97,6 +97,7 @@ function backend(options: KyselyStoreOptions): Backend {
   return {
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
+    place: name,
     codec: json,
     async open({ report, plan, ...needs }) {
       if (db === undefined) {

@@ -32,6 +32,7 @@ export {
   type StoreErrorOptions,
   TimeoutError,
   TooLargeError,
+  VersionError,
 } from "./src/errors.ts";
 export type {
   Changed,
@@ -40,7 +41,7 @@ export type {
   UpdateContext,
   UpdateOptions,
 } from "./src/lease/options.ts";
-export type { StoreOptions } from "./src/options.ts";
+export type { EncryptOptions, Migration, SessionCodec, StoreOptions } from "./src/options.ts";
 export {
   followMigrations,
   type MigrationContext,

@@ -15,7 +15,7 @@
  * @module
  */
 
-import { MongoClient, type MongoClientOptions } from "mongodb";
+import { Binary, BSON, MongoClient, type MongoClientOptions } from "mongodb";
 import type { Backend } from "./src/backend.ts";
 import { document } from "./src/codec/document.ts";
 import { refusedOptions } from "./src/errors.ts";
@@ -25,6 +25,7 @@ import { Commands } from "./src/mongodb/commands.ts";
 import { transient } from "./src/mongodb/errors.ts";
 import { MongoLeases } from "./src/mongodb/leases.ts";
 import { timeoutOptions } from "./src/mongodb/options.ts";
+import { documentPacking } from "./src/mongodb/packing.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
@@ -91,7 +92,9 @@ function backend(options: MongoOptions): Backend<unknown> {
   return {
     handle: existing ?? {},
     scope: commands.namespace,
+    place: collection,
     codec: document,
+    packing: documentPacking({ BSON, Binary }),
     async open(opening) {
       await commands.open(opening);
       if (opening.leasing) await leases.open();

@@ -106,6 +106,7 @@ function backend(options: MySQLOptions): Backend {
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
+    place: table,
     codec: json,
     async open({ signal, ...opening }) {
       stopReporting = reportErrors(pool, opening.report);

@@ -116,6 +116,7 @@ function backend(options: PostgresOptions): Backend {
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
+    place: table,
     shared: { prepare: prepared },
     codec: json,
     async open({ signal, ...opening }) {

@@ -26,6 +26,7 @@ import type { Client as NodeRedis, ManagedNodeRedis } from "./src/redis/client.t
 import { Commands } from "./src/redis/commands.ts";
 import { transient } from "./src/redis/errors.ts";
 import type { IORedis } from "./src/redis/ioredis.ts";
+import { keyPrefixOf } from "./src/redis/primary.ts";
 import { RedisLeases } from "./src/redis/leases.ts";
 import { checkClient, checkUrl, clientOptions, supportedClients } from "./src/redis/options.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
@@ -93,6 +94,7 @@ function backend(options: RedisOptions): Backend {
   return {
     handle: existing ?? {},
     scope: prefix,
+    place: (existing === undefined ? "" : keyPrefixOf(existing)) + prefix,
     codec: json,
     async open({ signal, report, expiring }) {
       commands.expiring = expiring;

@@ -106,6 +106,7 @@ function backend(options: SQLiteOptions): Backend {
   return {
     handle: existing ?? {},
     scope: table,
+    place: table,
     codec: json,
     embedded: true,
     async open({ report, plan, ...needs }) {

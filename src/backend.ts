@@ -5,6 +5,8 @@
  * @module
  */
 
+import type { Buffer } from "node:buffer";
+
 /**
  * How the format stores a kind of value, in words; `undefined` if the value does not change.
  *
@@ -25,6 +27,30 @@ export interface Entry<Encoded> {
   readonly expires?: number;
 }
 
+/** How a database stores values with a header: see `codec/header.ts`. */
+export interface Packing<Encoded> {
+  /** Splits a stored value. Without a header the body is a session in the database's own format. */
+  split(stored: Encoded): { readonly header: string; readonly body: Encoded | Uint8Array };
+  /** Joins a header, which may be empty, and a body: a session, text or bytes. */
+  join(header: string, body: Encoded | string | Uint8Array): Encoded;
+  /** The text that was joined. */
+  text(body: Encoded | Uint8Array): string;
+  /** The bytes that were joined. */
+  bytes(body: Encoded | Uint8Array): Buffer;
+  /** A session in the database's own format as bytes, for encryption. */
+  serialize(session: Encoded): Uint8Array;
+  /** The opposite of `serialize`. */
+  deserialize(bytes: Buffer): Encoded;
+}
+
+/** A stored value to replace. */
+export interface Replacement<Encoded> {
+  readonly key: string;
+  /** The value as it was read. */
+  readonly before: Encoded;
+  readonly after: Encoded;
+}
+
 /** How sessions become stored values and back. */
 export interface Codec<Encoded> {
   /**
@@ -35,20 +61,22 @@ export interface Codec<Encoded> {
   encode(session: unknown): Encoded;
   /**
    * Returns a new copy each time; `undefined` for an empty value. Throws if the value is not a
-   * session.
+   * session. Throws a `StoreError` if it is one that this store cannot read.
    */
-  decode(value: Encoded): unknown;
+  decode(value: Encoded, key: string): unknown;
   /** Whether both decode to the same session. */
   equal(a: Encoded, b: Encoded): boolean;
   /** About how many bytes the value has on the wire. Used to limit batches. */
   size(value: Encoded): number;
+  /** The value as it is in the database, for `onCorrupt`. The value itself without this method. */
+  stored?(value: Encoded): unknown;
   /** How a value that the format does not have is stored. */
   readonly storedAs?: StoredAs;
 }
 
 /** Limits of one batch. */
 export interface Limits {
-  /** The most keys of one call of `read`, `write` or `remove`. */
+  /** The most keys of one call of `read`, `write`, `replace` or `remove`. */
   readonly keys: number;
   /** About the most bytes of one call of `write`. A larger entry travels alone. */
   readonly bytes: number;
@@ -189,8 +217,12 @@ export interface Backend<Encoded = string> {
   readonly scope: string;
   /** Options, by name, that must be the same for all stores with the same handle and scope. */
   readonly shared?: Readonly<Record<string, unknown>>;
+  /** The name of the table, collection or prefix. Encrypted sessions can be read only there. */
+  readonly place: string;
   /** How sessions are stored. */
   readonly codec: Codec<Encoded>;
+  /** How values with a header are stored. Absent for text. */
+  readonly packing?: Packing<Encoded>;
   /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded?: boolean;
   /** Leases on the keys; or the reason why there are none, in words. */
@@ -219,6 +251,14 @@ export interface Backend<Encoded = string> {
    * @param fresh whether none of the keys existed a moment ago, so that inserting may be quicker.
    */
   write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void>;
+  /**
+   * Replaces each value that is still the one that was read. Its expiry and its lease stay as they are. A
+   * value that has changed or is gone is left as it is, which is no error: the caller reads again.
+   * Repeating the call does no harm.
+   *
+   * @param replacements has no duplicate keys.
+   */
+  replace(replacements: Replacement<Encoded>[], signal: AbortSignal): MaybePromise<void>;
   /** Sets `expires` of entries that still exist, whatever their current value is. */
   renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
   /** Deletes. A missing key is no error. */

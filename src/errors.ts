@@ -137,6 +137,28 @@ export class LateChangeError extends StoreError {
   }
 }
 
+/**
+ * The session has a newer version than the store, or a migration to the store's version failed. The stored
+ * session has not changed. `onCorrupt` is not called.
+ */
+export class VersionError extends StoreError {
+  /** The name of the class. */
+  override name = "VersionError";
+  /** The version of the stored session. */
+  readonly version: number;
+
+  /**
+   * Creates an error. Only stores need this.
+   *
+   * @param reason what went wrong.
+   * @param options the operation, its key, and the version of the stored session.
+   */
+  constructor(reason: string, options: StoreErrorOptions & { version: number }) {
+    super(reason, options);
+    this.version = options.version;
+  }
+}
+
 /** Removes user names and passwords from the URLs in a text. */
 export function redact(text: string): string {
   return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/)\S*@/gi, "$1***@");

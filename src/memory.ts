@@ -32,12 +32,19 @@ export function memoryBackend(
   return {
     handle: {},
     scope: "",
+    place: "",
     codec: json,
     leases: memoryLeases({ sessions, leases }, now),
     open: () => ({ keys: Infinity, bytes: Infinity }),
     read: (keys) => keys.flatMap((key) => sessions.get(key) ?? []),
     write(entries) {
       for (const entry of entries) sessions.set(entry.key, entry);
+    },
+    replace(replacements) {
+      for (const { key, before, after } of replacements) {
+        const entry = sessions.get(key);
+        if (entry?.value === before) sessions.set(key, { ...entry, value: after });
+      }
     },
     renew(keys, expires) {
       for (const key of keys) {

@@ -5,7 +5,41 @@
  */
 
 import { Buffer } from "node:buffer";
+import type { KeyObject } from "node:crypto";
 import process from "node:process";
+
+/** The option `encrypt`. */
+export interface EncryptOptions {
+  /**
+   * The newest key first. It encrypts, and all of them decrypt. Each is 32 random bytes: base64 text, or a
+   * secret `KeyObject` of `node:crypto`.
+   */
+  keys: readonly (string | KeyObject)[];
+  /**
+   * Whether sessions that are not encrypted are refused with a `DecodeError`. Set it when `rotate()` has
+   * encrypted all of them.
+   *
+   * @default {false}
+   */
+  required?: boolean | undefined;
+}
+
+/** The option `codec`: how sessions become text or bytes and back. Both functions are synchronous. */
+export interface SessionCodec {
+  /** Makes text or bytes of a session. */
+  // deno-lint-ignore no-explicit-any
+  encode(session: any): string | Uint8Array;
+  /** Makes a new session of what `encode` returned. Throws if that is impossible. */
+  // deno-lint-ignore no-explicit-any
+  decode(stored: any): unknown;
+}
+
+/**
+ * One step of the option `migrate`: changes a session of the version before, or returns another one.
+ * Synchronous.
+ */
+// deno-lint-ignore no-explicit-any
+export type Migration = (session: any) => unknown;
 
 /** Options that every store has. */
 export interface StoreOptions {
@@ -58,6 +92,32 @@ export interface StoreOptions {
    * @default {whether the environment variable `TELEGRAF_SESSION_DEBUG` is `1`}
    */
   debug?: boolean | undefined;
+  /**
+   * Encrypts sessions with AES-256-GCM. A stored session can only be read under its own key and in its own
+   * table, collection or prefix. Sessions that were stored before stay readable, and are encrypted when an
+   * update stores them. Keys of sessions and expiry are not encrypted.
+   */
+  encrypt?: EncryptOptions | undefined;
+  /** Stores sessions in another format than JSON (on MongoDB, than documents). Older ones stay readable. */
+  codec?: SessionCodec | undefined;
+  /**
+   * The version of the sessions that the bot works with, from 1. It is stored beside each session. Sessions
+   * without one have version 0. One of a newer version is not read: see `onNewer`.
+   */
+  version?: number | undefined;
+  /**
+   * For each version from 1 to `version` the function that makes a session of the version before into one of
+   * this version. A session passes through the missing steps when it is read, and is stored in its new form
+   * with the update.
+   */
+  migrate?: { readonly [version: number]: Migration } | undefined;
+  /**
+   * What `get` does with a session of a newer version, as after a rollback of the bot. `"throw"` rejects with
+   * a `VersionError`. `"keep"` returns it as it is, and stores it with its version.
+   *
+   * @default {"throw"}
+   */
+  onNewer?: "throw" | "keep" | undefined;
 }
 
 /** The global object of Deno and of browsers. */
@@ -215,4 +275,17 @@ export const storeRules: Rules<StoreOptions> = {
   onError: rules.callback,
   onInitError: rules.callback,
   debug: rules.flag,
+  encrypt: rules.config({}),
+  codec: { type: "object", expected: "an object with encode and decode" },
+  version: {
+    type: "number",
+    expected: "a whole number from 1 to 999999999",
+    accepts: (version: number) => Number.isInteger(version) && version >= 1 && version < 1e9,
+  },
+  migrate: { type: "object", expected: "a plain object", plain: true },
+  onNewer: {
+    type: "string",
+    expected: '"throw" or "keep"',
+    accepts: (value: string) => value === "throw" || value === "keep",
+  },
 };

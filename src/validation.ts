@@ -114,6 +114,10 @@ const otherNames: Readonly<Record<string, readonly string[]>> = {
   table: ["tablename", "collection", "collectionname"],
   schema: ["schemaname"],
   prefix: ["keyprefix", "namespace"],
+  encrypt: ["encryption", "secret", "crypto", "cipher"],
+  codec: ["serializer", "serialize", "serialization"],
+  migrate: ["migrations", "migration", "upgrade"],
+  keys: ["key", "secret", "secrets"],
   ttl: ["expire", "expires", "expiration", "maxage"],
 };
 

@@ -5,6 +5,7 @@
  */
 
 import type { Codec } from "../backend.ts";
+import { headerOf, needsOption } from "./header.ts";
 import { pathOf } from "./losses.ts";
 
 /** JSON text. Empty text means no session because the tables of 2.0.0-beta allow NULL. */
@@ -21,7 +22,14 @@ export const json: Codec<string> = {
     if (text === undefined) throw new TypeError(`a ${typeof session} is not JSON`);
     return text;
   },
-  decode: (text) => text === "" ? undefined : JSON.parse(text),
+  decode(text, key) {
+    try {
+      return text === "" ? undefined : JSON.parse(text);
+    } catch (error) {
+      const header = headerOf(text);
+      throw header === "" ? error : needsOption(header, key);
+    }
+  },
   equal: (a, b) => a === b,
   size: (text) => text.length,
   storedAs(kind) {

@@ -6,6 +6,7 @@
 
 import type { Backend } from "../backend.ts";
 import type { Rules, StoreOptions } from "../options.ts";
+import { transformed } from "../transform/backend.ts";
 import { checkOptions } from "../validation.ts";
 import { createStore, type Store } from "./store.ts";
 
@@ -61,7 +62,7 @@ export function storeFactory<Options extends StoreOptions, Encoded>(
   // A plain function because callers may use it with or without `new`.
   function factory(options: Options = {} as Options): Store<unknown> {
     checkOptions(name, options, rules, existing);
-    return createStore(backend(options), options);
+    return createStore(transformed(name, backend(options), options), options);
   }
   // Explains the mistake `session({ store: Redis })`. These methods are not in the type, so the
   // compiler refuses it too.

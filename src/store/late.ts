@@ -97,7 +97,8 @@ export class LateChanges<Encoded> {
     if (session !== undefined) watch.changed = this.#changeOf(watch, session);
     if (!isCertain || watch.changed === undefined) return;
     const { key, changed } = watch;
-    const paths = changedPaths(this.#codec.decode(watch.value), this.#codec.decode(changed.value));
+    const decode = (value: Encoded) => this.#codec.decode(value, key);
+    const paths = changedPaths(decode(watch.value), decode(changed.value));
     // Only the order of fields may have changed.
     if (paths.length === 0) return;
     const more = paths.length - mostPaths;

@@ -16,6 +16,7 @@ import type {
   Opening,
   Page,
   Plan,
+  Replacement,
 } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
@@ -128,6 +129,10 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   remove(keys: string[], signal: AbortSignal): MaybePromise<void> {
     return this.run(() => this.#backend.remove(keys, signal), signal);
+  }
+
+  replace(replacements: Replacement<Encoded>[], signal: AbortSignal): MaybePromise<void> {
+    return this.run(() => this.#backend.replace(replacements, signal), signal);
   }
 
   page(
@@ -267,12 +272,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   #checkOptions(options: Backend["shared"] = {}): void {
     const { shared = {} } = this.#backend;
-    for (const [option, value] of Object.entries(options)) {
-      if (shared[option] === value) continue;
-      throw new TypeError(
-        `option "${option}" is ${value}, but another store on the same data has ` +
-          `${shared[option]}; use the same value for both`,
-      );
+    for (const option of Object.keys({ ...shared, ...options })) {
+      const [value, other] = [options[option], shared[option]];
+      if (value === other) continue;
+      const differ = typeof value === "boolean" && typeof other === "boolean"
+        ? `is ${value}, but another store on the same data has ${other}`
+        : "is not the same as that of another store on the same data"; // it may be a secret
+      throw new TypeError(`option "${option}" ${differ}; use the same value for both`);
     }
   }
 

@@ -8,7 +8,7 @@
 
 import { setImmediate } from "node:timers";
 import { given } from "../address.ts";
-import type { Backend, Codec, MaybePromise } from "../backend.ts";
+import type { Backend, Codec, MaybePromise, Replacement } from "../backend.ts";
 import { Losses } from "../codec/losses.ts";
 import {
   ClosedError,
@@ -89,6 +89,15 @@ export interface Store<Session> extends AsyncDisposable {
    */
   prune(): Promise<number>;
   /**
+   * Encrypts all sessions with the newest key that another key encrypted, or none, and resolves with their
+   * number. Updates go on meanwhile, and none of their changes is overwritten. All processes must know the
+   * newest key first.
+   *
+   * @throws {TypeError} if the store has no option `encrypt`.
+   * @throws {StoreError} if sessions could not be read or stored: the first error, when the others are done.
+   */
+  rotate(): Promise<number>;
+  /**
    * Changes a session while no other process, update or call does, and resolves with the session when
    * the database has it. All of them must use `exclusive()` or `update()`.
    *
@@ -163,6 +172,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #timeout: number;
   readonly #ttl: number | undefined;
   readonly #pruneInterval: number;
+  readonly #encrypts: boolean;
   readonly #onCorrupt: StoreOptions["onCorrupt"];
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
@@ -184,6 +194,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#timeout = options.timeout ?? defaults.timeout;
     this.#ttl = options.ttl;
     this.#pruneInterval = options.pruneInterval ?? defaults.pruneInterval;
+    this.#encrypts = options.encrypt !== undefined;
     this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
@@ -352,6 +363,27 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return total;
   }
 
+  async rotate(): Promise<number> {
+    if (!this.#encrypts) throw new TypeError('rotate(): the store has no option "encrypt"');
+    const { rewrite, rotated } = await import("../transform/rewrite.ts");
+    const errors: StoreError[] = [];
+    const refuse = (key: string, error: unknown) => {
+      errors.push(error instanceof StoreError ? error : decodeError(key, error));
+    };
+    const shared = this.#shared as SharedBackend<unknown>;
+    const database = {
+      read: (keys: string[]) => this.#storeWide("read", (signal) => shared.read(keys, signal)),
+      replace: (all: Replacement<unknown>[]) =>
+        this.#storeWide("write", (signal) => shared.replace(all, signal)),
+    };
+    let total = 0;
+    for await (const keys of this.#pages("", () => true)) {
+      total += await rewrite(database, keys, rotated, refuse);
+    }
+    if (errors.length > 0) throw errors[0];
+    return total;
+  }
+
   async health(): Promise<Health> {
     const start = this.#clock.now();
     const latency = () => this.#clock.now() - start;
@@ -379,12 +411,13 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #decode(key: string, value: Encoded): Session | undefined {
     let session: unknown;
     try {
-      session = this.#codec.decode(value);
+      session = this.#codec.decode(value, key);
     } catch (cause) {
-      if (typeof this.#onCorrupt === "function") session = this.#onCorrupt(value, key);
-      else if (this.#onCorrupt !== "discard") {
-        const why = `the stored value cannot be decoded: ${reason(cause)}`;
-        throw new DecodeError(why, { operation: "read", key, cause });
+      if (cause instanceof StoreError) throw cause; // other options can read it
+      if (typeof this.#onCorrupt === "function") {
+        session = this.#onCorrupt(this.#codec.stored?.(value) ?? value, key);
+      } else if (this.#onCorrupt !== "discard") {
+        throw decodeError(key, cause);
       }
     }
     return (session ?? undefined) as Session | undefined;
@@ -499,6 +532,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       if (versions() !== before) continue;
       const entry = entries.get(from);
       if (entry === undefined) return moved;
+      this.#decode(from, entry.value); // stored under the new key, it could not be read any more
       if (entries.has(to) && !overwrite && !moved) {
         const why = `the session of "${from}" cannot be moved there because there is another one`;
         throw new StoreError(why, { operation: "write", key: to });
@@ -686,6 +720,11 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       throw this.#fail(error, { operation: "close" });
     }
   }
+}
+
+function decodeError(key: string, cause: unknown): DecodeError {
+  const why = `the stored value cannot be decoded: ${reason(cause)}`;
+  return new DecodeError(why, { operation: "read", key, cause });
 }
 
 /** Stands for "no error has been reported yet": any value may be an error. */

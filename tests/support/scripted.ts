@@ -1,12 +1,15 @@
 /** A backend in memory that records its calls, and fails or waits as a test requires. */
 
-import type { Backend, Claim, Entry, Limits } from "../../src/backend.ts";
+import type { Backend, Limits } from "../../src/backend.ts";
 // What stores load when they need it. To load it during a test would take time of the real clock.
 import "../../src/lease/exclusive.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import type { StoreOptions } from "../../src/options.ts";
 import "../../src/store/late.ts";
 import { createStore, type Store } from "../../src/store/store.ts";
+import { transformed } from "../../src/transform/backend.ts";
+import "../../src/transform/rewrite.ts";
+import "../../src/transform/stored.ts";
 import { ManualClock } from "./clock.ts";
 
 /** A transient error. */
@@ -49,7 +52,7 @@ export class Script {
       const failure = this.failures.shift();
       if (failure !== undefined) throw failure;
     };
-    const keysOf = (entries: (Entry<string> | Claim)[]) => entries.map((entry) => entry.key);
+    const keysOf = (entries: { readonly key: string }[]) => entries.map(({ key }) => key);
     this.backend = {
       ...memory,
       leases: {
@@ -70,6 +73,9 @@ export class Script {
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
       write: (entries, signal) =>
         step("write", keysOf(entries), signal).then(() => memory.write(entries, signal)),
+      replace: (replacements, signal) =>
+        step("replace", keysOf(replacements), signal)
+          .then(() => memory.replace(replacements, signal)),
       renew: (keys, expires, signal) =>
         step("renew", keys, signal).then(() => memory.renew(keys, expires, signal)),
       prune: (now, signal) => step("prune", [], signal).then(() => memory.prune!(now, signal)),
@@ -86,6 +92,7 @@ export class Script {
   /** Makes a store on the backend, with properties replaced if given. */
   // deno-lint-ignore no-explicit-any
   store(options?: StoreOptions, changes: Partial<Backend> = {}): Store<any> {
-    return createStore({ ...this.backend, ...changes }, options, this.clock);
+    const backend = transformed("Memory", { ...this.backend, ...changes }, options ?? {});
+    return createStore(backend, options, this.clock);
   }
 }

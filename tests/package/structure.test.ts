@@ -48,11 +48,19 @@ const floor = ["backend", "errors", "network", "abort", "address", "options", "v
 const sql = [...floor, "src/sql/"];
 const allowed: Record<string, string[]> = {
   "src": ["src/codec/json.ts"],
-  "src/store": [...floor, "src/codec/losses.ts", "src/lease/exclusive.ts", "src/lease/options.ts"],
+  "src/store": [
+    ...floor,
+    "src/codec/losses.ts",
+    "src/lease/exclusive.ts",
+    "src/lease/options.ts",
+    "src/transform/backend.ts",
+    "src/transform/rewrite.ts",
+  ],
   "src/lease": [...floor, "src/store/"],
   "src/codec": floor,
   "src/redis": floor,
-  "src/mongodb": [...floor, "src/codec/document.ts"],
+  "src/transform": [...floor, "src/codec/header.ts"],
+  "src/mongodb": [...floor, "src/codec/document.ts", "src/codec/header.ts"],
   "src/sql": sql,
   "src/pg": sql,
   "src/mysql": sql,

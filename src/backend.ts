@@ -25,6 +25,14 @@ export interface Entry<Encoded> {
   readonly expires?: number;
 }
 
+/** A stored value to replace. */
+export interface Replacement<Encoded> {
+  readonly key: string;
+  /** The value as it was read. */
+  readonly before: Encoded;
+  readonly after: Encoded;
+}
+
 /** How sessions become stored values and back. */
 export interface Codec<Encoded> {
   /**
@@ -48,7 +56,7 @@ export interface Codec<Encoded> {
 
 /** Limits of one batch. */
 export interface Limits {
-  /** The most keys of one call of `read`, `write` or `remove`. */
+  /** The most keys of one call of `read`, `write`, `replace` or `remove`. */
   readonly keys: number;
   /** About the most bytes of one call of `write`. A larger entry travels alone. */
   readonly bytes: number;
@@ -219,6 +227,14 @@ export interface Backend<Encoded = string> {
    * @param fresh whether none of the keys existed a moment ago, so that inserting may be quicker.
    */
   write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void>;
+  /**
+   * Replaces each value that is still the one that was read. Its expiry and its lease stay as they are. A
+   * value that has changed or is gone is left as it is, which is no error: the caller reads again.
+   * Repeating the call does no harm.
+   *
+   * @param replacements has no duplicate keys.
+   */
+  replace(replacements: Replacement<Encoded>[], signal: AbortSignal): MaybePromise<void>;
   /** Sets `expires` of entries that still exist, whatever their current value is. */
   renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
   /** Deletes. A missing key is no error. */

@@ -39,6 +39,12 @@ export function memoryBackend(
     write(entries) {
       for (const entry of entries) sessions.set(entry.key, entry);
     },
+    replace(replacements) {
+      for (const { key, before, after } of replacements) {
+        const entry = sessions.get(key);
+        if (entry?.value === before) sessions.set(key, { ...entry, value: after });
+      }
+    },
     renew(keys, expires) {
       for (const key of keys) {
         const entry = sessions.get(key);

@@ -8,6 +8,17 @@ import { Buffer } from "node:buffer";
 import { isDeepStrictEqual, types } from "node:util";
 import type { Codec } from "../backend.ts";
 
+/** A session with its version, which MongoDB keeps in the field `version` beside the field `session`. */
+export class Versioned {
+  readonly version: number;
+  readonly session: unknown;
+
+  constructor(version: number, session: unknown) {
+    this.version = version;
+    this.session = session;
+  }
+}
+
 /**
  * Native documents, as MongoDB stores them. Dates, binary data and the driver's own types keep their
  * type. Values that BSON does not have (`undefined`, functions, symbols) are left out, as in JSON.
@@ -84,6 +95,7 @@ function bsonSize(value: unknown): number {
       return 8;
   }
   if (value === null) return 0;
+  if (value instanceof Versioned) return bsonSize(value.session) + 17; // `version`, as a double
   if (types.isUint8Array(value)) return 5 + value.length;
   if (types.isDate(value)) return 8;
   if (types.isRegExp(value)) return 2 + Buffer.byteLength(value.source) + value.flags.length;

@@ -1,6 +1,6 @@
 /** A backend in memory that records its calls, and fails or waits as a test requires. */
 
-import type { Backend, Claim, Entry, Limits } from "../../src/backend.ts";
+import type { Backend, Limits } from "../../src/backend.ts";
 // What stores load when they need it. To load it during a test would take time of the real clock.
 import "../../src/lease/exclusive.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
@@ -49,7 +49,7 @@ export class Script {
       const failure = this.failures.shift();
       if (failure !== undefined) throw failure;
     };
-    const keysOf = (entries: (Entry<string> | Claim)[]) => entries.map((entry) => entry.key);
+    const keysOf = (entries: { readonly key: string }[]) => entries.map(({ key }) => key);
     this.backend = {
       ...memory,
       leases: {
@@ -70,6 +70,9 @@ export class Script {
       read: (keys, signal) => step("read", keys, signal).then(() => memory.read(keys, signal)),
       write: (entries, signal) =>
         step("write", keysOf(entries), signal).then(() => memory.write(entries, signal)),
+      replace: (replacements, signal) =>
+        step("replace", keysOf(replacements), signal)
+          .then(() => memory.replace(replacements, signal)),
       renew: (keys, expires, signal) =>
         step("renew", keys, signal).then(() => memory.renew(keys, expires, signal)),
       prune: (now, signal) => step("prune", [], signal).then(() => memory.prune!(now, signal)),

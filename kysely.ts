@@ -119,6 +119,13 @@ function backend(options: KyselyStoreOptions): Backend {
       const text = table.statements.write(rows.length);
       await run((db) => table.write(db, text, rows.flat()));
     },
+    async replace(replacements) {
+      const { replace } = table.statements;
+      for (const replacement of replacements) {
+        const values = await table.replacement(replacement);
+        await run((db) => table.write(db, replace, values));
+      }
+    },
     async renew(keys, expires) {
       if (!table.statements.expiring) return;
       const values = table.keys(keys);

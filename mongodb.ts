@@ -102,6 +102,7 @@ function backend(options: MongoOptions): Backend<unknown> {
     },
     read: (keys, signal) => commands.read(keys, signal),
     write: (entries, signal, fresh) => commands.write(entries, signal, fresh),
+    replace: (replacements, signal) => commands.replace(replacements, signal),
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
     remove: (keys, signal) => commands.remove(keys, signal),
     page: (...query) => commands.page(...query),

@@ -125,6 +125,11 @@ function backend(options: MySQLOptions): Backend {
       const rows = encode.rows(entries);
       await run(signal, statements.write(rows.length), rows.flat());
     },
+    async replace(replacements, signal) {
+      for (const replacement of replacements) {
+        await run(signal, statements.replace, await encode.replacement(replacement));
+      }
+    },
     async renew(keys, expires, signal) {
       if (!statements.expiring) return;
       const values = encode.keys(keys);

@@ -21,7 +21,7 @@ import { type Backend, defaultLimits } from "./src/backend.ts";
 import { json } from "./src/codec/json.ts";
 import { refusedOptions } from "./src/errors.ts";
 import { defaults, misplaced, rules, type StoreOptions, storeRules } from "./src/options.ts";
-import { dialect, explainingVersion, locate } from "./src/pg/dialect.ts";
+import { dialect, explainingVersion, keyValues, locate } from "./src/pg/dialect.ts";
 import { checkPool, type PgPool, type Pool, poolAdapter, rows } from "./src/pg/driver.ts";
 import { transient } from "./src/pg/errors.ts";
 import { poolOptions } from "./src/pg/options.ts";
@@ -112,7 +112,6 @@ function backend(options: PostgresOptions): Backend {
       signal,
       (client) => executeScript(script, (text, values) => rows(client, text, values, prepared)),
     );
-  const keyValues = (keys: string[]) => keys.length === 1 ? keys : [[...keys].sort()];
   return {
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
@@ -135,6 +134,7 @@ function backend(options: PostgresOptions): Backend {
       const all = prepared ? sql.padToPowerOfTwo(rows, rows[0]!.map(() => null)) : rows;
       await run(signal, statements.write(all.length), all.flat());
     },
+    replace: (all, signal) => runScript(signal, sql.replaceAll(statements, all), prepared),
     async renew(keys, expires, signal) {
       if (!statements.expiring) return;
       await run(signal, statements.renew(keys.length), [expires, ...keyValues(keys)]);

@@ -103,6 +103,7 @@ function backend(options: RedisOptions): Backend {
     },
     read: (keys, signal) => commands.read(keys, signal),
     write: (entries, signal) => commands.write(entries, signal),
+    replace: (replacements, signal) => commands.replace(replacements, signal),
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),
     remove: (keys, signal) => commands.remove(keys, signal),
     page: (...query) => commands.page(...query),

@@ -134,6 +134,7 @@ function backend(options: SQLiteOptions): Backend {
         for (const entry of entries) insert.run(...statements.values(entry));
       });
     },
+    replace: (replacements) => driver.replaceAll(database, statements.replace, replacements),
     renew(keys, expires) {
       if (!statements.expiring) return;
       const renew = database.prepare(statements.renew(1));

@@ -7,6 +7,36 @@
 import { Buffer } from "node:buffer";
 import { isDeepStrictEqual, types } from "node:util";
 import type { Codec } from "../backend.ts";
+import { headerOf, headerText, needsOption } from "./header.ts";
+
+/** A session with its version, which MongoDB keeps in the field `version` beside the field `session`. */
+export class Versioned {
+  readonly version: number;
+  readonly session: unknown;
+
+  constructor(version: number, session: unknown) {
+    this.version = version;
+    this.session = session;
+  }
+}
+
+/** The subtype of a `Binary` that begins with a header: the first one for applications. */
+export const binarySubtype = 128;
+
+/** Splits a `Binary` that begins with a header. Some clients return only its bytes. */
+export function binaryWithHeader(value: unknown): { header: string; body: Buffer } | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const { sub_type, buffer, position } = value as {
+    sub_type?: number;
+    buffer: Uint8Array;
+    position: number;
+  };
+  if (sub_type !== binarySubtype && !types.isUint8Array(value)) return undefined;
+  const bytes = types.isUint8Array(value) ? value : buffer.subarray(0, position);
+  const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const header = headerOf(all.toString("latin1", 0, 64));
+  return header === "" ? undefined : { header, body: all.subarray(header.length) };
+}
 
 /**
  * Native documents, as MongoDB stores them. Dates, binary data and the driver's own types keep their
@@ -18,7 +48,13 @@ export const document: Codec<unknown> = {
     if (copy === undefined) throw new TypeError(`a ${typeof session} is not a document`);
     return copy;
   },
-  decode: (value) => clone(value, new Set()),
+  decode(value, key) {
+    const header = value instanceof Versioned
+      ? headerText({ version: value.version })
+      : binaryWithHeader(value)?.header;
+    if (header !== undefined) throw needsOption(header, key);
+    return clone(value, new Set());
+  },
   equal: isDeepStrictEqual,
   size: bsonSize,
   storedAs(kind) {
@@ -84,6 +120,7 @@ function bsonSize(value: unknown): number {
       return 8;
   }
   if (value === null) return 0;
+  if (value instanceof Versioned) return bsonSize(value.session) + 17; // `version`, as a double
   if (types.isUint8Array(value)) return 5 + value.length;
   if (types.isDate(value)) return 8;
   if (types.isRegExp(value)) return 2 + Buffer.byteLength(value.source) + value.flags.length;

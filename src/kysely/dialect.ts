@@ -64,6 +64,7 @@ function* prepare(
   return {
     statements,
     leases: plainValues,
+    replacement: ({ key, before, after }) => [after, key, before],
     read: rows,
     write: rows,
     // D1 takes 100 values in a statement, and an entry has three.

@@ -26,6 +26,8 @@ export interface Document {
   _id: unknown;
   key: string;
   session: unknown;
+  /** The version of the session, if it has one. */
+  version?: number;
   expires?: Date;
   /** The token of the last holder of its lease. */
   lease?: string;

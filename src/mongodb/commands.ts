@@ -4,14 +4,14 @@
  * @module
  */
 
-import type { Entry, Opening, Page } from "../backend.ts";
-import { document } from "../codec/document.ts";
+import type { Entry, Opening, Page, Replacement } from "../backend.ts";
+import { document, Versioned } from "../codec/document.ts";
 import { TooLargeError } from "../errors.ts";
-import { type ClientSource, type Collection, collectionOf } from "./client.ts";
+import { type ClientSource, type Collection, collectionOf, type Document } from "./client.ts";
 import { isDuplicate } from "./errors.ts";
 import { prepare } from "./schema.ts";
 
-const projection = { _id: 0, key: 1, session: 1, expires: 1 };
+const projection = { _id: 0, key: 1, session: 1, version: 1, expires: 1 };
 
 /** Reads and writes the sessions of a collection. */
 export class Commands {
@@ -55,7 +55,7 @@ export class Commands {
       // A document that only holds a lease has no session.
       it === null || it.session === undefined
         ? []
-        : { key: String(it.key), value: it.session, expires: it.expires?.getTime() }
+        : { key: String(it.key), value: valueOf(it), expires: it.expires?.getTime() }
     );
   }
 
@@ -70,6 +70,12 @@ export class Commands {
         ? collection.updateOne(filter, update, { upsert: true, signal })
         : collection.bulkWrite(operations, { ordered: false, signal })
     );
+  }
+
+  /** @throws {TooLargeError} if the old and the new session together are too large for a command. */
+  async replace(replacements: Replacement<unknown>[], signal: AbortSignal): Promise<void> {
+    const operations = replacements.map((it) => ({ updateOne: replacement(it) }));
+    await this.run((collection) => collection.bulkWrite(operations, { ordered: false, signal }));
   }
 
   async renew(keys: string[], expires: number, signal: AbortSignal): Promise<void> {
@@ -172,12 +178,60 @@ interface Upsert {
 const maxDocumentSize = 16 * 2 ** 20;
 
 function upsert(entry: Entry<unknown>): Upsert {
-  const { key, value: session, expires } = entry;
   checkSize(entry);
-  const update = expires === undefined
-    ? { $set: { session }, $unset: { expires: "" } }
-    : { $set: { session, expires: new Date(expires) } };
-  return { filter: { key }, update, upsert: true };
+  return { filter: { key: entry.key }, update: assign(fieldsOf(entry)), upsert: true };
+}
+
+/** The fields of an entry, without its key. Those that are `undefined` must be missing. */
+export function fieldsOf({ value, expires }: Pick<Entry<unknown>, "value" | "expires">): Fields {
+  return {
+    session: sessionOf(value),
+    version: versionOf(value),
+    expires: expires === undefined ? undefined : new Date(expires),
+  };
+}
+
+interface Fields {
+  readonly session: unknown;
+  readonly version: number | undefined;
+  readonly expires: Date | undefined;
+}
+
+const sessionOf = (value: unknown) => value instanceof Versioned ? value.session : value;
+const versionOf = (value: unknown) => value instanceof Versioned ? value.version : undefined;
+
+/** The value in a document that has a session. */
+export function valueOf({ session, version }: Document): unknown {
+  return version == null ? session : new Versioned(Number(version), session);
+}
+
+/** The update that sets fields, and removes those that are `undefined`. */
+export function assign(fields: object): { readonly $set: object; readonly $unset?: object } {
+  const all = Object.entries(fields);
+  const $set = Object.fromEntries(all.filter(([, value]) => value !== undefined));
+  const removed = all.filter(([, value]) => value === undefined).map(([name]) => [name, ""]);
+  // MongoDB before 5 refuses an empty list.
+  return removed.length === 0 ? { $set } : { $set, $unset: Object.fromEntries(removed) };
+}
+
+/** The update of a session that is still the one that was read, as `bulkWrite` takes it. */
+function replacement({ key, before, after }: Replacement<unknown>) {
+  const size = document.size({ key, before, after }) + 200; // names and operators
+  if (size > maxDocumentSize) {
+    const why = `the session before and after are ${size} bytes in BSON; ` +
+      `MongoDB's limit for both together is ${maxDocumentSize}`;
+    throw new TooLargeError(why, { operation: "write", key });
+  }
+  const session = {
+    $eq: sessionOf(before),
+    $exists: true, // because `null` equals a missing session
+    // Because a text equals an array that has it.
+    ...Array.isArray(sessionOf(before)) ? {} : { $not: { $type: "array" } },
+  };
+  return {
+    filter: { key, session, version: versionOf(before) ?? null },
+    update: assign({ session: sessionOf(after), version: versionOf(after) }),
+  };
 }
 
 /** @throws {TooLargeError} if the entry is too large for a document with these other fields. */
@@ -194,10 +248,9 @@ async function insert(
   entries: Entry<unknown>[],
   signal: AbortSignal,
 ): Promise<boolean> {
-  const documents = entries.map(({ key, value: session, expires }) => ({
-    key,
-    session,
-    ...(expires !== undefined && { expires: new Date(expires) }),
+  const documents = entries.map((entry) => ({
+    key: entry.key,
+    ...assign(fieldsOf(entry)).$set,
   }));
   try {
     await collection.insertMany(documents, { ordered: false, signal });

@@ -12,10 +12,13 @@
 import type { Claim, Claimed, Held, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
 import { reason } from "../errors.ts";
 import type { Collection, Document } from "./client.ts";
-import { checkSize, type Commands } from "./commands.ts";
+import { assign, checkSize, type Commands, fieldsOf, valueOf } from "./commands.ts";
 import { failedOperations, isDuplicate, isRefusal } from "./errors.ts";
 
-const projection = { _id: 0, key: 1, session: 1, expires: 1, lease: 1, until: 1, ends: 1, note: 1 };
+const projection = {
+  _id: 0,
+  ...{ key: 1, session: 1, version: 1, expires: 1, lease: 1, until: 1, ends: 1, note: 1 },
+};
 
 /** A claim need not be durable: if a failover loses it, the settlement is refused. */
 const writeConcern = { w: 1, j: false };
@@ -68,7 +71,7 @@ export class MongoLeases implements Leases<unknown> {
       if (document === undefined || holder !== token) return { key, token: holder };
       const { session, note } = document;
       const expires = expiryOf(document)?.getTime();
-      const entry = session === undefined ? undefined : { key, value: session, expires };
+      const entry = session === undefined ? undefined : { key, value: valueOf(document), expires };
       return { key, token, entry, note };
     });
   }
@@ -279,22 +282,16 @@ function updateOf({ token, length, change, note }: Settlement<unknown>): object 
   const begin = { ...changed(change), ...note === undefined ? {} : { note: { $literal: note } } };
   if (length > 0) return [begin, ...hold(length)].map(($set) => ({ $set }));
   if (!change) return [{ $set: { ...begin, ends: "$$REMOVE", until: released } }];
-  const { value: session, expires } = change;
-  const fields = { session, until: released, ...noted };
-  return expires === undefined
-    ? { $set: fields, $unset: { expires: "", ends: "" } }
-    : { $set: { ...fields, expires: new Date(expires) }, $unset: { ends: "" } };
+  return assign({ ...fieldsOf(change), until: released, ends: undefined, ...noted });
 }
 
 /** The session and its own expiry after a change. */
 function changed(change: Settlement<unknown>["change"]): Fields {
   if (change === undefined) return { expires: ownExpiry };
-  if (change === null) return { session: "$$REMOVE", expires: "$$REMOVE" };
-  const { value, expires } = change;
-  return {
-    session: { $literal: value },
-    expires: expires === undefined ? "$$REMOVE" : new Date(expires),
-  };
+  const removed = { session: "$$REMOVE", version: "$$REMOVE", expires: "$$REMOVE" };
+  if (change === null) return removed;
+  const { session, ...others } = assign(fieldsOf(change)).$set as Fields;
+  return { ...removed, ...others, session: { $literal: session } };
 }
 
 /** The stages of a lease, where `expires` is the session's own. */
@@ -304,7 +301,10 @@ function hold(length: number): Fields[] {
   const isEarly = { $and: [hasExpiry, { $lt: ["$expires", end] }] };
   return [
     // Otherwise a later `expires` would bring the session back.
-    { session: when(isPast, "$$REMOVE", "$session") },
+    {
+      session: when(isPast, "$$REMOVE", "$session"),
+      version: when(isPast, "$$REMOVE", "$version"),
+    },
     {
       until: { $add: ["$$NOW", length] },
       expires: when(

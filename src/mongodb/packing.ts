@@ -8,9 +8,9 @@
 import { Buffer } from "node:buffer";
 import type { Packing } from "../backend.ts";
 import { headerText, parseHeader } from "../codec/header.ts";
-import { binaryHeader, binarySubtype, Versioned } from "../codec/document.ts";
+import { binarySubtype, binaryWithHeader, Versioned } from "../codec/document.ts";
 
-/** The parts of the driver that are needed. */
+/** The parts of the driver that are used. */
 export interface BsonDriver {
   readonly BSON: {
     serialize(document: object): Uint8Array;
@@ -19,13 +19,14 @@ export interface BsonDriver {
   readonly Binary: new (bytes: Uint8Array, subtype: number) => { readonly buffer: Uint8Array };
 }
 
+/** Values with a header, by means of the driver. */
 export function documentPacking({ BSON, Binary }: BsonDriver): Packing<unknown> {
   return {
     split(stored) {
       if (stored instanceof Versioned) {
         return { header: headerText({ version: stored.version }), body: stored.session };
       }
-      return binaryHeader(stored) ?? { header: "", body: stored };
+      return binaryWithHeader(stored) ?? { header: "", body: stored };
     },
     join(header, body) {
       if (header === "") return body;

@@ -5,7 +5,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import type { Entry, Limits } from "../backend.ts";
+import type { Entry, Limits, MaybePromise, Replacement } from "../backend.ts";
 import { StoreError, TooLargeError } from "../errors.ts";
 import type { LeaseValues } from "../sql/leases.ts";
 import { padToPowerOfTwo, sortByKey, type Statements } from "../sql/statements.ts";
@@ -23,6 +23,12 @@ export interface Encoder {
    * @throws {TooLargeError} if an entry is too large for the server.
    */
   rows(entries: Entry<string>[]): unknown[][];
+  /**
+   * The values of a replacement.
+   *
+   * @throws {TooLargeError} if the new session is too large for the server.
+   */
+  replacement(replacement: Replacement<string>): MaybePromise<unknown[]>;
   /** The values of leases. */
   readonly leases: LeaseValues;
 }
@@ -117,6 +123,12 @@ export function encoder(
     limits: {
       keys: Math.min(128, maxAllowedPacket >> 13),
       bytes: Math.min(1_000_000, maxAllowedPacket >> 3),
+    },
+    async replacement({ key, before, after }) {
+      // Not imported at the top because other operations start without it.
+      const { createHash } = await import("node:crypto");
+      const [encodedKey, session] = row({ key, value: after });
+      return [session, encodedKey, createHash("sha256").update(before).digest("hex")];
     },
     keys(keys) {
       if (!binary && checkKey !== undefined) keys.forEach(checkKey);

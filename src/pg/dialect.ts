@@ -111,6 +111,8 @@ export function dialect(table: string): Dialect {
         ? `key = $${first}`
         : `key IN (SELECT key FROM ${table} WHERE key = ANY($${first}) ORDER BY key COLLATE "C" FOR UPDATE)`,
     value: (column, index) => `$${index}::${column === "expires" ? "bigint" : "text"}`,
+    // Every collation that a database can have by default compares bytes in the end.
+    sessionIs: (index) => `session = $${index}::text`,
     // Padding rows of a prepared statement have no key.
     insertSource: (rows, columns) =>
       `SELECT * FROM (${rows}) AS entry (${columns}) WHERE key IS NOT NULL`,
@@ -119,6 +121,11 @@ export function dialect(table: string): Dialect {
     now,
     leases: () => leases(table),
   };
+}
+
+/** The values of `matches`. */
+export function keyValues(keys: string[]): unknown[] {
+  return keys.length === 1 ? keys : [[...keys].sort()];
 }
 
 /** Not `now()`, which is the begin of the transaction, before the statement waited for a lock. */

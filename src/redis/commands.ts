@@ -4,10 +4,16 @@
  * @module
  */
 
-import type { Entry, Page } from "../backend.ts";
+import type { Entry, Page, Replacement } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
 import { keyPrefixOf, type Reads } from "./primary.ts";
+import { Script } from "./script.ts";
+
+/** Its key is the session; its arguments are the value that was read, and the new one. */
+const replace = new Script(`
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end
+return {}`);
 
 /** Reads and writes the sessions under a prefix. */
 export class Commands {
@@ -56,6 +62,19 @@ export class Commands {
         const pairs = entries.flatMap(({ key, value }) => [this.#name(key), value]);
         refuseQueued(await client.mSet(pairs));
       }
+    });
+  }
+
+  replace(replacements: Replacement<string>[], signal: AbortSignal): Promise<void> {
+    return this.#source.run(signal, async (client) => {
+      if (!client.eval || !client.evalSha) {
+        throw new TypeError("to replace sessions the store needs eval and evalSha of the client");
+      }
+      await settleAll(
+        replacements.map(({ key, before, after }) =>
+          replace.run(client, [this.#name(key)], [before, after])
+        ),
+      );
     });
   }
 

@@ -50,6 +50,10 @@ export function explained(error: unknown, isCluster: boolean): unknown {
     const why = "the lease of a session needs Redis 5 or newer, and this server is older";
     return new Error(`${why}: ${message}`, { cause: error });
   }
+  if (/^(NOPERM|ERR unknown command)\b.*\beval(sha)?\b/i.test(message)) {
+    const hint = "this needs Lua scripts: allow the commands EVAL and EVALSHA";
+    return new Error(`${message}; ${hint}`, { cause: error });
+  }
   if (isCluster && /^(MOVED|ASK) /.test(message)) {
     // The nodes do not agree yet. The client of node-redis 4 ends its redirections with this error.
     return new Error(`Too many Cluster redirections. Last error: ${message}`, { cause: error });

@@ -50,6 +50,8 @@ export interface Dialect {
   matchesInOrder?(keys: number, first: number): string;
   /** The placeholder of a value. `index` counts from 1 through the values of all rows. */
   value(name: string, index: number): string;
+  /** The condition that a session is a value, byte by byte. `index` is that of the value. */
+  sessionIs(index: number): string;
   /** Wraps the VALUES list of an insert of several rows, for example to filter padding rows. */
   insertSource?(rows: string, columns: string): string;
   /** The clause of an insert that overwrites the row of an existing key. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Entry, Page } from "../backend.ts";
+import type { Entry, Page, Replacement } from "../backend.ts";
 import type { Dialect, LeaseStatements, Shape } from "./dialect.ts";
 import type { Row, Script } from "./script.ts";
 
@@ -17,6 +17,8 @@ export interface Statements {
   readonly read: (keys: number) => string;
   readonly write: (entries: number) => string;
   readonly remove: (keys: number) => string;
+  /** Its values are the new session, the key, and the value that `sessionIs` of the dialect compares. */
+  readonly replace: string;
   /** Its values are the new expiry, then the keys. */
   readonly renew: (keys: number) => string;
   /** Reads a page, without sessions. The arguments are those of the contract. */
@@ -75,6 +77,8 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
       const source = entries > 1 && dialect.insertSource?.(rows, names) || rows;
       return `INSERT INTO ${table} (${names}) ${source} ${overwrite(columns.slice(1))}`;
     }),
+    replace: `UPDATE ${table} SET session = ${value("session", 1)} ` +
+      `WHERE ${matches(1, 2)} AND ${dialect.sessionIs(3)}`,
     remove: memoized((keys) => `DELETE FROM ${table} WHERE ${matchesInOrder(keys, 1)}`),
     renew: memoized((keys) =>
       `UPDATE ${table} SET expires = ${value("expires", 1)} WHERE ${matchesInOrder(keys, 2)}`
@@ -100,6 +104,14 @@ export function statements(dialect: Dialect, shape: Shape): Statements {
     },
     values: ({ key, value, expires = null }) => [key, value, expires].slice(0, columns.length),
   };
+}
+
+/** Replaces sessions, each by a statement of its own. */
+export function* replaceAll(
+  { replace }: Statements,
+  replacements: Replacement<string>[],
+): Script<void> {
+  for (const { key, before, after } of replacements) yield [replace, after, key, before];
 }
 
 /** Makes the text of each count only once. */

@@ -77,6 +77,8 @@ export function dialect(name: string): Dialect {
     select: (column) => column,
     matches: () => "key = ?",
     value: () => "?",
+    // The column of a table that the application created may have another collation.
+    sessionIs: () => "session = ? COLLATE BINARY",
     overwrite: onConflict,
     leaseColumns: { lease: "text", until: "integer", note: "text" },
     now,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Replacement } from "../backend.ts";
 import { reason } from "../errors.ts";
 import { transactionOpen } from "../sql/errors.ts";
 import { executeScriptSync, type Row, type Script } from "../sql/script.ts";
@@ -213,6 +214,18 @@ export function atomic<T>(database: Database, statements: number, work: () => T)
     }
     throw error;
   }
+}
+
+/** Runs a statement whose values are the new session, the key, and the session that was read. */
+export function replaceAll(
+  database: Database,
+  sql: string,
+  replacements: Replacement<string>[],
+): void {
+  const statement = database.prepare(sql);
+  atomic(database, replacements.length, () => {
+    for (const { key, before, after } of replacements) statement.run(after, key, before);
+  });
 }
 
 /**

@@ -62,6 +62,7 @@ export function layered<Encoded>(
   const { leases } = backend;
   return {
     ...backend,
+    packing: undefined,
     codec: new PlainCodec(backend.codec, options),
     leases: typeof leases === "object" ? transformedLeases(leases, () => values) : leases,
     shared: { ...backend.shared, encrypt: encrypt?.keys.join(), codec, version, onNewer },

@@ -11,13 +11,17 @@ import { listing } from "./listing.ts";
 import { moves } from "./moves.ts";
 import { order } from "./order.ts";
 import { prefixes } from "./prefixes.ts";
+import { replace } from "./replace.ts";
 import { values } from "./values.ts";
 
 export type { Harness } from "./harness.ts";
 
 export { leases };
 
-const all = [values, keys, order, batches, listing, prefixes, moves, expiry, leases, lifecycle];
+const all = [
+  ...[values, keys, order, batches, listing, prefixes, moves, expiry, replace, leases],
+  lifecycle,
+];
 
 /** Runs the suite, or some topics of it. */
 export function conformance(given: Harness, topics = all): void {

@@ -15,7 +15,7 @@ import { transient } from "../../src/mongodb/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -34,6 +34,8 @@ async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> 
   }
 }
 
+const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb");
+
 const harness: Harness = {
   name: "MongoDB",
   dates: "date",
@@ -44,6 +46,8 @@ const harness: Harness = {
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
   backend: (where, options) => backendOf(Mongo, { url, collection: where, ...options }),
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
+  writeOld: (where, key, session) =>
+    direct((client) => upstream.Mongo({ client, collection: where }).set(key, session)),
   noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
   refusedFields: ferretdb
     ? {
@@ -54,6 +58,7 @@ const harness: Harness = {
 };
 
 conformance(harness);
+encryptedConformance(harness);
 underTelegraf(harness);
 
 const mongoose = requireVersion("mongoose", "8");
@@ -91,8 +96,6 @@ async function uniqueIndexes(collection: mongodb7.Collection) {
 }
 
 describe("MongoDB data", () => {
-  const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb");
-
   test(
     "reads and changes what @telegraf/session 2.0.0-beta.7 wrote",
     async (collection, client) => {

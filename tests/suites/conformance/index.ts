@@ -17,7 +17,7 @@ import { values } from "./values.ts";
 
 export type { Harness } from "./harness.ts";
 
-export { leases };
+export { leases, replace };
 
 const all = [
   ...[values, keys, order, batches, listing, prefixes, moves, expiry, replace, leases],

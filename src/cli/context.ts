@@ -34,6 +34,8 @@ export interface Context {
   readonly signal: AbortSignal;
   /** The time limit for opening a database, in ms. */
   readonly timeout: number;
+  /** Keys for encrypted sessions, the newest first. */
+  readonly keys?: readonly string[] | undefined;
   /** The arguments of the program, if npx runs it from its cache. */
   readonly npx?: readonly string[];
 }

@@ -34,6 +34,7 @@ import {
   updateRules,
 } from "../lease/options.ts";
 import { debugByEnvironment, defaults, type StoreOptions } from "../options.ts";
+import type { Plain } from "../transform/backend.ts";
 import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
@@ -370,15 +371,15 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const refuse = (key: string, error: unknown) => {
       errors.push(error instanceof StoreError ? error : decodeError(key, error));
     };
-    const shared = this.#shared as SharedBackend<unknown>;
+    const shared = this.#shared as unknown as SharedBackend<Plain<unknown>>;
     const database = {
       read: (keys: string[]) => this.#storeWide("read", (signal) => shared.read(keys, signal)),
-      replace: (all: Replacement<unknown>[]) =>
+      replace: (all: Replacement<Plain<unknown>>[]) =>
         this.#storeWide("write", (signal) => shared.replace(all, signal)),
     };
     let total = 0;
     for await (const keys of this.#pages("", () => true)) {
-      total += await rewrite(database, keys, rotated, refuse);
+      total += (await rewrite(database, keys, rotated, refuse)).size;
     }
     if (errors.length > 0) throw errors[0];
     return total;

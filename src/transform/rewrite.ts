@@ -10,8 +10,8 @@ import type { Plain } from "./backend.ts";
 
 /** The part of a database that rewriting needs. */
 export interface Rewritable {
-  read(keys: string[]): MaybePromise<Entry<unknown>[]>;
-  replace(replacements: Replacement<unknown>[]): MaybePromise<void>;
+  read(keys: string[]): MaybePromise<Entry<Plain<unknown>>[]>;
+  replace(replacements: Replacement<Plain<unknown>>[]): MaybePromise<void>;
 }
 
 /** The new form of a session; `undefined` if it has it already. Throws if it cannot be read. */
@@ -34,19 +34,19 @@ const mostAttempts = 20;
  * Rewrites the sessions of some keys.
  *
  * @param refuse gets each session that cannot be rewritten.
- * @returns how many it has rewritten.
+ * @returns the keys of those that it has rewritten.
  */
 export async function rewrite(
   database: Rewritable,
   keys: string[],
   renew: Renew,
   refuse: (key: string, error: unknown) => void,
-): Promise<number> {
+): Promise<ReadonlySet<string>> {
   const rewritten = new Set<string>();
   for (let left = keys, attempt = 0; left.length > 0; attempt++) {
     const replacements = (await database.read(left)).flatMap(({ key, value: before }) => {
       try {
-        const after = renew(before as Plain<unknown>, key);
+        const after = renew(before, key);
         return after === undefined ? [] : { key, before, after };
       } catch (error) {
         refuse(key, error);
@@ -59,13 +59,13 @@ export async function rewrite(
     left = await replaceAll(database, replacements, refuse);
     for (const key of left) rewritten.add(key);
   }
-  return rewritten.size;
+  return rewritten;
 }
 
 /** Replaces values. Returns the keys of those that may have been replaced. */
 async function replaceAll(
   database: Rewritable,
-  replacements: Replacement<unknown>[],
+  replacements: Replacement<Plain<unknown>>[],
   refuse: (key: string, error: unknown) => void,
 ): Promise<string[]> {
   try {

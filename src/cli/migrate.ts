@@ -1,0 +1,107 @@
+/**
+ * `migrate URL --module FILE`.
+ *
+ * @module
+ */
+
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { type Rules, type StoreOptions, storeRules } from "../options.ts";
+import { checkTransforms } from "../transform/options.ts";
+import { checkOptions } from "../validation.ts";
+import type { Context } from "./context.ts";
+import { Database, type Transforms } from "./database.ts";
+import { exit, Failure, sentence } from "./failure.ts";
+import { checkReadable } from "./plain.ts";
+import { rewriteAll } from "./rewriting.ts";
+import { count } from "./text.ts";
+import { locate } from "./url.ts";
+
+/** The parts of the options that a module exports. */
+const { version, migrate: steps, codec } = storeRules;
+const rules: Rules<Transforms> = { version, migrate: steps, codec };
+
+/** How to migrate. */
+export interface Migrate {
+  /** The file whose exports are options of the bot's store. */
+  readonly module: string;
+  /** Whether to write nothing. */
+  readonly dryRun: boolean;
+}
+
+/** Brings all sessions of older versions to the version of a module. */
+export async function migrate(
+  url: string,
+  { module, dryRun }: Migrate,
+  context: Context,
+): Promise<number> {
+  const location = locate(url);
+  const transforms = await load(module);
+  const newest = transforms.version!;
+  await using database = await Database.open(location, context, { transforms });
+  const { codec } = database;
+  /** The numbers of sessions, by the version that they had. */
+  const counts = new Map<number, number>();
+  let newer = 0;
+  // Of the batch, because a session may be seen twice if others write it at the same time.
+  const versions = new Map<string, number>();
+  return await rewriteAll(
+    database,
+    {
+      done: "migrated",
+      renew(plain, key) {
+        versions.set(key, plain.version);
+        if (plain.problem === undefined && plain.version >= newest) return undefined;
+        if (plain.problem !== undefined || transforms.codec === undefined) checkReadable(plain);
+        const session = codec.decode(plain, key);
+        return session === undefined ? undefined : codec.encode(session);
+      },
+      add(keys) {
+        for (const [key, version] of versions) {
+          if (version > newest) newer++;
+          if (keys.has(key)) counts.set(version, (counts.get(version) ?? 0) + 1);
+        }
+        versions.clear();
+      },
+      summary() {
+        const total = [...counts.values()].reduce((sum, number) => sum + number, 0);
+        const what = `${count(total, "session")} of ${database.title}`;
+        const from = [...counts].toSorted(([a], [b]) => a - b).map(([version, number]) =>
+          `  ${count(number, "session")} from version ${version} to ${newest}`
+        );
+        const kept = newer === 0
+          ? []
+          : [`Left ${count(newer, "session")} of newer versions unchanged.`];
+        return [`${dryRun ? "Would migrate" : "Migrated"} ${what}.`, ...from, ...kept];
+      },
+    },
+    dryRun,
+    context,
+  );
+}
+
+/** @throws {Failure} if the module cannot be loaded, or if its exports cannot work. */
+async function load(file: string): Promise<Transforms> {
+  let exported: Partial<Transforms> & { default?: Partial<Transforms> };
+  try {
+    exported = await import(pathToFileURL(resolve(file)).href);
+  } catch (error) {
+    const { code } = Object(error);
+    const hint = code === "ERR_UNKNOWN_FILE_EXTENSION"
+      ? "; Node.js loads .ts from version 22.18 on: use that, or a .js or .mjs file"
+      : "";
+    throw new Failure(`Cannot load ${file}: ${sentence(error)}${hint}`, exit.usage);
+  }
+  const { version, migrate, codec } = { ...exported.default, ...exported };
+  if (version === undefined && migrate === undefined) {
+    throw new Failure(`${file} must export version and migrate`, exit.usage);
+  }
+  const options: Pick<StoreOptions, keyof Transforms> = { version, migrate, codec };
+  try {
+    checkOptions(file, options, rules);
+    checkTransforms(file, options);
+  } catch (error) {
+    throw new Failure(sentence(error), exit.usage);
+  }
+  return options;
+}

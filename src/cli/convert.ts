@@ -71,8 +71,8 @@ export function converter(
 function whyBound(from: Origin, to: Origin): string | undefined {
   if (from.format !== to.format) return "the databases store sessions in different formats";
   if (from.place === to.place) return undefined;
-  const names = [from.place, to.place].map((name) => JSON.stringify(name)).join(", not in ");
-  return `it can only be decrypted in its table, collection or prefix, which is ${names}`;
+  const [own, other] = [from.place, to.place].map((name) => JSON.stringify(name));
+  return `it can only be decrypted in its table, collection or prefix, ${own}, and not in ${other}`;
 }
 
 /** @throws {Error} always: says why the session cannot be copied. */

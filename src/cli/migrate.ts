@@ -13,7 +13,7 @@ import type { Context } from "./context.ts";
 import { Database, type Transforms } from "./database.ts";
 import { exit, Failure, sentence } from "./failure.ts";
 import { checkReadable } from "./plain.ts";
-import { rewriteAll } from "./rewriting.ts";
+import { type Change, rewriteAll } from "./rewriting.ts";
 import { count } from "./text.ts";
 import { locate } from "./url.ts";
 
@@ -37,47 +37,49 @@ export async function migrate(
 ): Promise<number> {
   const location = locate(url);
   const transforms = await load(module);
-  const newest = transforms.version!;
   await using database = await Database.open(location, context, { transforms });
-  const { codec } = database;
+  return await rewriteAll(database, migration(database, transforms, dryRun), dryRun, context);
+}
+
+function migration(
+  { codec, title }: Database,
+  transforms: Transforms,
+  dryRun: boolean,
+): Change {
+  const newest = transforms.version!;
+  /** The versions of the batch, before their migration. */
+  const versions = new Map<string, number>();
   /** The numbers of sessions, by the version that they had. */
   const counts = new Map<number, number>();
+  let total = 0;
   let newer = 0;
-  // Of the batch, because a session may be seen twice if others write it at the same time.
-  const versions = new Map<string, number>();
-  return await rewriteAll(
-    database,
-    {
-      done: "migrated",
-      renew(plain, key) {
-        versions.set(key, plain.version);
-        if (plain.problem === undefined && plain.version >= newest) return undefined;
-        if (plain.problem !== undefined || transforms.codec === undefined) checkReadable(plain);
-        const session = codec.decode(plain, key);
-        return session === undefined ? undefined : codec.encode(session);
-      },
-      add(keys) {
-        for (const [key, version] of versions) {
-          if (version > newest) newer++;
-          if (keys.has(key)) counts.set(version, (counts.get(version) ?? 0) + 1);
-        }
-        versions.clear();
-      },
-      summary() {
-        const total = [...counts.values()].reduce((sum, number) => sum + number, 0);
-        const what = `${count(total, "session")} of ${database.title}`;
-        const from = [...counts].toSorted(([a], [b]) => a - b).map(([version, number]) =>
-          `  ${count(number, "session")} from version ${version} to ${newest}`
-        );
-        const kept = newer === 0
-          ? []
-          : [`Left ${count(newer, "session")} of newer versions unchanged.`];
-        return [`${dryRun ? "Would migrate" : "Migrated"} ${what}.`, ...from, ...kept];
-      },
+  return {
+    done: "migrated",
+    renew(plain, key) {
+      if (plain.version > newest) newer++;
+      if (plain.version >= newest) return undefined;
+      if (plain.problem !== undefined || transforms.codec === undefined) checkReadable(plain);
+      versions.set(key, plain.version);
+      const session = codec.decode(plain, key);
+      return session === undefined ? undefined : codec.encode(session);
     },
-    dryRun,
-    context,
-  );
+    add(keys) {
+      for (const key of keys) {
+        const version = versions.get(key)!;
+        counts.set(version, (counts.get(version) ?? 0) + 1);
+      }
+      total += keys.size;
+      versions.clear();
+    },
+    summary() {
+      const done = dryRun ? "Would migrate" : "Migrated";
+      const lines = [...counts].toSorted(([a], [b]) => a - b).map(([version, number]) =>
+        `  ${count(number, "session")} from version ${version} to ${newest}`
+      );
+      if (newer > 0) lines.push(`Left ${count(newer, "session")} of newer versions unchanged.`);
+      return [`${done} ${count(total, "session")} of ${title}.`, ...lines];
+    },
+  };
 }
 
 /** @throws {Failure} if the module cannot be loaded, or if its exports cannot work. */

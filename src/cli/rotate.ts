@@ -10,7 +10,7 @@ import { Database } from "./database.ts";
 import { exit, Failure } from "./failure.ts";
 import { places } from "./keys.ts";
 import { checkReadable } from "./plain.ts";
-import { rewriteAll } from "./rewriting.ts";
+import { type Change, rewriteAll } from "./rewriting.ts";
 import { count } from "./text.ts";
 import { locate } from "./url.ts";
 
@@ -29,21 +29,17 @@ export async function rotate(
   }
   await using database = await Database.open(location, context);
   let sessions = 0;
-  return await rewriteAll(
-    database,
-    {
-      done: "encrypted",
-      renew(plain, key) {
-        if (plain.problem !== undefined) checkReadable(plain);
-        return rotated(plain, key);
-      },
-      add: ({ size }) => sessions += size,
-      summary() {
-        const what = `${count(sessions, "session")} of ${database.title} with the newest key`;
-        return [`${dryRun ? "Would encrypt" : "Encrypted"} ${what}.`];
-      },
+  const change: Change = {
+    done: "encrypted",
+    renew(plain, key) {
+      if (plain.problem !== undefined) checkReadable(plain); // for its message
+      return rotated(plain, key);
     },
-    dryRun,
-    context,
-  );
+    add: ({ size }) => sessions += size,
+    summary() {
+      const done = dryRun ? "Would encrypt" : "Encrypted";
+      return [`${done} ${count(sessions, "session")} of ${database.title} with the newest key.`];
+    },
+  };
+  return await rewriteAll(database, change, dryRun, context);
 }

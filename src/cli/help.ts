@@ -28,8 +28,9 @@ Exit codes:
 /** Where keys come from. */
 export const keys = `
 Keys of encrypted sessions:
-  Put them into the variable ${variable} or into the file of --keys, the newest first, separated
-  by white space or commas. Each is base64 of 32 bytes. A file comes before the variable.
+  Put them into the environment variable ${variable} or into the file of --keys, the
+  newest first, separated by white space or commas. Each is base64 of 32 random bytes. With --keys
+  the variable is not used.
 `;
 
 /** How to continue after an interruption. */

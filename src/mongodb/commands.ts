@@ -207,11 +207,14 @@ export function valueOf({ session, version }: Document): unknown {
 
 /** The update that sets fields, and removes those that are `undefined`. */
 export function assign(fields: object): { readonly $set: object; readonly $unset?: object } {
-  const all = Object.entries(fields);
-  const $set = Object.fromEntries(all.filter(([, value]) => value !== undefined));
-  const removed = all.filter(([, value]) => value === undefined).map(([name]) => [name, ""]);
+  const $set: Record<string, unknown> = {};
+  let $unset: Record<string, ""> | undefined;
+  for (const [name, value] of Object.entries(fields)) {
+    if (value !== undefined) $set[name] = value;
+    else ($unset ??= {})[name] = "";
+  }
   // MongoDB before 5 refuses an empty list.
-  return removed.length === 0 ? { $set } : { $set, $unset: Object.fromEntries(removed) };
+  return $unset === undefined ? { $set } : { $set, $unset };
 }
 
 /** The update of a session that is still the one that was read, as `bulkWrite` takes it. */

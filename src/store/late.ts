@@ -78,7 +78,7 @@ export class LateChanges<Encoded> {
   }
 
   #checkLater(watch: Watch<Encoded>, i: number): void {
-    const due = watch.storedAt + checks[i]! - this.#clock.now();
+    const due = Math.max(0, watch.storedAt + checks[i]! - this.#clock.now());
     watch.timer = this.#clock.setTimeout(() => {
       const isLast = i === checks.length - 1;
       this.#look(watch, isLast);

@@ -1,7 +1,8 @@
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
+import { transformed } from "../../src/transform/backend.ts";
 import { Memory } from "../../mod.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
 
 const places = new Map<string, MemoryData>();
@@ -19,7 +20,7 @@ const harness: Harness = {
   prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
-    return createStore(memoryBackend(data(where)), options);
+    return createStore(transformed("Memory", memoryBackend(data(where)), options ?? {}), options);
   },
   backend: (where) => memoryBackend(data(where)),
   drop(where) {
@@ -33,4 +34,5 @@ const harness: Harness = {
 };
 
 conformance(harness);
+encryptedConformance(harness);
 underTelegraf(harness);

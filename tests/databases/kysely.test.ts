@@ -23,7 +23,7 @@ import { SQLite } from "../../sqlite.ts";
 import { transient } from "../../src/kysely/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance } from "../suites/conformance/index.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
 import { factories, optionsOf, versions } from "../support/kysely.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -146,7 +146,9 @@ for (const [version, kysely] of Object.entries(versions)) {
       },
     };
     conformance(harness);
-    if (version === "Kysely") underTelegraf(harness, 250);
+    if (version !== "Kysely") continue;
+    encryptedConformance(harness);
+    underTelegraf(harness, 250);
   }
 }
 

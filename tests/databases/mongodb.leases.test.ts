@@ -17,10 +17,11 @@ import {
 } from "mongodb";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
 import type { Backend, Claim, Leases, Settlement } from "../../src/backend.ts";
-import { document } from "../../src/codec/document.ts";
+import { document, Versioned } from "../../src/codec/document.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { awkwardKeys, type Harness, testOf } from "../suites/conformance/harness.ts";
 import { leases } from "../suites/conformance/leases.ts";
+import { replace } from "../suites/conformance/replace.ts";
 import { exclusively } from "../suites/processes.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -143,6 +144,8 @@ function test(
 
 describe("MongoDB leases", () => {
   leases(testOf(harness), harness);
+  // FerretDB 1, which runs the rest of the suite, has no atomic changes.
+  if (url && process.env.TEST_MONGODB_KIND === "ferretdb") replace(testOf(harness), harness);
 
   exclusively({
     name: "MongoDB",
@@ -254,6 +257,82 @@ describe("MongoDB leases", () => {
     }
     assert.deepEqual((await holder.claimed(lease("k", "$key")))?.value, value);
     assert.deepEqual(await holder.claim(lease("k", "$lease")), { k: "$key" });
+  });
+
+  test("keeps the version of a session under a lease", async (collection, name) => {
+    await using holder = await Holder.open({ url, collection: name }, true);
+    const stored = async (key: string) => {
+      const { session, version } = (await collection.findOne({ key }))!;
+      return [session, version];
+    };
+    const session = { text: "$key" };
+    const expires = Date.now() + hour;
+    for (const keys of [["a"], ["b", "c"]]) {
+      for (const length of [long, 0]) {
+        const settle = async (value: unknown, expires?: number) => {
+          await holder.claim(...keys.map((key) => lease(key, "t")));
+          const writes = keys.map((key) => write(key, "t", value, length, expires));
+          assert.deepEqual(await holder.settle(...writes), []);
+          const claimed = await holder.leases.claim(keys.map((key) => lease(key, "t")), signal);
+          for (const [i, key] of keys.entries()) {
+            const read = await holder.read(key);
+            assert.deepEqual([read!.value, claimed[i]!.entry!.value], [value, value]);
+            assert.equal(claimed[i]!.entry!.expires, expires);
+          }
+          return await stored(keys[0]!);
+        };
+        assert.deepEqual(await settle(new Versioned(3, session)), [session, 3]);
+        assert.deepEqual(await settle(new Versioned(0, session), expires), [session, 0]);
+        // A settlement without a change leaves both.
+        for (const each of [long, 0]) {
+          const rest = keys.map((key) => ({ ...lease(key, "t", each), change: undefined }));
+          assert.deepEqual(await holder.settle(...rest), []);
+          assert.deepEqual(await stored(keys[0]!), [session, 0]);
+        }
+        assert.deepEqual(await settle(session), [session, undefined]);
+        assert.deepEqual(await settle(new Versioned(4, session)), [session, 4]);
+        const removals = keys.map((key) => ({ ...removal(key, "t"), length }));
+        assert.deepEqual(await holder.settle(...removals), []);
+        for (const key of keys) assert.equal(await holder.read(key), undefined);
+        assert.equal(await collection.countDocuments({ version: { $exists: true } }), 0);
+      }
+    }
+  });
+
+  test(
+    "replaces a session and its version under the lease of another",
+    async (collection, name) => {
+      await using holder = await Holder.open({ url, collection: name });
+      await holder.backend.write([{ key: "k", value: { a: 1 } }], signal);
+      await holder.claim(lease("k", "t"));
+      const others = async () => {
+        const { lease, until, ends, expires } = (await collection.findOne({ key: "k" }))!;
+        return { lease, until, ends, expires };
+      };
+      const before = await others();
+      const steps = [{ a: 1 }, new Versioned(1, { a: 2 }), new Versioned(2, { a: 2 }), { a: 3 }];
+      for (const [i, after] of steps.slice(1).entries()) {
+        await holder.backend.replace([{ key: "k", before: steps[i], after }], signal);
+        assert.deepEqual((await holder.read("k"))!.value, after);
+        assert.deepEqual(await others(), before);
+      }
+      assert.deepEqual(await holder.settle(write("k", "t", new Versioned(1, 1))), []);
+      assert.deepEqual((await holder.read("k"))!.value, new Versioned(1, 1));
+    },
+  );
+
+  test("an expired session under a lease does not keep its version", async (collection, name) => {
+    await using holder = await Holder.open({ url, collection: name }, true);
+    const expires = Date.now() - 1;
+    // The server's index may delete it first.
+    await collection.insertOne({
+      ...{ key: "k", session: 1, version: 2, lease: "t" },
+      ...{ until: new Date(0), expires: new Date(expires) },
+    });
+    const claimed = await holder.claimed(lease("k", "t"));
+    assert.equal(claimed, undefined);
+    const { session, version } = (await collection.findOne({ key: "k" }))!;
+    assert.deepEqual([session, version], [undefined, undefined]);
   });
 
   test("refuses a settlement if the lease is lost", async (collection, name) => {

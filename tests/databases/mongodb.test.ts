@@ -8,14 +8,15 @@ import * as mongodb7 from "mongodb";
 import { MongoClient } from "mongodb";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { document } from "../../src/codec/document.ts";
+import type { Backend } from "../../src/backend.ts";
+import { document, Versioned } from "../../src/codec/document.ts";
 import { refusedOptions } from "../../src/errors.ts";
 import { timeoutOptions } from "../../src/mongodb/options.ts";
 import { transient } from "../../src/mongodb/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -34,6 +35,8 @@ async function direct<T>(work: (client: MongoClient) => Promise<T>): Promise<T> 
   }
 }
 
+const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb");
+
 const harness: Harness = {
   name: "MongoDB",
   dates: "date",
@@ -44,6 +47,8 @@ const harness: Harness = {
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
   backend: (where, options) => backendOf(Mongo, { url, collection: where, ...options }),
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
+  writeOld: (where, key, session) =>
+    direct((client) => upstream.Mongo({ client, collection: where }).set(key, session)),
   noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
   refusedFields: ferretdb
     ? {
@@ -54,6 +59,7 @@ const harness: Harness = {
 };
 
 conformance(harness);
+encryptedConformance(harness);
 underTelegraf(harness);
 
 const mongoose = requireVersion("mongoose", "8");
@@ -91,8 +97,6 @@ async function uniqueIndexes(collection: mongodb7.Collection) {
 }
 
 describe("MongoDB data", () => {
-  const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb");
-
   test(
     "reads and changes what @telegraf/session 2.0.0-beta.7 wrote",
     async (collection, client) => {
@@ -297,6 +301,130 @@ describe("MongoDB data", () => {
     const { BSON } = mongodb7;
     assert.ok(BSON.calculateObjectSize(stored!) <= 16 * 2 ** 20);
     await assert.rejects(store.set("k", session + "x"), { name: "TooLargeError" });
+  });
+});
+
+describe("MongoDB versions of sessions", () => {
+  const { signal } = new AbortController();
+
+  /** Opens a backend on a collection. */
+  async function open(collectionName: string, expiring = false): Promise<Backend<unknown>> {
+    const backend = backendOf(Mongo, { url, collection: collectionName });
+    const report = (error: unknown) => assert.fail(String(error));
+    await backend.open({ expiring, leasing: false, signal, report });
+    return backend;
+  }
+
+  /** The values under keys, in their order. */
+  async function valuesOf(backend: Backend<unknown>, keys: string[]): Promise<unknown[]> {
+    const entries = await backend.read(keys, signal);
+    return keys.map((key) => entries.find((entry) => entry.key === key)?.value);
+  }
+
+  test("stores the version beside the session, and removes it", async (collection) => {
+    await using cleanup = new Cleanup();
+    const backend = cleanup.of(
+      await open(collection.collectionName, true),
+      (backend) => backend.close(),
+    );
+    const session = { a: 1, version: 7, at: new Date(1e12) };
+    const expires = Date.now() + 3_600_000;
+    for (const keys of [["a"], ["b", "c"]]) {
+      for (const fresh of [true, false, undefined]) {
+        const write = (value: unknown, expires?: number) =>
+          backend.write(
+            keys.map((key) => ({ key, value, ...expires !== undefined && { expires } })),
+            signal,
+            fresh,
+          );
+        const assertStored = async (value: unknown, fields: object) => {
+          assert.deepEqual(await valuesOf(backend, keys), keys.map(() => value));
+          for (const key of keys) {
+            const { _id, ...stored } = (await collection.findOne({ key }))!;
+            assert.deepEqual(stored, { key, ...fields });
+          }
+        };
+        const date = new Date(expires);
+        await write(new Versioned(3, session));
+        await assertStored(new Versioned(3, session), { session, version: 3 });
+        await write(new Versioned(0, null), expires);
+        await assertStored(new Versioned(0, null), { session: null, version: 0, expires: date });
+        await write(session, expires);
+        await assertStored(session, { session, expires: date });
+        await write(new Versioned(2 ** 40, 5));
+        await assertStored(new Versioned(2 ** 40, 5), { session: 5, version: 2 ** 40 });
+        await backend.renew(keys, expires, signal);
+        const renewed = { session: 5, version: 2 ** 40, expires: date };
+        await assertStored(new Versioned(2 ** 40, 5), renewed);
+        await write(session);
+        await assertStored(session, { session });
+        await backend.remove(keys, signal);
+        assert.deepEqual(await valuesOf(backend, keys), keys.map(() => undefined));
+      }
+    }
+  });
+
+  test("replaces a session if its version is the same too", async (collection) => {
+    await using cleanup = new Cleanup();
+    const backend = cleanup.of(await open(collection.collectionName), (it) => it.close());
+    const session = { a: [1, { b: "c" }] };
+    const stored = [session, new Versioned(1, session), new Versioned(2, session)];
+    const after = [new Versioned(3, { a: 1 }), { a: 1 }, new Versioned(0, { a: 1 })];
+    const keys = stored.map((_, i) => `${i}`);
+    for (const next of after) {
+      for (const [i, before] of stored.entries()) {
+        await backend.write(keys.map((key, at) => ({ key, value: stored[at] })), signal);
+        await backend.replace(keys.map((key) => ({ key, before, after: next })), signal);
+        const expected = stored.map((value, at) => at === i ? next : value);
+        assert.deepEqual(await valuesOf(backend, keys), expected);
+        assert.equal(await collection.countDocuments(), keys.length);
+      }
+    }
+  });
+
+  test("replaces no other session that MongoDB takes for the same", async (collection) => {
+    await using cleanup = new Cleanup();
+    const backend = cleanup.of(await open(collection.collectionName), (it) => it.close());
+    const list = ["text", { a: 1 }, null];
+    await backend.write([{ key: "list", value: list }], signal);
+    await collection.insertOne({ key: "none", note: "kept beside no session" });
+    for (const before of ["text", { a: 1 }, null]) {
+      const replacements = ["list", "none"].map((key) => ({ key, before, after: 1 }));
+      await backend.replace(replacements, signal);
+      assert.deepEqual(await valuesOf(backend, ["list", "none"]), [list, undefined]);
+    }
+    await backend.replace([{ key: "list", before: list, after: "text" }], signal);
+    assert.deepEqual(await valuesOf(backend, ["list"]), ["text"]);
+  });
+
+  test("counts the version as a part of the document", async (collection) => {
+    const { BSON } = mongodb7;
+    for (const version of [0, 3, 2 ** 40]) {
+      const value = new Versioned(version, { a: "é" });
+      const plain = { session: value.session, version };
+      const difference = document.size({ session: value }) - BSON.calculateObjectSize(plain);
+      assert.ok(difference >= 0 && difference < 10, `${difference}`);
+    }
+    await using cleanup = new Cleanup();
+    const backend = cleanup.of(await open(collection.collectionName), (it) => it.close());
+    const most = 16 * 2 ** 20 - document.size({ key: "k", session: "" }) - 35;
+    const write = (value: unknown) => backend.write([{ key: "k", value }], signal);
+    const error = { name: "TooLargeError", key: "k" };
+    await assert.rejects(async () => await write(new Versioned(1, "x".repeat(most))), error);
+    const half = "x".repeat(8 * 2 ** 20);
+    const replacement = { key: "k", before: half, after: half };
+    await assert.rejects(async () => await backend.replace([replacement], signal), error);
+  });
+
+  test("replaces a session of nearly 8 MB", async (collection) => {
+    await using cleanup = new Cleanup();
+    const backend = cleanup.of(await open(collection.collectionName), (it) => it.close());
+    const sizes = 8 * 2 ** 20 - 200;
+    const before = "x".repeat(sizes);
+    const after = "y".repeat(sizes);
+    await backend.write([{ key: "k", value: before }], signal);
+    await backend.replace([{ key: "k", before, after }], signal);
+    assert.ok((await valuesOf(backend, ["k"]))[0] === after);
   });
 });
 

@@ -11,7 +11,12 @@ import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
 import { statements } from "../../src/sql/statements.ts";
-import { conformance, type Harness, leases } from "../suites/conformance/index.ts";
+import {
+  conformance,
+  encryptedConformance,
+  type Harness,
+  leases,
+} from "../suites/conformance/index.ts";
 import { urlWith } from "../suites/faults.ts";
 import { type SQLOptions, sqlTables } from "../suites/sqlTables.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
@@ -132,9 +137,11 @@ const harness: Harness = {
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (\`key\`, session) VALUES (?, '{"a"')`, [key]);
   },
+  writeOld: (table, key, session) => upstream(admin.pool, table).set(key, session),
 };
 
 conformance(harness);
+encryptedConformance(harness);
 
 /** The words that MySQL 8 and 9 reserve, and MariaDB does not. */
 const reserved = `cube cume_dist dense_rank empty first_value function generated grouping groups

@@ -9,7 +9,7 @@ import { dialect } from "../../src/pg/dialect.ts";
 import { statements } from "../../src/sql/statements.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { conformance } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { sqlTables } from "../suites/sqlTables.ts";
 import { requireVersion } from "../support/packages.ts";
 import { entry } from "../support/process.ts";
@@ -94,7 +94,7 @@ after(async () => {
   await cleaner.end();
 });
 
-conformance({
+const harness: Harness = {
   name: "PostgreSQL",
   store: (table, options) => Postgres({ url, table, ...options }),
   backend: (table, options) => backendOf(Postgres, { url, table, ...options }),
@@ -104,7 +104,11 @@ conformance({
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (key, session) VALUES ($1, '{"a"')`, [key]);
   },
-});
+  writeOld: (table, key, session) => upstream(admin, table).set(key, session),
+};
+
+conformance(harness);
+encryptedConformance(harness);
 
 sqlTables({
   name: "PostgreSQL",

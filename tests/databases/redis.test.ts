@@ -12,7 +12,7 @@ import { transient } from "../../src/redis/errors.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { assertLists } from "../suites/conformance/harness.ts";
 import { requireVersion } from "../support/packages.ts";
 import { urlWith } from "../suites/faults.ts";
@@ -43,6 +43,8 @@ async function direct<T>(
   }
 }
 
+const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
+
 const harness: Harness = {
   name: "Redis",
   dates: "text",
@@ -57,9 +59,18 @@ const harness: Harness = {
     }),
   corrupt: (where, key) =>
     direct(async (client) => void await client.set(`${where}:${key}`, "{no JSON")),
+  async writeOld(where, key, session) {
+    const client = createClient();
+    try {
+      await upstream.Redis({ client, prefix: `${where}:` }).set(key, session); // connects it
+    } finally {
+      client.destroy();
+    }
+  },
 };
 
 conformance(harness);
+encryptedConformance(harness);
 underTelegraf(harness);
 
 const versions = { 4: requireVersion("redis", "4"), 5: requireVersion("redis", "5"), 6: redis6 };
@@ -69,7 +80,6 @@ describe("Redis data", () => {
   after(() => direct((client) => client.del(keys.map((key) => `telegraf:${key}`))));
 
   it("Redis reads and changes what @telegraf/session 2.0.0-beta.7 wrote", async () => {
-    const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
     await using cleanup = new Cleanup();
     const client = cleanup.of(createClient(), (client) => client.destroy());
     const old = upstream.Redis({ client }); // connects it

@@ -16,7 +16,7 @@ import { enableWriteAheadLog } from "../../src/sqlite/driver.ts";
 import { withoutDriver } from "../support/withoutDriver.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place } from "../support/servers.ts";
 
@@ -88,6 +88,7 @@ function shape(filename: string, open: Open): { columns: unknown; unique: number
 }
 
 const table = "telegraf-sessions";
+const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/sqlite");
 
 /** Creates a table without a unique key, as versions up to 2.0.0-beta.4 did, with duplicates. */
 const keyless = `CREATE TABLE "${table}" (key varchar(32), session text);
@@ -121,7 +122,7 @@ for (const opener of openers) {
       if (opener.url === "") Object.assign(opener, await withoutDriver(folder, import.meta.url));
     });
 
-    conformance({
+    const harness: Harness = {
       name: `SQLite with ${opener.name}`,
       store: (name, options) => opener.factory({ filename: file(name), ...options }),
       backend(name, options) {
@@ -140,7 +141,18 @@ for (const opener of openers) {
         execute(file(name), sql, opener.open);
         return Promise.resolve();
       },
-    });
+      async writeOld(name, key, session) {
+        const database = new BetterSqlite3(file(name));
+        try {
+          await upstream.SQLite({ database }).set(key, session);
+        } finally {
+          database.close();
+        }
+      },
+    };
+
+    conformance(harness);
+    if (opener === openers[0]) encryptedConformance(harness);
 
     testFiles(opener);
   });

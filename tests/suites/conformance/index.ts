@@ -5,6 +5,7 @@ import { batches } from "./batches.ts";
 import { expiry } from "./expiry.ts";
 import { type Harness, testOf, watched } from "./harness.ts";
 import { keys } from "./keys.ts";
+import { layers, withLayers } from "./layers.ts";
 import { leases } from "./leases.ts";
 import { lifecycle } from "./lifecycle.ts";
 import { listing } from "./listing.ts";
@@ -16,12 +17,18 @@ import { values } from "./values.ts";
 
 export type { Harness } from "./harness.ts";
 
-export { leases };
+export { leases, replace };
 
 const all = [
   ...[values, keys, order, batches, listing, prefixes, moves, expiry, replace, leases],
   lifecycle,
 ];
+
+/** Runs the suite once more with the options `encrypt`, `version` and `debug`. */
+export function encryptedConformance(harness: Harness): void {
+  const others = all.filter((topic) => topic !== replace); // about values in the database
+  conformance(withLayers(harness), [...others, layers]);
+}
 
 /** Runs the suite, or some topics of it. */
 export function conformance(given: Harness, topics = all): void {

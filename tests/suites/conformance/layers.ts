@@ -1,0 +1,166 @@
+/** Stores with `encrypt`, `codec` and `version`. Run beside the whole suite with these options. */
+
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { setImmediate } from "node:timers";
+import type { SessionCodec, StoreOptions } from "../../../mod.ts";
+import type { Backend, Entry, Leases } from "../../../src/backend.ts";
+import { type Plain, transformed } from "../../../src/transform/backend.ts";
+import { keys } from "../../support/layers.ts";
+import { type Harness, sized, type Test } from "./harness.ts";
+
+/** The harness of a backend whose stores have `encrypt`, `version` and `debug`. */
+export function withLayers(harness: Harness): Harness {
+  const layers = { encrypt: { keys }, version: 1, migrate: { 1: () => {} }, debug: true };
+  return {
+    ...harness,
+    name: `${harness.name}, encrypted`,
+    debugs: true,
+    store: (where, options) => harness.store(where, { ...layers, ...options }),
+    backend: (where, options) =>
+      comparable(transformed("Test", harness.backend(where, options), { ...layers, ...options })),
+  };
+}
+
+/** The backend, with values that are equal if they are the same session. */
+function comparable(backend: Backend<Plain<unknown>>): Backend<Plain<unknown>> {
+  const entry = (entry: Entry<Plain<unknown>>) => {
+    const { version, content, ...others } = entry.value;
+    const hidden = Object.entries(others).map(([name, value]) => [name, { value }]);
+    const value = Object.defineProperties({ version, content }, Object.fromEntries(hidden));
+    return { ...entry, value };
+  };
+  const leases = backend.leases as Leases<Plain<unknown>>;
+  return {
+    ...backend,
+    read: async (keys, signal) => (await backend.read(keys, signal)).map(entry),
+    leases: {
+      claim: async (claims, signal) =>
+        (await leases.claim(claims, signal)).map((it) => ({
+          ...it,
+          entry: it.entry && entry(it.entry),
+        })),
+      settle: (settlements, signal) => leases.settle(settlements, signal),
+      held: (start, size, signal) => leases.held(start, size, signal),
+    },
+  };
+}
+
+const [key1, key2] = keys as [string, string];
+
+/** Reads what either form of it has stored. */
+const decode = (stored: string | Uint8Array) => JSON.parse(String(stored));
+const text: SessionCodec = { encode: (session) => JSON.stringify(session), decode };
+const bytes: SessionCodec = { encode: (session) => Buffer.from(text.encode(session)), decode };
+const count = (session: { count: number }) => void session.count++;
+
+/** Options that bots may get in the course of time, the oldest first. */
+const ages: { readonly [Option in "encrypt" | "codec" | "version"]: readonly StoreOptions[] } = {
+  encrypt: [{}, { encrypt: { keys: [key1] } }, { encrypt: { keys: [key2, key1] } }],
+  codec: [{}, { codec: text }, { codec: bytes }],
+  version: [{}, { version: 1, migrate: { 1: count } }, {
+    version: 2,
+    migrate: { 1: count, 2: count },
+  }],
+};
+
+/** All combinations. A newer one has no older option. */
+const combinations = ages.encrypt.flatMap((encrypt, i) =>
+  ages.codec.flatMap((codec, j) =>
+    ages.version.map((version, k) => ({
+      age: [i, j, k] as const,
+      options: { ...encrypt, ...codec, ...version },
+    }))
+  )
+);
+
+export function layers(test: Test, { store: open, writeOld }: Harness): void {
+  /** Opens the stores of a test without `debug`, because it changes sessions after they were stored. */
+  const store = (where: string, options: StoreOptions) =>
+    open(where, { encrypt: undefined, version: undefined, migrate: undefined, ...options });
+
+  test("reads what all older combinations of options stored", async (_, where) => {
+    for (const { age, options } of combinations) {
+      await using writer = store(where, options);
+      await writer.set(age.join(), { count: age[2] });
+    }
+    for (const { age, options } of combinations) {
+      await using reader = store(where, options);
+      const older = combinations.filter((it) => it.age.every((n, i) => n <= age[i]!));
+      const found = await Promise.all(older.map((it) => reader.get(it.age.join())));
+      assert.deepEqual(found, older.map(() => ({ count: age[2] })), age.join());
+    }
+  });
+
+  if (writeOld !== undefined) {
+    test("reads what 2.0.0-beta.7 stored, and changes it", async (_, where) => {
+      for (const { age } of combinations) await writeOld(where, age.join(), { count: 0 });
+      for (const { age, options } of combinations) {
+        const key = age.join();
+        await using first = store(where, options);
+        const session = await first.get(key);
+        assert.deepEqual(session, { count: age[2] }, key);
+        await first.set(key, session);
+        session.more = true;
+        await first.set(key, session);
+        await using second = store(where, options);
+        assert.deepEqual(await second.get(key), { count: age[2], more: true }, key);
+      }
+    });
+  }
+
+  test("stores nothing that can be read without the key", async (_, where) => {
+    const plainest = { encrypt: { keys: [key1] } };
+    await using encrypting = store(where, plainest);
+    await encrypting.set("k", { secret: 1 });
+    await using other = store(where, {});
+    await assert.rejects(other.get("k"), {
+      name: "DecodeError",
+      message: /the store has no option/,
+    });
+    await using stranger = store(where, { encrypt: { keys: [key2] } });
+    await assert.rejects(stranger.get("k"), { name: "DecodeError", message: /none of the keys/ });
+    assert.deepEqual(await encrypting.get("k"), { secret: 1 });
+  });
+
+  test("refuses a newer version, and changes nothing", async (_, where) => {
+    await using newer = store(where, { version: 1, migrate: { 1: count } });
+    await newer.set("k", { a: 1 });
+    await using older = store(where, { onCorrupt: "discard" });
+    await assert.rejects(older.get("k"), { name: "VersionError", version: 1 });
+    assert.deepEqual(await newer.get("k"), { a: 1 });
+    await older.set("k", { count: 0 }); // without reading it
+    assert.deepEqual(await newer.get("k"), { count: 1 });
+  });
+
+  test(
+    "rotate() encrypts all sessions with the newest key while others write",
+    async (_, where) => {
+      const all = Array.from({ length: 150 }, (_, i) => `chat:${i}`);
+      const large = sized(300_000);
+      await using old = store(where, { encrypt: { keys: [key1] } });
+      await using rotating = store(where, { encrypt: { keys: [key2, key1] } });
+      await Promise.all(all.map((key) => old.set(key, { count: 0 })));
+      await old.set("large", large);
+      let isRotating = true;
+      const counts = new Map<string, number>();
+      const writing = (async () => {
+        for (let i = 0; isRotating; i++) {
+          const key = all[i % 10]!;
+          const session = await rotating.get(key);
+          session.count++;
+          await rotating.set(key, session);
+          counts.set(key, session.count);
+          await new Promise((resolve) => setImmediate(resolve)); // memory needs no time
+        }
+      })();
+      await rotating.rotate().finally(() => isRotating = false);
+      await writing;
+      await rotating.rotate();
+      await using newest = store(where, { encrypt: { keys: [key2], required: true } });
+      const found = await Promise.all(all.map((key) => newest.get(key)));
+      assert.deepEqual(found, all.map((key) => ({ count: counts.get(key) ?? 0 })));
+      assert.deepEqual(await newest.get("large"), large);
+    },
+  );
+}

@@ -44,6 +44,7 @@ const base: Omit<Context, "timeout"> = {
     pg: () => import("pg"),
     mysql: () => import("mysql2"),
   },
+  load: (url) => import(url),
   stdout: process.stdout,
   stderr: process.stderr,
   stdin: process.stdin,

@@ -25,6 +25,8 @@ export interface Context {
   /** Loads drivers, for commands that use one without a store. */
   // deno-lint-ignore no-explicit-any
   readonly drivers: { readonly [Name in "mongodb" | "pg" | "mysql"]: () => Promise<any> };
+  /** Loads a module of the user. */
+  readonly load: (url: string) => Promise<unknown>;
   /** For results. */
   readonly stdout: Output;
   /** For progress, warnings and errors. */

@@ -6,7 +6,7 @@
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Rules, type StoreOptions, storeRules } from "../options.ts";
+import { type Rules, storeRules } from "../options.ts";
 import { checkTransforms } from "../transform/options.ts";
 import { checkOptions } from "../validation.ts";
 import type { Context } from "./context.ts";
@@ -36,7 +36,7 @@ export async function migrate(
   context: Context,
 ): Promise<number> {
   const location = locate(url);
-  const transforms = await load(module);
+  const transforms = await load(module, context);
   await using database = await Database.open(location, context, { transforms });
   return await rewriteAll(database, migration(database, transforms, dryRun), dryRun, context);
 }
@@ -83,10 +83,10 @@ function migration(
 }
 
 /** @throws {Failure} if the module cannot be loaded, or if its exports cannot work. */
-async function load(file: string): Promise<Transforms> {
-  let exported: Partial<Transforms> & { default?: Partial<Transforms> };
+async function load(file: string, context: Context): Promise<Transforms> {
+  let exported: Transforms & { default?: Transforms };
   try {
-    exported = await import(pathToFileURL(resolve(file)).href);
+    exported = await context.load(pathToFileURL(resolve(file)).href) as typeof exported;
   } catch (error) {
     const { code } = Object(error);
     const hint = code === "ERR_UNKNOWN_FILE_EXTENSION"
@@ -98,7 +98,7 @@ async function load(file: string): Promise<Transforms> {
   if (version === undefined && migrate === undefined) {
     throw new Failure(`${file} must export version and migrate`, exit.usage);
   }
-  const options: Pick<StoreOptions, keyof Transforms> = { version, migrate, codec };
+  const options: Transforms = { version, migrate, codec };
   try {
     checkOptions(file, options, rules);
     checkTransforms(file, options);

@@ -71,6 +71,7 @@ function sqliteContext(own: Partial<Context>): Context {
       mysql: none,
     },
     drivers: { mongodb: none, pg: none, mysql: none },
+    load: none,
     stdout: { write() {} },
     stderr: { write() {} },
     stdin: Readable.from([]),

@@ -242,6 +242,16 @@ describe("the module of migrate", { timeout: 600_000 }, () => {
 });
 
 describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => {
+  const real = { module: "./migrations.ts", dryRun: false };
+  /** What the module exports. */
+  const exported = {
+    version: 2,
+    migrate: {
+      1: (session: { n: number }) => void (session.n += 1),
+      2: (session: { n: number }) => void (session.n += 10),
+    },
+  };
+
   /** The context of a command on SQLite, with work to do before each replacement of stored values. */
   function context(own: Partial<Context>, before: (round: number) => Promise<void>): Context {
     let round = 0;
@@ -275,6 +285,7 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
         mysql: none,
       },
       drivers: { mongodb: none, pg: none, mysql: none },
+      load: () => Promise.resolve(exported),
       stdout: { write() {} },
       stderr: { write() {} },
       stdin: Readable.from([]),
@@ -285,22 +296,22 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
   }
 
   it("migrate overwrites nothing that a bot writes meanwhile, of any version", async () => {
-    using file = module(code);
     await using here = sqlite.place();
-    for (const key of ["older", "newer", "deleted", "quiet"]) await store(here, key, { steps: [] });
+    for (const key of ["older", "newer", "deleted", "quiet"]) await store(here, key, { n: 0 });
     let stdout = "";
     const own = { stdout: { write: (text: string) => stdout += text } };
     const meanwhile = context(own, async (round) => {
       if (round > 0) return;
-      await store(here, "older", { steps: ["older"] }, versioned(1));
-      await store(here, "newer", { steps: ["newer"] }, versioned(3));
-      await using store0 = here.store();
-      await store0.delete("deleted");
+      await store(here, "older", { n: 100 }, versioned(1));
+      await store(here, "newer", { n: 100 }, versioned(2));
+      await using bot = here.store();
+      await bot.delete("deleted");
     });
-    assert.equal(await migrate(here.url, { module: file.path, dryRun: false }, meanwhile), 0);
-    assert.deepEqual(await load(here, "older", newest), { steps: ["older", 2, 3] });
-    assert.deepEqual(await load(here, "newer", newest), { steps: ["newer"] });
-    assert.deepEqual(await load(here, "quiet", newest), { steps: [1, 2, 3] });
+    assert.equal(await migrate(here.url, real, meanwhile), 0);
+    const newest = versioned(2);
+    assert.deepEqual(await load(here, "older", newest), { n: 110 });
+    assert.deepEqual(await load(here, "newer", newest), { n: 100 });
+    assert.deepEqual(await load(here, "quiet", newest), { n: 11 });
     assert.equal(await load(here, "deleted", newest), undefined);
     assert.match(stdout, /^Migrated \d sessions of /);
   });
@@ -314,7 +325,7 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
       await store(here, "older", { n: 2 }, { encrypt });
       await store(here, "newer", { n: 2 }, { encrypt: { keys } });
     });
-    assert.equal(await rotate(here.url, { dryRun: false }, meanwhile), 0);
+    assert.equal(await rotate(here.url, real, meanwhile), 0);
     const required = { encrypt: { keys: [key2], required: true } };
     assert.deepEqual(await load(here, "older", required), { n: 2 });
     assert.deepEqual(await load(here, "newer", required), { n: 2 });
@@ -322,13 +333,12 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
   });
 
   it("Ctrl-C ends both between pages, and the same command continues", async () => {
-    using file = module("export const version = 1, migrate = { 1: (it) => { it.n++; } };");
     await using here = sqlite.place();
     const total = 1_000;
     await here.fill(Array.from({ length: total }, (_, n): [string, unknown] => [`${n}`, { n }]));
     const commands = [
-      (context: Context) => rotate(here.url, { dryRun: false }, context),
-      (context: Context) => migrate(here.url, { module: file.path, dryRun: false }, context),
+      (context: Context) => rotate(here.url, real, context),
+      (context: Context) => migrate(here.url, real, context),
     ];
     for (const command of commands) {
       const done = () => /^(?:Encrypted|Migrated) ([\d,]+) session/.exec(stdout)![1]!;
@@ -355,21 +365,20 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
       assert.equal(await command(context(again, () => Promise.resolve())), 0);
       assert.equal(first + number(), total);
     }
-    await using store = here.store({ encrypt: { ...encrypt, required: true }, ...versioned(1) });
-    for await (const [key, session] of store.entries()) assert.equal(session.n, Number(key) + 1);
+    await using store = here.store({ encrypt: { ...encrypt, required: true }, ...versioned(2) });
+    for await (const [key, session] of store.entries()) assert.equal(session.n, Number(key) + 11);
   });
 
   it("both show a bar on a terminal", async () => {
-    using file = module(code);
     await using here = sqlite.place();
-    await store(here, "1:1", { steps: [] });
+    await store(here, "1:1", { n: 1 });
     let shown = "";
     const stderr = { isTTY: true, write: (text: string) => shown += text };
     const own = context({ keys: [key1], stderr }, () => Promise.resolve());
     assert.equal(await rotate(here.url, { dryRun: true }, own), 0);
     assert.match(shown, /100 % \| 1 of 1 /);
     shown = "";
-    assert.equal(await migrate(here.url, { module: file.path, dryRun: true }, own), 0);
+    assert.equal(await migrate(here.url, { ...real, dryRun: true }, own), 0);
     assert.match(shown, /100 % \| 1 of 1 /);
   });
 });

@@ -73,7 +73,7 @@ function migration(
     },
     summary() {
       const done = dryRun ? "Would migrate" : "Migrated";
-      const lines = [...counts].toSorted(([a], [b]) => a - b).map(([version, number]) =>
+      const lines = [...counts].sort(([a], [b]) => a - b).map(([version, number]) =>
         `  ${count(number, "session")} from version ${version} to ${newest}`
       );
       if (newer > 0) lines.push(`Left ${count(newer, "session")} of newer versions unchanged.`);

@@ -98,8 +98,7 @@ function backend(options: SQLiteOptions): Backend {
   if (existing === undefined && filename === undefined) {
     throw new TypeError('SQLite: option "filename" or "database" is needed');
   }
-  let database: driver.Database;
-  let statements: Statements;
+  let database: driver.Database, statements: Statements;
   const prepared = new Map<string, driver.Statement>();
   let select: driver.Statement, insert: driver.Statement, remove: driver.Statement;
   const runLease = <T>(script: Script<T>) => driver.runScript(database, script, prepared);

@@ -131,8 +131,24 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.run(() => this.#backend.remove(keys, signal), signal);
   }
 
-  replace(replacements: Replacement<Encoded>[], signal: AbortSignal): MaybePromise<void> {
-    return this.run(() => this.#backend.replace(replacements, signal), signal);
+  /** Replaces values, in batches within the limits. */
+  async replace(replacements: Replacement<Encoded>[], signal: AbortSignal): Promise<void> {
+    let batch: Replacement<Encoded>[] = [];
+    let size = 0;
+    const send = () => this.run(() => this.#backend.replace(batch, signal), signal);
+    for (const replacement of replacements) {
+      const more = this.size(replacement.before) + this.size(replacement.after);
+      if (
+        batch.length === this.limits.keys || batch.length > 0 && size + more > this.limits.bytes
+      ) {
+        await send();
+        batch = [];
+        size = 0;
+      }
+      batch.push(replacement);
+      size += more;
+    }
+    if (batch.length > 0) await send();
   }
 
   page(

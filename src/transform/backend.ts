@@ -10,29 +10,12 @@
  * @module
  */
 
-import { Buffer } from "node:buffer";
-import { isDeepStrictEqual, types } from "node:util";
-import type { Backend, Codec, Leases, MaybePromise } from "../backend.ts";
-import { type Header, needsCodec, newer } from "../codec/header.ts";
-import { reason, type StoreError, VersionError } from "../errors.ts";
+import { types } from "node:util";
+import type { Backend, Leases, MaybePromise } from "../backend.ts";
 import type { StoreOptions } from "../options.ts";
-import { described } from "../validation.ts";
 import { checkTransforms } from "./options.ts";
+import { type Plain, PlainCodec } from "./plain.ts";
 import type { StoredValues } from "./stored.ts";
-
-/** A session in plain form, and how it is stored. */
-export interface Plain<Encoded> extends Header {
-  /** The session in the format of the database, or what the option `codec` made of it. */
-  readonly content: Encoded | string | Uint8Array;
-  /** The value in the database, if it was read there. */
-  readonly stored?: Encoded;
-  /** Whether the newest key has encrypted it. */
-  readonly hasNewestKey?: boolean;
-  /** Whether it would now be stored in another way, for example with a newer key. */
-  readonly outdated?: boolean;
-  /** Why there is no content. Of a `StoreError` the caller is told; the others are for `onCorrupt`. */
-  readonly problem?: Error;
-}
 
 /**
  * Puts the layer above a backend, if the options need it.
@@ -110,99 +93,5 @@ function transformedLeases<Encoded>(
 
 /** Maps a result. Embedded databases stay synchronous. */
 function after<T, Result>(result: MaybePromise<T>, map: (result: T) => Result) {
-  return result instanceof Promise ? result.then(map) : map(result);
-}
-
-/** Sessions and their plain form. */
-class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
-  readonly #format: Codec<Encoded>;
-  readonly #codec: StoreOptions["codec"];
-  readonly #version: number;
-  readonly #migrate: NonNullable<StoreOptions["migrate"]>;
-  readonly #keepsNewer: boolean;
-  /** Encrypted text is longer. */
-  readonly #growth: number;
-  /** The versions of sessions that are newer than the store. */
-  readonly #newer = new WeakMap<object, number>();
-  readonly storedAs: Codec<Encoded>["storedAs"];
-
-  constructor(format: Codec<Encoded>, options: StoreOptions) {
-    this.#format = format;
-    this.#codec = options.codec;
-    this.#version = options.version ?? 0;
-    this.#migrate = options.migrate ?? {};
-    this.#keepsNewer = options.onNewer === "keep";
-    this.#growth = options.encrypt === undefined ? 1 : 4 / 3;
-    this.storedAs = options.codec === undefined ? format.storedAs : undefined;
-  }
-
-  encode(session: unknown): Plain<Encoded> {
-    const version = this.#newer.get(session as object) ?? this.#version;
-    if (this.#codec === undefined) return { version, content: this.#format.encode(session) };
-    const content = this.#codec.encode(session);
-    if (typeof content === "string") return { version, form: "text", content };
-    // A copy, because the codec may use its memory again.
-    if (types.isUint8Array(content)) {
-      return { version, form: "bytes", content: Buffer.from(content) };
-    }
-    const made = described(content);
-    throw new TypeError(`option "codec" must encode to text or a Uint8Array, but made ${made}`);
-  }
-
-  decode(plain: Plain<Encoded>, key: string): unknown {
-    const { version, problem } = plain;
-    if (problem !== undefined) throw problem;
-    if (version > this.#version && !this.#keepsNewer) {
-      throw this.#versionError(newer(version, this.#version), version, key);
-    }
-    const session = this.#session(plain, key);
-    if (version <= this.#version) return this.#migrated(session, version, key);
-    if (typeof session === "object" && session !== null) this.#newer.set(session, version);
-    return session;
-  }
-
-  equal(a: Plain<Encoded>, b: Plain<Encoded>): boolean {
-    if (a.outdated || b.outdated || a.version !== b.version || a.form !== b.form) return false;
-    if (a.form !== undefined) return isDeepStrictEqual(a.content, b.content);
-    return this.#format.equal(a.content as Encoded, b.content as Encoded);
-  }
-
-  size({ form, content }: Plain<Encoded>): number {
-    const size = form === undefined
-      ? this.#format.size(content as Encoded)
-      : (content as string | Uint8Array).length;
-    return size * this.#growth;
-  }
-
-  /** What `onCorrupt` gets. */
-  stored(plain: Plain<Encoded>): unknown {
-    return plain.stored;
-  }
-
-  #session({ form, content }: Plain<Encoded>, key: string): unknown {
-    if (form === undefined) return this.#format.decode(content as Encoded, key);
-    if (this.#codec === undefined) throw needsCodec(key);
-    // A copy, because the session may contain parts of it.
-    return this.#codec.decode(form === "bytes" ? Buffer.from(content as Uint8Array) : content);
-  }
-
-  /** Runs the missing steps. */
-  #migrated(session: unknown, version: number, key: string): unknown {
-    if (session === undefined) return undefined;
-    for (let step = version + 1; step <= this.#version; step++) {
-      try {
-        const result = this.#migrate[step]!(session);
-        if (types.isPromise(result)) throw new TypeError("it returned a promise");
-        if (result !== undefined) session = result;
-      } catch (cause) {
-        const why = `its migration from version ${step - 1} to ${step} failed: ${reason(cause)}`;
-        throw this.#versionError(why, version, key, cause);
-      }
-    }
-    return session;
-  }
-
-  #versionError(why: string, version: number, key: string, cause?: unknown): StoreError {
-    return new VersionError(why, { operation: "read", key, version, cause });
-  }
+  return types.isPromise(result) ? (result as Promise<T>).then(map) : map(result as T);
 }

@@ -136,7 +136,10 @@ describe("codec", () => {
     ],
     [{ encode: JSON.stringify }, 'option "codec" must have the function decode'],
     [{ decode }, 'option "codec" must have the function encode'],
-    [{ encode: async () => "", decode }, "must encode to text or a Uint8Array, but made a promise"],
+    [
+      { encode: () => Promise.resolve(""), decode },
+      "must encode to text or a Uint8Array, but made a promise",
+    ],
     [{ encode: (it: unknown) => it, decode }, "Uint8Array, but made an object"],
   ];
   for (const [codec, message] of cases) {

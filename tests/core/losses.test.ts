@@ -104,7 +104,7 @@ describe("losses", () => {
       for (const [i, codec] of [json, document].entries()) {
         if (what === "a whole ctx") continue;
         // deno-lint-ignore no-explicit-any
-        const { b } = codec.decode(codec.encode({ b: value }) as any) as { b: unknown };
+        const { b } = codec.decode(codec.encode({ b: value }) as any, "k") as { b: unknown };
         const storedAs = fates[i];
         const prototype = typeof b === "object" && b !== null && Object.getPrototypeOf(b);
         if (storedAs === "nothing") assert.equal(b, undefined, what);

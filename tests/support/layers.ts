@@ -2,7 +2,7 @@
 
 import { Buffer } from "node:buffer";
 import type { Store, StoreOptions } from "../../mod.ts";
-import { memoryBackend, MemoryData } from "../../src/memory.ts";
+import { memoryBackend, type MemoryData } from "../../src/memory.ts";
 import { createStore } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 

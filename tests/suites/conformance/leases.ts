@@ -37,7 +37,9 @@ class Holder implements AsyncDisposable {
   /** Claims one key; returns the token of its lease and the session. */
   async claimed(token: string, key = "k", length = long): Promise<[string, unknown?]> {
     const [{ token: holder, entry }] = await this.claim(token, length, key) as [Claimed<unknown>];
-    return entry === undefined ? [holder] : [holder, this.backend.codec.decode(entry.value)];
+    return entry === undefined
+      ? [holder]
+      : [holder, this.backend.codec.decode(entry.value, entry.key)];
   }
 
   async settle(...settlements: Settlement<unknown>[]): Promise<Refusal[]> {
@@ -122,7 +124,10 @@ export function leases(define: Test, harness: Harness): void {
         Claimed<unknown>,
       ];
       assert.equal(granted, token);
-      return [entry === undefined ? undefined : holder.backend.codec.decode(entry.value), note];
+      return [
+        entry === undefined ? undefined : holder.backend.codec.decode(entry.value, entry.key),
+        note,
+      ];
     };
     const settle = (token: string, session: unknown, note?: string, absent = false) =>
       holder.settle({
@@ -296,7 +301,7 @@ export function leases(define: Test, harness: Harness): void {
     claimed.forEach(({ token, entry }, i) => {
       assert.equal(token, i % 5 === 0 ? "other" : "t1");
       assert.equal(entry !== undefined, i % 5 !== 0 && i % 4 !== 0);
-      if (entry) assert.deepEqual(holder.backend.codec.decode(entry.value), { i });
+      if (entry) assert.deepEqual(holder.backend.codec.decode(entry.value, entry.key), { i });
     });
     // Writes, deletions, renewals and releases, of which some are refused.
     const changes = [{ a: 1 }, null, undefined, { a: 2 }];
@@ -369,7 +374,7 @@ export function leases(define: Test, harness: Harness): void {
         assert.deepEqual(await holder.settled(token, { ...session, key }, long, key), []);
       }
       for (const { key, entry } of await holder.claim(token, long, ...keys)) {
-        assert.deepEqual(holder.backend.codec.decode(entry!.value), { ...session, key });
+        assert.deepEqual(holder.backend.codec.decode(entry!.value, key), { ...session, key });
         assert.deepEqual(await store.get(key), { ...session, key });
       }
       assert.deepEqual(await holder.held(), keys.map((key) => `${key} ${token}`).sort());

@@ -9,10 +9,10 @@ import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
 import { document } from "../codec/document.ts";
 import { StoreError } from "../errors.ts";
-import type { Plain } from "../transform/backend.ts";
+import type { Plain } from "../transform/plain.ts";
 import { Failure } from "./failure.ts";
 import { places } from "./keys.ts";
-import { checkReadable } from "./plain.ts";
+import { checkReadable } from "./readable.ts";
 import { count } from "./text.ts";
 
 /** Counts replaced values, by what they were and what they became. */

@@ -6,14 +6,25 @@
  */
 
 import { existsSync } from "node:fs";
-import type { Backend, Codec, Entry, Held, Limits, MaybePromise, Page, Plan } from "../backend.ts";
+import type {
+  Backend,
+  Codec,
+  Entry,
+  Held,
+  Limits,
+  MaybePromise,
+  Page,
+  Plan,
+  Replacement,
+} from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
 import type { StoreOptions } from "../options.ts";
 import { backendOf } from "../store/factory.ts";
 import { SharedBackend } from "../store/shared.ts";
-import { layered, type Plain } from "../transform/backend.ts";
+import { layered } from "../transform/backend.ts";
+import type { Plain } from "../transform/plain.ts";
 import { type Renew, type Rewritable, rewrite } from "../transform/rewrite.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";
@@ -186,7 +197,8 @@ export class Database implements AsyncDisposable {
   ): Promise<ReadonlySet<string>> {
     const database: Rewritable = {
       read: (keys) => this.#run((connection, signal) => connection.read(keys, signal)),
-      replace: (all) => this.#run((connection, signal) => connection.replace(all, signal)),
+      replace: (all: Replacement<Plain<unknown>>[]) =>
+        this.#run((connection, signal) => connection.replace(all, signal)),
     };
     return rewrite(database, keys, renew, refuse);
   }

@@ -13,7 +13,7 @@ import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, sentence } from "./failure.ts";
 import { describeLease, overdueLeases } from "./leases.ts";
-import { isBroken, obstacle } from "./plain.ts";
+import { isBroken, obstacle } from "./readable.ts";
 import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { count, quoted } from "./text.ts";

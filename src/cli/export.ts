@@ -9,7 +9,7 @@ import type { Context, Output } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, refusal } from "./failure.ts";
-import { isAbsent } from "./plain.ts";
+import { isAbsent } from "./readable.ts";
 import { startProgress } from "./progress.ts";
 import { count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";

@@ -12,7 +12,7 @@ import { checkOptions } from "../validation.ts";
 import type { Context } from "./context.ts";
 import { Database, type Transforms } from "./database.ts";
 import { exit, Failure, sentence } from "./failure.ts";
-import { checkReadable } from "./plain.ts";
+import { checkReadable } from "./readable.ts";
 import { type Change, rewriteAll } from "./rewriting.ts";
 import { count } from "./text.ts";
 import { locate } from "./url.ts";

@@ -9,7 +9,7 @@ import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure } from "./failure.ts";
 import { places } from "./keys.ts";
-import { checkReadable } from "./plain.ts";
+import { checkReadable } from "./readable.ts";
 import { type Change, rewriteAll } from "./rewriting.ts";
 import { count } from "./text.ts";
 import { locate } from "./url.ts";

@@ -9,7 +9,7 @@ import type { Context } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, refusal, sentence } from "./failure.ts";
-import { isAbsent } from "./plain.ts";
+import { isAbsent } from "./readable.ts";
 import { locate } from "./url.ts";
 
 /** Prints a session as JSON. */

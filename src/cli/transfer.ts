@@ -9,12 +9,12 @@ import { performance } from "node:perf_hooks";
 import type { Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store/entry.ts";
-import type { Plain } from "../transform/backend.ts";
+import type { Plain } from "../transform/plain.ts";
 import type { Context } from "./context.ts";
 import { converter, type Origin, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
 import { exit, Failure, interruption, refusal, unlessInterrupted } from "./failure.ts";
-import { isAbsent, isBroken } from "./plain.ts";
+import { isAbsent, isBroken } from "./readable.ts";
 import type { Progress } from "./progress.ts";
 import { bytes, count, quoted } from "./text.ts";
 

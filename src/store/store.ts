@@ -34,7 +34,6 @@ import {
   updateRules,
 } from "../lease/options.ts";
 import { debugByEnvironment, defaults, type StoreOptions } from "../options.ts";
-import type { Plain } from "../transform/backend.ts";
 import { checkOptions } from "../validation.ts";
 import { type Clock, systemClock, type Timer } from "./clock.ts";
 import { timedOut, withTimeout } from "./deadline.ts";
@@ -371,10 +370,10 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const refuse = (key: string, error: unknown) => {
       errors.push(error instanceof StoreError ? error : decodeError(key, error));
     };
-    const shared = this.#shared as unknown as SharedBackend<Plain<unknown>>;
+    const shared = this.#shared as SharedBackend<unknown>;
     const database = {
       read: (keys: string[]) => this.#storeWide("read", (signal) => shared.read(keys, signal)),
-      replace: (all: Replacement<Plain<unknown>>[]) =>
+      replace: (all: Replacement<unknown>[]) =>
         this.#storeWide("write", (signal) => shared.replace(all, signal)),
     };
     let total = 0;

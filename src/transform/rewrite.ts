@@ -10,8 +10,8 @@ import type { Plain } from "./plain.ts";
 
 /** The part of a database that rewriting needs. */
 export interface Rewritable {
-  read(keys: string[]): MaybePromise<Entry<Plain<unknown>>[]>;
-  replace(replacements: Replacement<Plain<unknown>>[]): MaybePromise<void>;
+  read(keys: string[]): MaybePromise<Entry<unknown>[]>;
+  replace(replacements: Replacement<unknown>[]): MaybePromise<void>;
 }
 
 /** The new form of a session; `undefined` if it has it already. Throws if it cannot be read. */
@@ -46,7 +46,7 @@ export async function rewrite(
   for (let left = keys, attempt = 0; left.length > 0; attempt++) {
     const replacements = (await database.read(left)).flatMap(({ key, value: before }) => {
       try {
-        const after = renew(before, key);
+        const after = renew(before as Plain<unknown>, key);
         return after === undefined ? [] : { key, before, after };
       } catch (error) {
         refuse(key, error);
@@ -65,7 +65,7 @@ export async function rewrite(
 /** Replaces values. Returns the keys of those that may have been replaced. */
 async function replaceAll(
   database: Rewritable,
-  replacements: Replacement<Plain<unknown>>[],
+  replacements: Replacement<unknown>[],
   refuse: (key: string, error: unknown) => void,
 ): Promise<string[]> {
   try {

@@ -101,8 +101,7 @@ function backend(options: PostgresOptions): Backend {
   const pool = existing === undefined ? create(options) : checkPool(existing);
   const clients = poolAdapter(pool);
   const { table = defaults.table, schema } = options;
-  let place: string | undefined;
-  let statements: sql.Statements;
+  let place: string | undefined, statements: sql.Statements;
   let stopReporting: (() => void) | undefined;
   const run = (signal: AbortSignal, text: string, values: unknown[]) =>
     withConnection(clients, signal, (client) => rows(client, text, values, prepared));

@@ -101,7 +101,7 @@ function backend(options: RedisOptions): Backend {
       await source.open(signal, report);
       return defaultLimits;
     },
-    read: (keys, signal) => commands.read(keys, signal),
+    read: (...query) => commands.read(...query),
     write: (entries, signal) => commands.write(entries, signal),
     replace: (replacements, signal) => commands.replace(replacements, signal),
     renew: (keys, expires, signal) => commands.renew(keys, expires, signal),

@@ -237,13 +237,14 @@ export interface Backend<Encoded = string> {
    */
   open(opening: Opening): MaybePromise<Limits>;
   /**
-   * The stored entries that exist, in any order, with their `expires` if `open` got `expiring`.
+   * The stored entries that exist, in any order, with their `expires` if `open` got `expiring`, or if the
+   * call asks for it.
    *
    * @param keys has no duplicates.
    * @param signal aborts when no caller waits for the answer any more: a connection that still hangs
    * in the call should be discarded. The other methods have the same signal.
    */
-  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
+  read(keys: string[], signal: AbortSignal, expiring?: boolean): MaybePromise<Entry<Encoded>[]>;
   /**
    * Inserts or overwrites. Stores all entries or rejects. Repeating the call does no harm.
    *

@@ -27,13 +27,17 @@ export class Commands {
     this.#prefix = prefix;
   }
 
-  read(keys: string[], signal: AbortSignal): Promise<Entry<string>[]> {
+  read(
+    keys: string[],
+    signal: AbortSignal,
+    expiring: boolean = this.expiring,
+  ): Promise<Entry<string>[]> {
     const names = keys.map((key) => this.#name(key));
     return this.#source.run(signal, async (_client, reads) => {
       const values = names.length === 1
         ? [refuseQueued(await reads.get(names[0]!))]
         : await this.#values(names, reads);
-      const expiries = this.expiring ? await expiriesOf(names, reads) : [];
+      const expiries = expiring ? await expiriesOf(names, reads) : [];
       const entries: Entry<string>[] = [];
       for (let i = 0; i < keys.length; i++) {
         const value = values[i];

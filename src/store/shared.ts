@@ -115,8 +115,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.#backend.codec.size(value);
   }
 
-  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]> {
-    return this.run(() => this.#backend.read(keys, signal), signal);
+  read(keys: string[], signal: AbortSignal, expiring?: boolean): MaybePromise<Entry<Encoded>[]> {
+    return this.run(() => this.#backend.read(keys, signal, expiring), signal);
   }
 
   write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void> {

@@ -526,7 +526,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       if (keys.some((key) => queue.isWriting(key))) continue;
       const before = versions();
       // Not by the queue, which would share a read that began before there were leases.
-      const read = (signal: AbortSignal) => this.#shared.read(keys, signal);
+      const read = (signal: AbortSignal) => this.#shared.read(keys, signal, true);
       const found = (await this.#storeWide("read", read, from)).filter(this.#isAlive);
       const entries = new Map(found.map((entry) => [entry.key, entry]));
       if (versions() !== before) continue;

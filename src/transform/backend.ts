@@ -54,7 +54,7 @@ export function layered<Encoded>(
       values ??= new StoredValues(backend, options);
       return await backend.open(opening);
     },
-    read: (keys, signal) => after(backend.read(keys, signal), (found) => found.map(values.plain)),
+    read: (...query) => after(backend.read(...query), (found) => found.map(values.plain)),
     write: (entries, signal, fresh) => backend.write(entries.map(values.stored), signal, fresh),
     replace: (replacements, signal) =>
       backend.replace(

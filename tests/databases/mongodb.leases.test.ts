@@ -20,7 +20,9 @@ import type { Backend, Claim, Leases, Settlement } from "../../src/backend.ts";
 import { document, Versioned } from "../../src/codec/document.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { awkwardKeys, type Harness, testOf } from "../suites/conformance/harness.ts";
+import { layers, withLayers } from "../suites/conformance/layers.ts";
 import { leases } from "../suites/conformance/leases.ts";
+import { moves } from "../suites/conformance/moves.ts";
 import { replace } from "../suites/conformance/replace.ts";
 import { exclusively } from "../suites/processes.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -145,7 +147,11 @@ function test(
 describe("MongoDB leases", () => {
   leases(testOf(harness), harness);
   // FerretDB 1, which runs the rest of the suite, has no atomic changes.
-  if (url && process.env.TEST_MONGODB_KIND === "ferretdb") replace(testOf(harness), harness);
+  if (url && process.env.TEST_MONGODB_KIND === "ferretdb") {
+    replace(testOf(harness), harness);
+    const encrypted = withLayers(harness);
+    for (const topic of [leases, moves, layers]) topic(testOf(encrypted), encrypted);
+  }
 
   exclusively({
     name: "MongoDB",

@@ -1,5 +1,5 @@
 /**
- * The command line: copies, exports, imports, checks and deletes stored sessions.
+ * The command line: copies, exports, imports, checks, encrypts, migrates and deletes stored sessions.
  *
  * ```shell
  * npx @telegraf/session copy ./sessions.sqlite postgres://localhost/bot
@@ -19,10 +19,13 @@ import { doctor } from "./src/cli/doctor.ts";
 import { exportLines } from "./src/cli/export.ts";
 import { exit, Failure, sentence } from "./src/cli/failure.ts";
 import { formats } from "./src/cli/formats.ts";
-import { resume, sources, urls } from "./src/cli/help.ts";
+import { keys, resume, sources, urls } from "./src/cli/help.ts";
 import { importSessions } from "./src/cli/import.ts";
+import { readKeys } from "./src/cli/keys.ts";
 import { leases } from "./src/cli/leases.ts";
+import { migrate } from "./src/cli/migrate.ts";
 import { prune } from "./src/cli/prune.ts";
+import { rotate } from "./src/cli/rotate.ts";
 import { get, remove } from "./src/cli/session.ts";
 import { stats } from "./src/cli/stats.ts";
 import { version } from "./src/cli/version.ts";
@@ -41,6 +44,7 @@ const base: Omit<Context, "timeout"> = {
     pg: () => import("pg"),
     mysql: () => import("mysql2"),
   },
+  load: (url) => import(url),
   stdout: process.stdout,
   stderr: process.stderr,
   stdin: process.stdin,
@@ -49,7 +53,9 @@ const base: Omit<Context, "timeout"> = {
 };
 
 const program = new Command("telegraf-session")
-  .description("Copies, exports, imports, checks and deletes sessions of Telegraf bots.")
+  .description(
+    "Copies, exports, imports, checks, encrypts, migrates and deletes sessions of Telegraf bots.",
+  )
   .addHelpText("after", urls)
   .version(version)
   .helpCommand(false)
@@ -75,6 +81,18 @@ function command(usage: string, summary: string, run: Run, notes = ""): Command 
   });
 }
 
+/** Adds a command that reads or writes sessions, which may be encrypted. */
+function sessionCommand(usage: string, summary: string, run: Run, notes = ""): Command {
+  const withKeys: Run = async (args, context, options) => {
+    const file = options.keys as string | undefined;
+    return await run(args, { ...context, keys: await readKeys(file) }, options);
+  };
+  return command(usage, summary, withKeys, notes + keys)
+    .option("--keys <file>", "a file with the keys of encrypted sessions");
+}
+
+const dryRun = ["--dry-run", "print what would be done, and change nothing"] as const;
+
 const modeOf = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
   overwrite: overwrite === true,
   dryRun: dryRun === true,
@@ -86,23 +104,23 @@ const modeOf = ({ overwrite, dryRun, format, keepKeys, allKeys }: Options) => ({
 /** Adds the options of commands that write sessions. */
 function addWriteOptions(command: Command): Command {
   return command
-    .option("--dry-run", "print what would be done, and change nothing")
+    .option(...dryRun)
     .addOption(new Option("--skip", "keep sessions that TO already has (default)"))
     .addOption(new Option("--overwrite", "replace sessions that TO already has").conflicts("skip"));
 }
 
-addWriteOptions(command(
+addWriteOptions(sessionCommand(
   "copy FROM TO",
   "Copy all sessions from one database to another, with their expiry times. FROM is not changed.",
   ([from, to], context, options) => copy(from!, to!, modeOf(options), context),
   resume,
 ));
-command(
+sessionCommand(
   "stats URL",
-  "Print the number of sessions, their sizes, and when they expire.",
+  "Print the number of sessions, their sizes, when they expire, and how they are stored.",
   ([url], context) => stats(url!, context),
 );
-command(
+sessionCommand(
   "get URL KEY",
   "Print a session as JSON.",
   ([url, key], context) => get(url!, key!, context),
@@ -112,12 +130,12 @@ command(
   "Delete a session.",
   ([url, key], context) => remove(url!, key!, context),
 );
-command(
+sessionCommand(
   "export URL",
-  'Print each session as one line of JSON: {"key": …, "session": …, "expires": …}. "expires" is in ms since 1970, and absent if the session never expires.',
+  'Print each session as one line of JSON: {"key": …, "session": …, "expires": …, "version": …}. "expires" is in ms since 1970, and absent if the session never expires. "version" is absent if the session has none.',
   ([url], context) => exportLines(url!, context),
 );
-addWriteOptions(command(
+addWriteOptions(sessionCommand(
   "import SOURCE TO",
   "Import sessions that export printed or that another package stored.",
   ([from, to], context, options) => importSessions(from!, to!, modeOf(options), context),
@@ -138,7 +156,23 @@ command(
   ([url], context) => leases(url!, context),
 );
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));
-command(
+sessionCommand(
+  "rotate URL",
+  "Encrypt all sessions with the newest key that another key encrypted, or none. Bots may go on: none of their changes is overwritten. All of them must know the newest key first.",
+  ([url], context, { dryRun }) => rotate(url!, { dryRun: dryRun === true }, context),
+).option(...dryRun);
+sessionCommand(
+  "migrate URL",
+  "Bring all sessions of older versions to the version of a module. Bots may go on: none of their changes is overwritten. If keys are given, migrated sessions are encrypted with the newest one.",
+  ([url], context, { dryRun, module }) =>
+    migrate(url!, { dryRun: dryRun === true, module: String(module) }, context),
+)
+  .requiredOption(
+    "--module <file>",
+    "a module that exports version and migrate, and codec if the bot has one",
+  )
+  .option(...dryRun);
+sessionCommand(
   "doctor URL",
   "Check the connection, permissions, schema and sessions, and print what an upgrade would change. Doctor writes, reads and deletes one test session, and changes nothing else.",
   ([url], context) => doctor(url!, context),

@@ -25,6 +25,8 @@ export interface Context {
   /** Loads drivers, for commands that use one without a store. */
   // deno-lint-ignore no-explicit-any
   readonly drivers: { readonly [Name in "mongodb" | "pg" | "mysql"]: () => Promise<any> };
+  /** Loads a module of the user. */
+  readonly load: (url: string) => Promise<unknown>;
   /** For results. */
   readonly stdout: Output;
   /** For progress, warnings and errors. */
@@ -34,6 +36,8 @@ export interface Context {
   readonly signal: AbortSignal;
   /** The time limit for opening a database, in ms. */
   readonly timeout: number;
+  /** Keys for encrypted sessions, the newest first. */
+  readonly keys?: readonly string[] | undefined;
   /** The arguments of the program, if npx runs it from its cache. */
   readonly npx?: readonly string[];
 }

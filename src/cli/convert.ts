@@ -1,6 +1,6 @@
 /**
- * Converts stored sessions between codecs. Values that JSON cannot express are replaced, and the
- * replacements are counted.
+ * Converts sessions between the formats of databases. Values that JSON cannot express are replaced, and
+ * the replacements are counted.
  *
  * @module
  */
@@ -8,6 +8,11 @@
 import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
 import { document } from "../codec/document.ts";
+import { StoreError } from "../errors.ts";
+import type { Plain } from "../transform/plain.ts";
+import { Failure } from "./failure.ts";
+import { places } from "./keys.ts";
+import { checkReadable } from "./readable.ts";
 import { count } from "./text.ts";
 
 /** Counts replaced values, by what they were and what they became. */
@@ -27,26 +32,68 @@ export class Tally {
   }
 }
 
-/** Makes a function that converts stored values from one codec to another. */
+/** Where sessions come from. */
+export interface Origin {
+  /** The database's own format. */
+  readonly format: Codec<unknown>;
+  /** The name of its table, collection or prefix; absent if it is no database. */
+  readonly place?: string;
+}
+
+/** Where sessions are stored. */
+export interface Destination extends Origin {
+  /** Whether sessions are encrypted when they are stored. */
+  readonly encrypts: boolean;
+}
+
+/** Makes a function that converts sessions from one database for another. */
 export function converter(
-  from: Codec<unknown>,
-  to: Codec<unknown>,
+  from: Origin,
+  to: Destination,
   tally: Tally,
-): (value: unknown) => unknown {
-  if (from === to) return (value) => value;
-  return (value) => {
-    const session = from.decode(value);
-    return to.encode(from === document ? toPlain(session, tally) : session);
+): (plain: Plain<unknown>, key: string) => Plain<unknown> {
+  return (plain, key) => {
+    const { version, form, content, stored, problem } = plain;
+    if (problem instanceof StoreError && !to.encrypts && whyBound(from, to) === undefined) {
+      return { version: 0, content: stored }; // as it is, with its header
+    }
+    if (problem !== undefined) checkUnbound(plain, from, to);
+    if (form !== undefined || from.format === to.format) return { version, form, content };
+    const session = from.format.decode(content, key);
+    return {
+      version,
+      content: to.format.encode(from.format === document ? toPlain(session, tally) : session),
+    };
   };
 }
 
+/** Why an encrypted session cannot be copied as it is; `undefined` if it can. */
+function whyBound(from: Origin, to: Origin): string | undefined {
+  if (from.format !== to.format) return "the databases store sessions in different formats";
+  if (from.place === to.place) return undefined;
+  const [own, other] = [from.place, to.place].map((name) => JSON.stringify(name));
+  return `it can only be decrypted in its table, collection or prefix, ${own}, and not in ${other}`;
+}
+
+/** @throws {Error} always: says why the session cannot be copied. */
+function checkUnbound(plain: Plain<unknown>, from: Origin, to: Destination): void {
+  const { problem, keyId } = plain;
+  if (problem instanceof StoreError && keyId !== undefined && !to.encrypts) {
+    const why = `it is encrypted with key ${keyId}, and ${whyBound(from, to)}`;
+    throw new Failure(`${why}; put this key into ${places}`);
+  }
+  checkReadable(plain);
+}
+
 /**
- * Converts a stored value to JSON text.
+ * Converts a session to JSON text.
  *
- * @throws {SyntaxError} if the value is text that is not JSON.
+ * @throws {Error} if it cannot be read, or if it is text that is not JSON.
  */
-export function jsonText(codec: Codec<unknown>, value: unknown, tally: Tally): string {
-  const json = codec === document ? JSON.stringify(toPlain(value, tally)) : value as string;
+export function jsonText(format: Codec<unknown>, plain: Plain<unknown>, tally: Tally): string {
+  checkReadable(plain);
+  const { content } = plain;
+  const json = format === document ? JSON.stringify(toPlain(content, tally)) : content as string;
   JSON.parse(json); // throws if it is invalid
   return json;
 }
@@ -92,7 +139,7 @@ function replace<T>(value: T, change: string, tally: Tally): T {
   return value;
 }
 
-/** The size of a stored value, in bytes. */
-export function sizeOf(codec: Codec<unknown>, value: unknown): number {
-  return codec === document ? codec.size(value) : Buffer.byteLength(value as string);
+/** The size of a stored value or of a session's content, in bytes. */
+export function sizeOf(format: Codec<unknown>, value: unknown): number {
+  return format === document ? format.size(value) : Buffer.byteLength(value as string);
 }

@@ -1,20 +1,38 @@
 /**
- * Opens the database of a URL without a store, so that stored values can be copied unchanged.
+ * Opens the database of a URL without a store, so that stored values can be copied unchanged. Sessions are
+ * in their plain form: see `src/transform/`.
  *
  * @module
  */
 
 import { existsSync } from "node:fs";
-import type { Backend, Codec, Entry, Held, Limits, MaybePromise, Page, Plan } from "../backend.ts";
+import type {
+  Backend,
+  Codec,
+  Entry,
+  Held,
+  Limits,
+  MaybePromise,
+  Page,
+  Plan,
+  Replacement,
+} from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
+import type { StoreOptions } from "../options.ts";
 import { backendOf } from "../store/factory.ts";
 import { SharedBackend } from "../store/shared.ts";
+import { layered } from "../transform/backend.ts";
+import type { Plain } from "../transform/plain.ts";
+import { type Renew, type Rewritable, rewrite } from "../transform/rewrite.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";
 import { exit, Failure, sentence, unlessInterrupted } from "./failure.ts";
 import { describe, type Kind, kinds, type Location } from "./url.ts";
+
+/** Options of a store that tell how its sessions are stored. */
+export type Transforms = Pick<StoreOptions, "codec" | "version" | "migrate">;
 
 /** How to open a database. */
 export interface Access {
@@ -22,6 +40,8 @@ export interface Access {
   readonly prepare?: boolean;
   /** Whether a missing table, collection or file is no error. */
   readonly mayBeMissing?: boolean;
+  /** How sessions are decoded and encoded. By default in the database's own format and any version. */
+  readonly transforms?: Transforms;
   /** Called with problems that do not prevent opening. */
   readonly warn?: (text: string) => void;
 }
@@ -34,17 +54,24 @@ export class Database implements AsyncDisposable {
   readonly title: string;
   /** The state of the schema; `undefined` for a database without a schema, and after `prepare`. */
   readonly plan: Plan | undefined;
-  readonly #backend: Backend<unknown>;
-  readonly #connection: SharedBackend<unknown>;
+  /** The database's own format. */
+  readonly format: Codec<unknown>;
+  /** Whether sessions are encrypted when they are stored. */
+  readonly encrypts: boolean;
+  readonly #backend: Backend<Plain<unknown>>;
+  readonly #connection: SharedBackend<Plain<unknown>>;
   readonly #signal: AbortSignal;
 
   private constructor(
     title: string,
-    backend: Backend<unknown>,
+    format: Codec<unknown>,
+    backend: Backend<Plain<unknown>>,
     plan: Plan | undefined,
-    signal: AbortSignal,
+    { keys, signal }: Context,
   ) {
     this.title = title;
+    this.format = format;
+    this.encrypts = keys !== undefined;
     this.#backend = backend;
     this.#connection = SharedBackend.of(backend)!;
     this.#signal = signal;
@@ -59,23 +86,26 @@ export class Database implements AsyncDisposable {
   static async open(
     location: Location,
     context: Context,
-    { prepare = false, mayBeMissing = false, warn = () => {} }: Access = {},
+    { prepare = false, mayBeMissing = false, transforms, warn = () => {} }: Access = {},
   ): Promise<Database> {
     const { kind, url, parameters, title } = location;
-    const { factories, signal, timeout } = context;
+    const { factories, keys, signal, timeout } = context;
     const found = prepare || kind !== "sqlite" || existsSync(url);
     if (!found && !mayBeMissing) throw new Failure(`There is no file ${url}`);
     const options = kind === "sqlite"
       ? { filename: found ? url : ":memory:" }
       : { url, ...(kind === "pg" && { prepare: false }) }; // works behind any pooler
     let plan = undefined as Plan | undefined;
-    let backend: Backend<unknown> | undefined;
+    let format: Codec<unknown>;
+    let backend: Backend<Plain<unknown>> | undefined;
     try {
-      backend = backendOf(await factories[kind](), {
+      const plain = backendOf(await factories[kind](), {
         ...options,
         ...parameters,
         timeout: operationTimeout,
       });
+      format = plain.codec;
+      backend = layered(plain, { encrypt: keys && { keys }, onNewer: "keep", ...transforms });
       const connection = SharedBackend.join(backend, {
         timeout: operationTimeout,
         expiring: !prepare,
@@ -93,7 +123,7 @@ export class Database implements AsyncDisposable {
         throw toFailure(error, kind, title, context);
       }
     }
-    const database = new Database(title, backend!, plan, signal);
+    const database = new Database(title, format!, backend!, plan, context);
     if (plan?.exists === false && !mayBeMissing) {
       await database.close();
       throw new Failure(`${title} has no ${describe(location)}`);
@@ -101,8 +131,13 @@ export class Database implements AsyncDisposable {
     return database;
   }
 
-  get codec(): Codec<unknown> {
+  get codec(): Codec<Plain<unknown>> {
     return this.#backend.codec;
+  }
+
+  /** The name of the table, collection or prefix, to which encrypted sessions are bound. */
+  get place(): string {
+    return this.#backend.place;
   }
 
   get limits(): Limits {
@@ -131,7 +166,7 @@ export class Database implements AsyncDisposable {
   }
 
   /** The entries that exist; of duplicates, the one that an upgrade would keep. */
-  async read(keys: string[]): Promise<Entry<unknown>[]> {
+  async read(keys: string[]): Promise<Entry<Plain<unknown>>[]> {
     if (this.missing || keys.length === 0) return [];
     const unique = [...new Set(keys)];
     const entries = await this.#query((connection, signal) => connection.read(unique, signal));
@@ -145,8 +180,27 @@ export class Database implements AsyncDisposable {
    * @param fresh whether none of them existed a moment ago.
    * @param timeout the time limit, in ms.
    */
-  write(entries: Entry<unknown>[], fresh: boolean, timeout?: number): Promise<void> {
+  write(entries: Entry<Plain<unknown>>[], fresh: boolean, timeout?: number): Promise<void> {
     return this.#run((connection, signal) => connection.write(entries, signal, fresh), timeout);
+  }
+
+  /**
+   * Rewrites sessions. Ctrl-C does not abort it.
+   *
+   * @param refuse gets each session that cannot be rewritten.
+   * @returns the keys of those that it has rewritten.
+   */
+  rewrite(
+    keys: string[],
+    renew: Renew,
+    refuse: (key: string, error: unknown) => void,
+  ): Promise<ReadonlySet<string>> {
+    const database: Rewritable = {
+      read: (keys) => this.#run((connection, signal) => connection.read(keys, signal)),
+      replace: (all: Replacement<Plain<unknown>>[]) =>
+        this.#run((connection, signal) => connection.replace(all, signal)),
+    };
+    return rewrite(database, keys, renew, refuse);
   }
 
   renew(keys: string[], expires: number, timeout?: number): Promise<void> {
@@ -204,7 +258,7 @@ export class Database implements AsyncDisposable {
   }
 }
 
-type Work<T> = (connection: SharedBackend<unknown>, signal: AbortSignal) => MaybePromise<T>;
+type Work<T> = (connection: SharedBackend<Plain<unknown>>, signal: AbortSignal) => MaybePromise<T>;
 
 /** Turns an error of opening into a message. If the driver is missing, says how to install it. */
 function toFailure(error: unknown, kind: Kind, title: string, context: Context): Failure {
@@ -224,7 +278,7 @@ function toFailure(error: unknown, kind: Kind, title: string, context: Context):
  */
 async function interruptible<T>(
   timeout: number,
-  connection: SharedBackend<unknown>,
+  connection: SharedBackend<Plain<unknown>>,
   work: (signal: AbortSignal) => MaybePromise<T>,
   interrupt?: AbortSignal,
 ): Promise<T> {

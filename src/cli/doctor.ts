@@ -13,10 +13,11 @@ import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, sentence } from "./failure.ts";
 import { describeLease, overdueLeases } from "./leases.ts";
+import { isBroken, obstacle } from "./readable.ts";
 import { startProgressOf } from "./progress.ts";
 import { checkPlan } from "./rights.ts";
 import { count, quoted } from "./text.ts";
-import { decodes, sourceOf } from "./transfer.ts";
+import { sourceOf } from "./transfer.ts";
 import { describe, locate, type Location } from "./url.ts";
 
 /** Checks whether a store would work on the database. Leaves the database as it was. */
@@ -132,6 +133,8 @@ export async function doctor(url: string, context: Context): Promise<number> {
     let last: string | undefined;
     const repeated: string[] = [];
     const broken: string[] = [];
+    /** The numbers of sessions that need more to be read, by what that is. */
+    const unchecked = new Map<string, number>();
     const progress = await startProgressOf(database, context.stderr);
     try {
       for await (const { entries, read } of sourceOf(database).batches()) {
@@ -145,7 +148,9 @@ export async function doctor(url: string, context: Context): Promise<number> {
         }
         for (const { key, value } of await read(keys)) {
           sessions++;
-          if (!decodes(database.codec, value)) broken.push(key);
+          const how = obstacle(value);
+          if (how !== undefined) unchecked.set(how, (unchecked.get(how) ?? 0) + 1);
+          else if (isBroken(database.codec, value, key)) broken.push(key);
         }
         progress.add(entries.length);
       }
@@ -159,6 +164,9 @@ export async function doctor(url: string, context: Context): Promise<number> {
         "•",
         `${keys} more than one entry; the upgrade keeps the ${kept} one: ${quoted(repeated)}`,
       );
+    }
+    for (const [how, number] of unchecked) {
+      print("•", `not checked: ${count(number, "session")}, ${how}`);
     }
     if (broken.length > 0) {
       problems++;

@@ -8,7 +8,8 @@ import { isAlive } from "../store/entry.ts";
 import type { Context, Output } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
 import { Database } from "./database.ts";
-import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { exit, Failure, interruption, refusal } from "./failure.ts";
+import { isAbsent } from "./readable.ts";
 import { startProgress } from "./progress.ts";
 import { count } from "./text.ts";
 import { sourceOf } from "./transfer.ts";
@@ -28,12 +29,13 @@ export async function exportLines(url: string, context: Context): Promise<number
       const lines: string[] = [];
       for (const entry of await read(entries.map(({ key }) => key))) {
         const { key, value, expires } = entry;
-        if (value === "" || !isAlive(entry)) continue;
+        if (isAbsent(value) || !isAlive(entry)) continue;
         try {
-          lines.push(line(key, jsonText(database.codec, value, tally), expires));
+          const json = jsonText(database.format, value, tally);
+          lines.push(line(key, json, expires, value.version));
         } catch (error) {
           refused++;
-          stderr.write(`Not exported: session ${JSON.stringify(key)}: ${sentence(error)}\n`);
+          stderr.write(`Not exported: session ${JSON.stringify(key)}: ${refusal(error)}\n`);
         }
       }
       await write(stdout, lines.join(""));
@@ -52,8 +54,10 @@ export async function exportLines(url: string, context: Context): Promise<number
   return exit.ok;
 }
 
-function line(key: string, json: string, expires: number | undefined): string {
-  const end = expires === undefined ? "}" : `,"expires":${expires}}`;
+function line(key: string, json: string, expires: number | undefined, version: number): string {
+  const end = `${expires === undefined ? "" : `,"expires":${expires}`}${
+    version === 0 ? "" : `,"version":${version}`
+  }}`;
   const session = /[\r\n]/.test(json) ? JSON.stringify(JSON.parse(json)) : json;
   return `{"key":${JSON.stringify(key)},"session":${session}${end}\n`;
 }

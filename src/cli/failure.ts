@@ -48,6 +48,11 @@ export async function unlessInterrupted<T>(
   }
 }
 
+/** The reason why a session was refused, without its key, which the message already has. */
+export function refusal(error: unknown): string {
+  return sentence(error).replace(/^Cannot (?:read|write) session ".*": (?=\S)/s, "");
+}
+
 /** The message of an error, in one sentence without credentials. */
 export function sentence(error: unknown): string {
   return error instanceof Failure ? error.message : reason(error);

@@ -12,7 +12,7 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { setTimeout as wait } from "node:timers/promises";
 import type { Entry } from "../backend.ts";
-import { defaults } from "../options.ts";
+import { defaults, storeRules } from "../options.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { isMissing, missingDriver } from "./driver.ts";
@@ -22,7 +22,7 @@ import { type Kind, locate, type Location, titleOf } from "./url.ts";
 
 /** A session, an entry that cannot be read, or the number of ignored entries. */
 export type Found =
-  | Entry<unknown>
+  | Entry<unknown> & { readonly version?: number }
   | { readonly where: string; readonly error: unknown }
   | Ignored;
 
@@ -106,20 +106,29 @@ async function* readLines(file: string, { stdin }: Context): AsyncGenerator<Foun
   if (failure !== undefined) throw new Failure(`Cannot read ${file}: ${sentence(failure)}`);
 }
 
-function parseLine(line: string): Entry<unknown> {
+function parseLine(line: string): Found {
   const value: unknown = JSON.parse(line);
   if (typeof value !== "object" || value === null) throw new TypeError("not a JSON object");
-  const { key, session, expires, ...others } = value as Record<string, unknown>;
+  const { key, session, expires, version, ...others } = value as Record<string, unknown>;
   const [other] = Object.keys(others);
   if (typeof key !== "string") throw new TypeError('"key" is not a string');
   if (session === undefined || session === null) throw new TypeError('"session" is missing');
   if (expires !== undefined && !Number.isSafeInteger(expires)) {
     throw new TypeError('"expires" is not a whole number of ms since 1970');
   }
-  if (other !== undefined) {
-    throw new TypeError(`unknown field "${other}"; the fields are "key", "session" and "expires"`);
+  if (version !== undefined && !storeRules.version.accepts!(version as never)) {
+    throw new TypeError(`"version" is not ${storeRules.version.expected}`);
   }
-  return { key, value: session, expires: expires as number | undefined };
+  if (other !== undefined) {
+    const known = '"key", "session", "expires" and "version"';
+    throw new TypeError(`unknown field "${other}"; the fields are ${known}`);
+  }
+  return {
+    key,
+    value: session,
+    expires: expires as number | undefined,
+    version: version as number | undefined,
+  };
 }
 
 /** The file of lowdb: `{ "sessions": [{ "id": …, "data": … }] }`. */
@@ -183,7 +192,7 @@ function readRedis(pattern: RegExp, example: string): Format["read"] {
         .filter((key) => !key.startsWith(defaults.prefix) && (all || pattern.test(key)));
       ignored += entries.length;
       for (const entry of await read(keys)) {
-        const value = parseObject(entry.value as string);
+        const value = parseObject(entry.value.content as string);
         if (value === undefined) continue;
         ignored--;
         yield { ...entry, value };

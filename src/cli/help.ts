@@ -6,6 +6,7 @@
 
 import { defaults } from "../options.ts";
 import { formats } from "./formats.ts";
+import { variable } from "./keys.ts";
 
 /** The forms of URLs, and the exit codes. */
 export const urls = `
@@ -20,9 +21,17 @@ URLs:
 
 Exit codes:
   0    done
-  1    failed, or a session was not copied, or doctor found a problem
+  1    failed, or a session was left out, or doctor found a problem
   2    wrong usage
   130  interrupted by Ctrl-C`;
+
+/** Where keys come from. */
+export const keys = `
+Keys of encrypted sessions:
+  Put them into the environment variable ${variable} or into the file of --keys, the
+  newest first, separated by white space or commas. Each is base64 of 32 random bytes. With --keys
+  the variable is not used.
+`;
 
 /** How to continue after an interruption. */
 export const resume = `

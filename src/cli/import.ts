@@ -6,7 +6,9 @@
 
 import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
+import type { Entry } from "../backend.ts";
 import { document } from "../codec/document.ts";
+import type { Plain } from "../transform/plain.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { Failure, sentence } from "./failure.ts";
@@ -56,7 +58,7 @@ export async function importSessions(
   const findings: Findings = { unconverted: 0, unreadable: 0 };
   const source: Source = {
     title: from === "-" ? "standard input" : url ? locate(from).title : from,
-    codec: document,
+    format: document,
     batches: () => batches(format, from, mode, target.limits.keys, findings, context),
   };
   const outcome = await transfer(source, target, mode, progress, context)
@@ -86,7 +88,7 @@ async function* batches(
   findings: Findings,
   context: Context,
 ): AsyncGenerator<Batch> {
-  let pending = new Map<string, { key: string; value: unknown; expires?: number }>();
+  let pending = new Map<string, Entry<Plain<unknown>>>();
   const takeBatch = (): Batch => {
     const entries = pending;
     pending = new Map();
@@ -108,7 +110,8 @@ async function* batches(
       }
       const key = convertKey === undefined || keepKeys ? found.key : convertKey(found.key);
       if (key === undefined) findings.unconverted++;
-      const entry = { ...found, key: key ?? found.key };
+      const { value: content, version = 0, expires } = found;
+      const entry = { key: key ?? found.key, value: { version, content }, expires };
       // Of duplicates the first one is used, because other packages use the first one in MongoDB.
       if (!pending.has(entry.key)) pending.set(entry.key, entry);
       if (pending.size >= size) yield takeBatch();

@@ -8,7 +8,8 @@ import { checkKey, isAlive } from "../store/entry.ts";
 import type { Context } from "./context.ts";
 import { jsonText, Tally } from "./convert.ts";
 import { Database } from "./database.ts";
-import { exit, Failure, interruption, sentence } from "./failure.ts";
+import { exit, Failure, interruption, refusal, sentence } from "./failure.ts";
+import { isAbsent } from "./readable.ts";
 import { locate } from "./url.ts";
 
 /** Prints a session as JSON. */
@@ -17,14 +18,14 @@ export async function get(url: string, key: string, context: Context): Promise<n
   check(key);
   await using database = await Database.open(location, context);
   const [entry] = await database.read([key]);
-  if (entry === undefined || entry.value === "" || !isAlive(entry)) {
+  if (entry === undefined || isAbsent(entry.value) || !isAlive(entry)) {
     throw missing(key, database);
   }
   let json: string;
   try {
-    json = jsonText(database.codec, entry.value, new Tally());
+    json = jsonText(database.format, entry.value, new Tally());
   } catch (error) {
-    throw new Failure(`Session ${JSON.stringify(key)} cannot be decoded: ${sentence(error)}`);
+    throw new Failure(`Session ${JSON.stringify(key)} cannot be decoded: ${refusal(error)}`);
   }
   const shown = context.stdout.isTTY ? JSON.stringify(JSON.parse(json), null, 2) : json;
   context.stdout.write(`${shown}\n`);

@@ -6,26 +6,27 @@
  */
 
 import { performance } from "node:perf_hooks";
-import type { Codec, Entry } from "../backend.ts";
+import type { Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store/entry.ts";
+import type { Plain } from "../transform/plain.ts";
 import type { Context } from "./context.ts";
-import { converter, sizeOf, Tally } from "./convert.ts";
+import { converter, type Origin, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
-import { exit, Failure, interruption, sentence, unlessInterrupted } from "./failure.ts";
+import { exit, Failure, interruption, refusal, unlessInterrupted } from "./failure.ts";
+import { isAbsent, isBroken } from "./readable.ts";
 import type { Progress } from "./progress.ts";
 import { bytes, count, quoted } from "./text.ts";
 
 /** A batch of sessions. Their values are read later, and only those of sessions that are copied. */
 export interface Batch {
   readonly entries: readonly { readonly key: string; readonly expires?: number }[];
-  read(keys: string[]): Promise<Entry<unknown>[]>;
+  read(keys: string[]): Promise<Entry<Plain<unknown>>[]>;
 }
 
 /** A source of sessions. */
-export interface Source {
+export interface Source extends Origin {
   readonly title: string;
-  readonly codec: Codec<unknown>;
   batches(): AsyncIterable<Batch>;
 }
 
@@ -56,7 +57,8 @@ export class Outcome {
 export function sourceOf(database: Database, size: number = database.limits.keys): Source {
   return {
     title: database.title,
-    codec: database.codec,
+    format: database.format,
+    place: database.place,
     async *batches() {
       for await (const page of database.pages()) {
         for (let i = 0; i < page.length; i += size) {
@@ -76,7 +78,7 @@ export async function transfer(
   { signal, stderr }: Context,
 ): Promise<Outcome> {
   const outcome = new Outcome();
-  const convert = converter(source.codec, target.codec, outcome.tally);
+  const convert = converter(source, target, outcome.tally);
   const refuse = (key: string, error: unknown) => {
     outcome.refused++;
     progress.clear();
@@ -84,7 +86,7 @@ export async function transfer(
   };
 
   /** Selects the entries of a batch that must be written, and converts their values. */
-  async function select({ entries, read }: Batch): Promise<Entry<unknown>[]> {
+  async function select({ entries, read }: Batch): Promise<Entry<Plain<unknown>>[]> {
     const now = Date.now();
     const alive = entries.filter(({ expires = Infinity }) => expires > now);
     let keys = [...new Set(alive.map(({ key }) => key))].filter((key) => {
@@ -108,10 +110,10 @@ export async function transfer(
         return [];
       }
       try {
-        const value = convert(entry.value);
-        if (value === undefined || value === "") return []; // a stored `undefined`
+        if (isAbsent(entry.value)) return [];
+        const value = convert(entry.value, entry.key);
         // Text is copied byte for byte, so nothing else would detect invalid text.
-        if (typeof value === "string" && !decodes(target.codec, value)) {
+        if (typeof value.content === "string" && isBroken(target.codec, value, entry.key)) {
           outcome.broken.push(entry.key);
         }
         return { ...entry, value };
@@ -122,14 +124,14 @@ export async function transfer(
     });
   }
 
-  async function write(entries: Entry<unknown>[]): Promise<void> {
+  async function write(entries: Entry<Plain<unknown>>[]): Promise<void> {
     if (!dryRun) await target.write(entries, !overwrite);
     outcome.written += entries.length;
-    for (const { value } of entries) outcome.bytes += sizeOf(target.codec, value);
+    for (const { value } of entries) outcome.bytes += sizeOf(target.format, value.content);
   }
 
   /** Writes a batch. If that fails, writes each entry alone, so that only invalid entries fail. */
-  async function writeAll(entries: Entry<unknown>[]): Promise<void> {
+  async function writeAll(entries: Entry<Plain<unknown>>[]): Promise<void> {
     try {
       return await write(entries);
     } catch (error) {
@@ -182,8 +184,8 @@ export async function transfer(
 }
 
 /** Splits entries into chunks within the limits of the database. */
-function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
-  let chunk: Entry<unknown>[] = [];
+function* split(entries: Entry<Plain<unknown>>[], { limits, codec }: Database) {
+  let chunk: Entry<Plain<unknown>>[] = [];
   let size = 0;
   for (const entry of entries) {
     const more = codec.size(entry.value);
@@ -196,21 +198,6 @@ function* split(entries: Entry<unknown>[], { limits, codec }: Database) {
     size += more;
   }
   if (chunk.length > 0) yield chunk;
-}
-
-/** Whether a stored value can be decoded. */
-export function decodes(codec: Codec<unknown>, value: unknown): boolean {
-  try {
-    codec.decode(value);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** The reason why an entry was refused, without the key, which the message already has. */
-function refusal(error: unknown): string {
-  return sentence(error).replace(/^Cannot write session ".*": (?=\S)/s, "");
 }
 
 /** Prints the result of a transfer, and returns the exit code. */

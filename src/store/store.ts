@@ -378,7 +378,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     };
     let total = 0;
     for await (const keys of this.#pages("", () => true)) {
-      total += await rewrite(database, keys, rotated, refuse);
+      total += (await rewrite(database, keys, rotated, refuse)).size;
     }
     if (errors.length > 0) throw errors[0];
     return total;

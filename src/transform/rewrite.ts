@@ -34,14 +34,14 @@ const mostAttempts = 20;
  * Rewrites the sessions of some keys.
  *
  * @param refuse gets each session that cannot be rewritten.
- * @returns how many it has rewritten.
+ * @returns the keys of those that it has rewritten.
  */
 export async function rewrite(
   database: Rewritable,
   keys: string[],
   renew: Renew,
   refuse: (key: string, error: unknown) => void,
-): Promise<number> {
+): Promise<ReadonlySet<string>> {
   const rewritten = new Set<string>();
   for (let left = keys, attempt = 0; left.length > 0; attempt++) {
     const replacements = (await database.read(left)).flatMap(({ key, value: before }) => {
@@ -59,7 +59,7 @@ export async function rewrite(
     left = await replaceAll(database, replacements, refuse);
     for (const key of left) rewritten.add(key);
   }
-  return rewritten.size;
+  return rewritten;
 }
 
 /** Replaces values. Returns the keys of those that may have been replaced. */

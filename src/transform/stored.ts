@@ -46,18 +46,18 @@ export class StoredValues<Encoded> {
   };
 
   #open(key: string, stored: Encoded): Plain<Encoded> {
+    let header: Header = { version: 0 };
     try {
       const { header: text, body } = this.#packing.split(stored);
-      const header = text === "" ? { version: 0 } : parse(text, key);
+      if (text !== "") header = parse(text, key);
       const content = header.keyId === undefined
         ? this.#plainContent(header, body)
         : this.#decrypted(header, text, body, key);
-      const { version, form, keyId } = header;
-      const hasNewestKey = keyId === this.#cipher?.keyId;
-      const outdated = !hasNewestKey || (form !== undefined) !== this.#ownCodec;
-      return { version, form, content, stored, hasNewestKey, outdated };
+      const hasNewestKey = header.keyId === this.#cipher?.keyId;
+      const outdated = !hasNewestKey || (header.form !== undefined) !== this.#ownCodec;
+      return { ...header, content, stored, hasNewestKey, outdated };
     } catch (problem) {
-      return { version: 0, content: "", stored, problem: problem as Error };
+      return { ...header, content: "", stored, problem: problem as Error };
     }
   }
 

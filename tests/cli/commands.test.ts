@@ -1,9 +1,10 @@
 /** Every command of the command line, on every database. */
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -70,6 +71,7 @@ function sqliteContext(own: Partial<Context>): Context {
       mysql: none,
     },
     drivers: { mongodb: none, pg: none, mysql: none },
+    load: none,
     stdout: { write() {} },
     stderr: { write() {} },
     stdin: Readable.from([]),
@@ -429,6 +431,8 @@ describe("the command line", { timeout: 600_000 }, () => {
       "import",
       "leases",
       "prune",
+      "rotate",
+      "migrate",
       "doctor",
     ];
     for (const command of commands) {
@@ -614,6 +618,9 @@ describe("the command line", { timeout: 600_000 }, () => {
     const url = `postgres://user:s3cret@127.0.0.1:${port}/bot`;
     await using here = text.place();
     await here.fill([["1:1", { n: 1 }]]);
+    const [keys, module] = [`${here.url}.keys`, `${here.url}.mjs`];
+    writeFileSync(keys, Buffer.alloc(32).toString("base64"));
+    writeFileSync(module, "export const version = 1, migrate = { 1() {} };");
     try {
       const commands = [
         ["stats", url],
@@ -626,6 +633,8 @@ describe("the command line", { timeout: 600_000 }, () => {
         ["copy", here.url, url],
         ["import", "-", url],
         ["import", "--format", "grammy-psql", url, here.url],
+        ["rotate", url, "--keys", keys],
+        ["migrate", url, "--module", module],
       ];
       for (const command of commands) {
         const connected = once(silent, "connection");
@@ -641,6 +650,7 @@ describe("the command line", { timeout: 600_000 }, () => {
     } finally {
       for (const socket of sockets) socket.destroy();
       silent.close();
+      for (const file of [keys, module]) rmSync(file);
     }
   });
 

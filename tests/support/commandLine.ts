@@ -17,6 +17,7 @@ import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { Redis } from "../../redis.ts";
 import type { Backend, Entry } from "../../src/backend.ts";
+import type { StoreOptions } from "../../src/options.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import type { Store } from "../../src/store/store.ts";
 import { SQLite } from "../../sqlite.ts";
@@ -33,12 +34,16 @@ export interface Run {
 
 /** Starts the command line. */
 export function start(...args: string[]) {
+  return launch(args, {});
+}
+
+function launch(args: string[], env: Record<string, string>) {
   const { bun, deno } = process.versions as { bun?: string; deno?: string };
   const program = fileURLToPath(entry("cli", import.meta.url));
   const flags = deno && !bun ? ["run", "-A", "--no-check", "--quiet"] : [];
   return spawn(process.execPath, [...flags, program, ...args], {
     stdio: "pipe",
-    env: { ...process.env, NO_COLOR: "1", NODE_NO_WARNINGS: "1" },
+    env: { ...process.env, NO_COLOR: "1", NODE_NO_WARNINGS: "1", ...env },
   });
 }
 
@@ -63,6 +68,13 @@ export function pipe(input: string, ...args: string[]): Promise<Run> {
   return end(child);
 }
 
+/** The same, with keys of encrypted sessions in the environment, and with text on standard input. */
+export function withKeys(keys: string[], args: string[], input = ""): Promise<Run> {
+  const child = launch(args, { TELEGRAF_SESSION_KEYS: keys.join(",") });
+  child.stdin.end(input);
+  return end(child);
+}
+
 /** Stored values and expiry times, by key. */
 export type Raw = Map<string, { value: unknown; expires?: number }>;
 
@@ -70,7 +82,8 @@ export type Raw = Map<string, { value: unknown; expires?: number }>;
 export interface Place extends AsyncDisposable {
   /** The URL for the command line. */
   readonly url: string;
-  store(options?: { ttl?: number }): Store<unknown>;
+  // deno-lint-ignore no-explicit-any
+  store(options?: StoreOptions): Store<any>;
   /** Stores sessions as the store does, in batches, because FerretDB is slow with single sessions. */
   fill(sessions: Iterable<[key: string, session: unknown, expires?: number]>): Promise<void>;
   /** Stores a value without encoding it. */
@@ -89,8 +102,6 @@ export interface Kind {
   readonly place: () => Place;
 }
 
-type Options = { ttl?: number };
-
 function made<O>(
   url: string,
   // deno-lint-ignore no-explicit-any
@@ -101,7 +112,7 @@ function made<O>(
   const own = { timeout: 60_000, ...options };
   return {
     url,
-    store: (more: Options = {}) => factory({ ...own, ...more }),
+    store: (more: StoreOptions = {}) => factory({ ...own, ...more }),
     fill: (sessions) => {
       const backend = backendOf(factory, own);
       const entries = Array.from(sessions, ([key, session, expires]) => {

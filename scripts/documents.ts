@@ -74,7 +74,7 @@ async function run(...args: string[]): Promise<void> {
   const { code, stderr } = await new Deno.Command(Deno.execPath(), {
     args,
     cwd: folder,
-    env: { BOT_TOKEN: "1:token", NO_COLOR: "1" },
+    env: { BOT_TOKEN: "1:token", SESSION_KEY: "A".repeat(43) + "=", NO_COLOR: "1" },
     signal: AbortSignal.timeout(60_000),
   }).output();
   if (code === 0) return;

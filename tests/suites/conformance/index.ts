@@ -26,6 +26,7 @@ const all = [
 
 /** Runs the suite once more with the options `encrypt`, `version` and `debug`. */
 export function encryptedConformance(harness: Harness): void {
+  if (import.meta.url.endsWith(".js")) return; // the package has the same code, and tests/core
   const others = all.filter((topic) => topic !== replace); // about values in the database
   conformance(withLayers(harness), [...others, layers]);
 }

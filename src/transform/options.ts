@@ -70,14 +70,21 @@ function checkCodec(codec: NonNullable<StoreOptions["codec"]>, refuse: Refuse): 
   for (const name of ["encode", "decode"] as const) {
     if (typeof codec[name] !== "function") refuse("codec", `must have the function ${name}`);
   }
-  let made: unknown;
-  try {
-    made = codec.encode({});
-  } catch {
-    return; // it may need more than an empty session
-  }
+  const made = attempt(() => codec.encode({}));
+  if (made === undefined) return;
   if (typeof made !== "string" && !types.isUint8Array(made)) {
     refuse("codec", `must encode to text or a Uint8Array, but made ${described(made)}`);
+  }
+  const session = attempt(() => codec.decode(made));
+  if (types.isPromise(session)) refuse("codec", "must decode without a promise");
+}
+
+/** The result of a function that may need more than an empty session; `undefined` if it throws. */
+function attempt(work: () => unknown): unknown {
+  try {
+    return work();
+  } catch {
+    return undefined;
   }
 }
 

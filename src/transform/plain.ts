@@ -96,7 +96,8 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
     if (form === undefined) return this.#format.decode(content as Encoded, key);
     if (this.#codec === undefined) throw needsCodec(key);
     // A copy, because the session may contain parts of it.
-    return this.#codec.decode(form === "bytes" ? Buffer.from(content as Uint8Array) : content);
+    const copy = form === "bytes" ? Buffer.from(content as Uint8Array) : content;
+    return synchronous(this.#codec.decode(copy), 'option "codec"');
   }
 
   /** Runs the missing steps. */
@@ -104,8 +105,7 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
     if (session === undefined) return undefined;
     for (let step = version + 1; step <= this.#version; step++) {
       try {
-        const result = this.#migrate[step]!(session);
-        if (types.isPromise(result)) throw new TypeError("it returned a promise");
+        const result = synchronous(this.#migrate[step]!(session), "it");
         if (result !== undefined) session = result;
       } catch (cause) {
         const why = `its migration from version ${step - 1} to ${step} failed: ${reason(cause)}`;
@@ -118,4 +118,11 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
   #versionError(why: string, version: number, key: string, cause?: unknown): StoreError {
     return new VersionError(why, { operation: "read", key, version, cause });
   }
+}
+
+/** Returns what a function of the user has returned. */
+function synchronous<T>(result: T, what: string): T {
+  if (!types.isPromise(result)) return result;
+  result.catch(() => {}); // what is thrown here is the error
+  throw new TypeError(`${what} returned a promise`);
 }

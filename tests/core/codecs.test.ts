@@ -124,6 +124,14 @@ describe("codec", () => {
       message: /option "codec" must encode to text or a Uint8Array, but made a promise$/,
     });
     assert.deepEqual(await it.get("1:1"), { a: 1 });
+    const late: SessionCodec = {
+      encode: ({ a }) => `${a.b}`, // needs more than an empty session
+      decode: () => Promise.reject(new Error("unhandled")),
+    };
+    await assert.rejects(load(data, "1:1", { codec: late }), {
+      name: "DecodeError",
+      message: /option "codec" returned a promise$/,
+    });
     put(data, "1:1", "~text:{");
     await assert.rejects(it.get("1:1"), { name: "DecodeError" });
   });
@@ -141,6 +149,7 @@ describe("codec", () => {
       "must encode to text or a Uint8Array, but made a promise",
     ],
     [{ encode: (it: unknown) => it, decode }, "Uint8Array, but made an object"],
+    [{ encode: () => "", decode: () => Promise.resolve({}) }, "must decode without a promise"],
   ];
   for (const [codec, message] of cases) {
     it(`is refused: ${message}`, () => {

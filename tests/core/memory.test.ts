@@ -14,15 +14,17 @@ function data(where: string): MemoryData {
   return found;
 }
 
+const backend = (where: string) => ({ ...memoryBackend(data(where)), place: where });
+
 const harness: Harness = {
   name: "Memory",
   dates: "text",
   prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
-    return createStore(transformed("Memory", memoryBackend(data(where)), options ?? {}), options);
+    return createStore(transformed("Memory", backend(where), options ?? {}), options);
   },
-  backend: (where) => memoryBackend(data(where)),
+  backend,
   drop(where) {
     places.delete(where);
     return Promise.resolve();

@@ -33,6 +33,8 @@ export interface Harness {
   readonly slowScans?: boolean;
   /** True if a new store's client may still be connecting. `health()` does not wait for that. */
   readonly connectsLate?: boolean;
+  /** The backend below the options `encrypt`, `codec` and `version`, if the stores have them. */
+  readonly rawBackend?: Harness["backend"];
   /** True if the stores have `debug`. */
   readonly debugs?: boolean;
   /** Stores a session as 2.0.0-beta.7 does. */
@@ -168,7 +170,7 @@ export async function retry<T>(
 export async function openBackend(
   harness: Harness,
   where: string,
-  needs: Pick<Opening, "expiring" | "leasing">,
+  needs: Pick<Opening, "expiring" | "leasing"> = { expiring: false, leasing: false },
   // deno-lint-ignore no-explicit-any
 ): Promise<Backend<any>> {
   const backend = harness.backend(where);

@@ -3,12 +3,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
+import { Binary } from "mongodb";
 import type { SessionCodec, StoreOptions } from "../../../mod.ts";
 import type { Backend, Entry, Leases } from "../../../src/backend.ts";
 import { transformed } from "../../../src/transform/backend.ts";
 import type { Plain } from "../../../src/transform/plain.ts";
 import { keys } from "../../support/layers.ts";
-import { type Harness, sized, type Test } from "./harness.ts";
+import { place } from "../../support/servers.ts";
+import { type Harness, openBackend, sized, type Test } from "./harness.ts";
 
 /** The harness of a backend whose stores have `encrypt`, `version` and `debug`. */
 export function withLayers(harness: Harness): Harness {
@@ -17,6 +19,7 @@ export function withLayers(harness: Harness): Harness {
     ...harness,
     name: `${harness.name}, encrypted`,
     debugs: true,
+    rawBackend: harness.backend,
     store: (where, options) => harness.store(where, { ...layers, ...options }),
     backend: (where, options) =>
       comparable(transformed("Test", harness.backend(where, options), { ...layers, ...options })),
@@ -75,7 +78,23 @@ const combinations = ages.encrypt.flatMap((encrypt, i) =>
   )
 );
 
-export function layers(test: Test, { store: open, writeOld, noLeases }: Harness): void {
+const { signal } = new AbortController();
+
+/** A stored value of which one bit is another one. */
+function changed(value: unknown): unknown {
+  if (typeof value === "string") {
+    const last = value.search(/.=*$/);
+    return value.slice(0, last - 1) + (value[last - 1] === "A" ? "B" : "A") + value.slice(last);
+  }
+  const { buffer, sub_type } = value as Binary;
+  const bytes = Buffer.from(buffer);
+  bytes[bytes.length - 1]! ^= 1;
+  return new Binary(bytes, sub_type);
+}
+
+export function layers(test: Test, harness: Harness): void {
+  const { store: open, rawBackend, writeOld, noLeases } = harness;
+
   /** Opens the stores of a test without `debug`, because it changes sessions after they were stored. */
   const store = (where: string, options: StoreOptions) =>
     open(where, { encrypt: undefined, version: undefined, migrate: undefined, ...options });
@@ -121,6 +140,32 @@ export function layers(test: Test, { store: open, writeOld, noLeases }: Harness)
     await using stranger = store(where, { encrypt: { keys: [key2] } });
     await assert.rejects(stranger.get("k"), { name: "DecodeError", message: /none of the keys/ });
     assert.deepEqual(await encrypting.get("k"), { secret: 1 });
+  });
+
+  test("refuses what was not encrypted for its key and its place", async (store, where) => {
+    const elsewhere = place();
+    await using other = open(elsewhere);
+    const raw = await openBackend({ ...harness, backend: rawBackend! }, where);
+    const otherRaw = await openBackend({ ...harness, backend: rawBackend! }, elsewhere);
+    try {
+      await Promise.all([store.set("k", { a: 1 }), other.set("k", { a: 2 })]);
+      const [{ value }] = await raw.read(["k"], signal) as [Entry<unknown>];
+      await raw.write(
+        [{ key: "another", value }, { key: "changed", value: changed(value) }],
+        signal,
+      );
+      await otherRaw.write([{ key: "k", value }], signal);
+      for (const [at, key] of [[store, "another"], [store, "changed"], [other, "k"]] as const) {
+        await assert.rejects(at.get(key), {
+          name: "DecodeError",
+          message: /not what was encrypted/,
+        });
+      }
+      assert.deepEqual(await store.get("k"), { a: 1 });
+    } finally {
+      await Promise.all([raw.close(), otherRaw.close()]);
+      await harness.drop(elsewhere);
+    }
   });
 
   test("refuses a newer version, and changes nothing", async (_, where) => {

@@ -404,6 +404,31 @@ describe("MySQL tables", () => {
     });
   }
 
+  for (const charset of ["utf8mb4", "latin1"]) {
+    it(`MySQL replaces in an old table in ${charset} only what is the same in every byte`, async () => {
+      const { name, url } = await createDatabase(charset);
+      const pool = createCallbackPool(url);
+      await upstream(pool, "telegraf-sessions").set("k", "é a");
+      const backend = backendOf(MySQL, { url: await createUser(url, `${dml} ${quoted(name)}.*`) });
+      const { signal } = new AbortController();
+      const replace = async (before: string, after: string) => {
+        await backend.replace([{ key: "k", before, after }], signal);
+        const [entry] = await backend.read(["k"], signal);
+        return entry!.value;
+      };
+      try {
+        await backend.open({ expiring: false, leasing: false, signal, report() {} });
+        for (const other of ['"É a"', '"e a"', '"é A"', '"é a" ']) {
+          assert.equal(await replace(other, '"b"'), '"é a"', other);
+        }
+        assert.equal(await replace('"é a"', '"ß"'), '"ß"');
+      } finally {
+        await backend.close();
+        pool.end();
+      }
+    });
+  }
+
   it("MySQL finds a prefix by the index", async () => {
     const { name, url } = await createDatabase();
     await using store = MySQL({ url });

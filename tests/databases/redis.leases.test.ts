@@ -8,6 +8,7 @@ import { Redis, type RedisOptions } from "../../redis.ts";
 import type { Backend, Leases } from "../../src/backend.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { Cleanup } from "../support/cleanup.ts";
+import { keys } from "../support/layers.ts";
 import { requireVersion } from "../support/packages.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 import { Proxy } from "../support/proxy.ts";
@@ -284,7 +285,16 @@ describe("Redis leases", () => {
       const [store] = cleanup.stores(Redis<{ n: number }>({ url, timeout: 60_000 }));
       const key = place();
       await store!.set(key, { n: 1 });
-      const denied = { name: "StoreError", operation: "lock", message: /NOPERM.*'eval/ };
+      const hint = /NOPERM.*'eval.*; this needs Lua scripts: allow the commands EVAL and EVALSHA$/;
+      const denied = { name: "StoreError", operation: "lock", message: hint };
+      const encrypt = { keys };
+      const [plain, encrypting] = cleanup.stores(
+        Redis({ url, prefix: `telegraf:${key}:` }),
+        Redis({ url, prefix: `telegraf:${key}:`, encrypt }),
+      );
+      await plain!.set("k", { a: 1 });
+      await assert.rejects(encrypting!.rotate(), { name: "StoreError", message: hint });
+      assert.deepEqual(await encrypting!.get("k"), { a: 1 });
       const count = (session?: { n: number }) => ({ n: session!.n + 1 });
       await assert.rejects(store!.update(key, count), denied);
       const run = store!.exclusive({ getSessionKey: () => key });
@@ -295,6 +305,8 @@ describe("Redis leases", () => {
       await store!.set(key, { n: 2 });
       assert.deepEqual(await store!.get(key), { n: 2 });
       await send("ACL", "SETUSER", user, `+${missing}`);
+      assert.equal(await encrypting!.rotate(), 1);
+      await encrypting!.clear();
       // The names of leases begin with the prefix, which is all that the user may use.
       assert.deepEqual(await store!.update(key, count), { n: 3 });
       await store!.delete(key);

@@ -67,7 +67,8 @@ export class Cipher {
   }
 
   #sessionKey(keyId: string, key: string): Uint8Array {
-    const info = `telegraf-session\0${this.#place}\0${key}`;
+    // A hash because the info of HKDF has at most 1,024 bytes.
+    const info = createHash("sha256").update(`telegraf-session\0${this.#place}\0${key}`).digest();
     return new Uint8Array(hkdfSync("sha256", this.#keys.get(keyId)!, "", info, 32));
   }
 }

@@ -9,7 +9,6 @@ import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { Readable } from "node:stream";
 import { describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import Database from "better-sqlite3";
@@ -17,7 +16,6 @@ import { MongoClient, ObjectId } from "mongodb";
 import { createConnection } from "mysql2/promise";
 import pg from "pg";
 import { createClient } from "redis";
-import type { Context } from "../../src/cli/context.ts";
 import { copy } from "../../src/cli/copy.ts";
 import { doctor } from "../../src/cli/doctor.ts";
 import { missingDriver } from "../../src/cli/driver.ts";
@@ -25,8 +23,7 @@ import { startProgress } from "../../src/cli/progress.ts";
 import { stats } from "../../src/cli/stats.ts";
 import { duration } from "../../src/cli/text.ts";
 import { version } from "../../src/cli/version.ts";
-import { SQLite } from "../../sqlite.ts";
-import { cli, end, kinds, pipe, type Place, start } from "../support/commandLine.ts";
+import { cli, end, kinds, pipe, type Place, sqliteContext, start } from "../support/commandLine.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
 const day = 24 * 60 * 60 * 1000;
@@ -57,28 +54,6 @@ function terminal(read: (text: string) => unknown, columns?: number) {
 /** The final text on a terminal: `\r\x1b[K` returns to the start of the line and erases it. */
 function screen(written: string): string {
   return written.split("\n").map((line) => line.split("\r\x1b[K").at(-1)).join("\n");
-}
-
-/** The context of a command that opens only SQLite. */
-function sqliteContext(own: Partial<Context>): Context {
-  const none = () => Promise.reject(new Error("not SQLite"));
-  return {
-    factories: {
-      redis: none,
-      mongodb: none,
-      sqlite: () => Promise.resolve(SQLite),
-      pg: none,
-      mysql: none,
-    },
-    drivers: { mongodb: none, pg: none, mysql: none },
-    load: none,
-    stdout: { write() {} },
-    stderr: { write() {} },
-    stdin: Readable.from([]),
-    signal: new AbortController().signal,
-    timeout: 10_000,
-    ...own,
-  };
 }
 
 /** Sends Ctrl-C. `child.kill` of Deno would also close standard input and hide the exit code. */

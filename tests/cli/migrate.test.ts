@@ -5,7 +5,6 @@ import { rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import process from "node:process";
-import { Readable } from "node:stream";
 import { describe, it } from "node:test";
 import type { StoreOptions } from "../../mod.ts";
 import { SQLite, type SQLiteOptions } from "../../sqlite.ts";
@@ -15,7 +14,7 @@ import { migrate } from "../../src/cli/migrate.ts";
 import { rotate } from "../../src/cli/rotate.ts";
 import { rules, storeRules } from "../../src/options.ts";
 import { backendOf, storeFactory } from "../../src/store/factory.ts";
-import { cli, kinds, type Place, withKeys } from "../support/commandLine.ts";
+import { cli, kinds, type Place, sqliteContext, withKeys } from "../support/commandLine.ts";
 import { keys } from "../support/layers.ts";
 import { place } from "../support/servers.ts";
 
@@ -275,24 +274,9 @@ describe("migrate and rotate beside a running bot", { timeout: 600_000 }, () => 
         };
       },
     });
-    const none = () => Promise.reject(new Error("not SQLite"));
-    return {
-      factories: {
-        redis: none,
-        mongodb: none,
-        sqlite: () => Promise.resolve(factory),
-        pg: none,
-        mysql: none,
-      },
-      drivers: { mongodb: none, pg: none, mysql: none },
-      load: () => Promise.resolve(exported),
-      stdout: { write() {} },
-      stderr: { write() {} },
-      stdin: Readable.from([]),
-      signal: new AbortController().signal,
-      timeout: 10_000,
-      ...own,
-    };
+    const sqlite = () => Promise.resolve(factory);
+    const factories = { ...sqliteContext({}).factories, sqlite };
+    return sqliteContext({ factories, load: () => Promise.resolve(exported), ...own });
   }
 
   it("migrate overwrites nothing that a bot writes meanwhile, of any version", async () => {

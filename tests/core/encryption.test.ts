@@ -72,6 +72,15 @@ describe("encrypt", () => {
     assert.deepEqual(await load(data, "1:1", { encrypt: { keys: [key2] } }), session);
   });
 
+  it("takes names and keys of any length", async () => {
+    const data = new MemoryData();
+    const [key, place] = ["鍵".repeat(170), "p".repeat(5_000)];
+    await store(data, key, session, { encrypt }, place);
+    assert.deepEqual(await load(data, key, { encrypt }, place), session);
+    put(data, "k", valueOf(data, key));
+    await assert.rejects(load(data, "k", { encrypt }, place), refused);
+  });
+
   it("takes keys as KeyObject", async () => {
     const data = new MemoryData();
     const key = createSecretKey(Buffer.from(key1, "base64"));

@@ -6,6 +6,7 @@ import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { MongoClient } from "mongodb";
@@ -17,6 +18,7 @@ import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { Redis } from "../../redis.ts";
 import type { Backend, Entry } from "../../src/backend.ts";
+import type { Context } from "../../src/cli/context.ts";
 import type { StoreOptions } from "../../src/options.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import type { Store } from "../../src/store/store.ts";
@@ -73,6 +75,28 @@ export function withKeys(keys: string[], args: string[], input = ""): Promise<Ru
   const child = launch(args, { TELEGRAF_SESSION_KEYS: keys.join(",") });
   child.stdin.end(input);
   return end(child);
+}
+
+/** The context of a command that opens only SQLite. */
+export function sqliteContext(own: Partial<Context>): Context {
+  const none = () => Promise.reject(new Error("not SQLite"));
+  return {
+    factories: {
+      redis: none,
+      mongodb: none,
+      sqlite: () => Promise.resolve(SQLite),
+      pg: none,
+      mysql: none,
+    },
+    drivers: { mongodb: none, pg: none, mysql: none },
+    load: none,
+    stdout: { write() {} },
+    stderr: { write() {} },
+    stdin: Readable.from([]),
+    signal: new AbortController().signal,
+    timeout: 10_000,
+    ...own,
+  };
 }
 
 /** Stored values and expiry times, by key. */

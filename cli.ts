@@ -163,7 +163,7 @@ sessionCommand(
 ).option(...dryRun);
 sessionCommand(
   "migrate URL",
-  "Bring all sessions of older versions to the version of a module. Bots may go on: none of their changes is overwritten. If keys are given, migrated sessions are encrypted with the newest one.",
+  "Bring all sessions of older versions to the version of a module. Bots of the new release may go on: none of their changes is overwritten. If keys are given, migrated sessions are encrypted with the newest one.",
   ([url], context, { dryRun, module }) =>
     migrate(url!, { dryRun: dryRun === true, module: String(module) }, context),
 )

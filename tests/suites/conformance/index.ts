@@ -1,5 +1,6 @@
 /** The suite that every store must pass on a real server. Each topic has its own file. */
 
+import process from "node:process";
 import { describe } from "node:test";
 import { batches } from "./batches.ts";
 import { expiry } from "./expiry.ts";
@@ -24,9 +25,12 @@ const all = [
   lifecycle,
 ];
 
-/** Runs the suite once more with the options `encrypt`, `version` and `debug`. */
+/**
+ * Runs the suite once more with the options `encrypt`, `version` and `debug`, on Deno and on Node.js. On Bun
+ * and in the package, tests/core has these options.
+ */
 export function encryptedConformance(harness: Harness): void {
-  if (import.meta.url.endsWith(".js")) return; // the package has the same code, and tests/core
+  if ("bun" in process.versions || import.meta.url.endsWith(".js")) return;
   const others = all.filter((topic) => topic !== replace); // about values in the database
   conformance(withLayers(harness), [...others, layers]);
 }

@@ -26,11 +26,12 @@ const all = [
 ];
 
 /**
- * Runs the suite once more with the options `encrypt`, `version` and `debug`, on Deno and on Node.js. On Bun
- * and in the package, tests/core has these options.
+ * Runs the suite once more with the options `encrypt`, `version` and `debug`, on Deno and on Node.js with the
+ * usual servers. On Bun and in the package, tests/core has these options.
  */
 export function encryptedConformance(harness: Harness): void {
-  if ("bun" in process.versions || import.meta.url.endsWith(".js")) return;
+  const { env, versions } = process;
+  if (env.TEST_ENGINE || "bun" in versions || import.meta.url.endsWith(".js")) return;
   const others = all.filter((topic) => topic !== replace); // about values in the database
   conformance(withLayers(harness), [...others, layers]);
 }

@@ -159,7 +159,7 @@ async function testEngine(runtime: Runtime, servers: Servers, name: string): Pro
     const variable = `TEST_${backend.toUpperCase()}`;
     // The servers that tests start themselves are of the same engine.
     const own = { [`${variable}_URL`]: url, [`${variable}_PROGRAM`]: command };
-    const env = { ...variables(servers), ...own, TEST_ENGINE: name };
+    const env: Record<string, string> = { ...variables(servers), ...own, TEST_ENGINE: name };
     if (recipe === documentdb) env.TEST_MONGODB_KIND = "documentdb";
     const files = only ? [only] : [...testFiles("tests/cli"), ...testFiles("tests/databases")];
     const filter = only ? undefined : titles[backend];

@@ -12,7 +12,7 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import type { StoreOptions } from "../mod.ts";
 import { memoryBackend } from "../src/memory.ts";
 import type { Entry } from "../src/backend.ts";
-import { PlainCodec } from "../src/transform/plain.ts";
+import { PlainCodec } from "../src/transform/backend.ts";
 import { StoredValues } from "../src/transform/stored.ts";
 
 const key = Buffer.alloc(32, 1).toString("base64");

@@ -24,7 +24,7 @@ import type { StoreOptions } from "../options.ts";
 import { backendOf } from "../store/factory.ts";
 import { SharedBackend } from "../store/shared.ts";
 import { layered } from "../transform/backend.ts";
-import type { Plain } from "../transform/plain.ts";
+import type { Plain } from "../codec/header.ts";
 import { type Renew, type Rewritable, rewrite } from "../transform/rewrite.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";

@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { performance } from "node:perf_hooks";
 import type { Entry } from "../backend.ts";
 import { document } from "../codec/document.ts";
-import type { Plain } from "../transform/plain.ts";
+import type { Plain } from "../codec/header.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { Failure, sentence } from "./failure.ts";

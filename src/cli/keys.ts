@@ -7,7 +7,7 @@
 
 import { readFile } from "node:fs/promises";
 import process from "node:process";
-import { checkTransforms } from "../transform/options.ts";
+import { checkTransforms } from "../validation.ts";
 import { exit, Failure, sentence } from "./failure.ts";
 
 /** The environment variable with the keys. */

@@ -7,8 +7,7 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Rules, storeRules } from "../options.ts";
-import { checkTransforms } from "../transform/options.ts";
-import { checkOptions } from "../validation.ts";
+import { checkOptions, checkTransforms } from "../validation.ts";
 import type { Context } from "./context.ts";
 import { Database, type Transforms } from "./database.ts";
 import { exit, Failure, sentence } from "./failure.ts";

@@ -6,7 +6,7 @@
 
 import type { Codec } from "../backend.ts";
 import { StoreError } from "../errors.ts";
-import type { Plain } from "../transform/plain.ts";
+import type { Plain } from "../codec/header.ts";
 import { Failure } from "./failure.ts";
 import { places } from "./keys.ts";
 

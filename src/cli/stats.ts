@@ -5,7 +5,7 @@
  */
 
 import { StoreError } from "../errors.ts";
-import type { Plain } from "../transform/plain.ts";
+import type { Plain } from "../codec/header.ts";
 import type { Context } from "./context.ts";
 import { sizeOf } from "./convert.ts";
 import { Database } from "./database.ts";

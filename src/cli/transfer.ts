@@ -9,7 +9,7 @@ import { performance } from "node:perf_hooks";
 import type { Entry } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store/entry.ts";
-import type { Plain } from "../transform/plain.ts";
+import type { Plain } from "../codec/header.ts";
 import type { Context } from "./context.ts";
 import { converter, type Origin, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";

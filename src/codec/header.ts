@@ -17,6 +17,20 @@ export interface Header {
   readonly keyId?: string | undefined;
 }
 
+/** A session in plain form, and how it is stored. */
+export interface Plain<Encoded> extends Header {
+  /** The session in the format of the database, or what the option `codec` made of it. */
+  readonly content: Encoded | string | Uint8Array;
+  /** The value in the database, if it was read there. */
+  readonly stored?: Encoded;
+  /** Whether the newest key has encrypted it. */
+  readonly hasNewestKey?: boolean;
+  /** Whether it would now be stored in another way, for example with a newer key. */
+  readonly outdated?: boolean;
+  /** Why there is no content. Of a `StoreError` the caller is told; the others are for `onCorrupt`. */
+  readonly problem?: Error;
+}
+
 const pattern = /^~([\w,]+):/;
 
 /** The text of a header; empty if the value needs none. */

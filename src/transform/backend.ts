@@ -10,11 +10,13 @@
  * @module
  */
 
-import { types } from "node:util";
-import type { Backend, Leases, MaybePromise } from "../backend.ts";
+import { Buffer } from "node:buffer";
+import { isDeepStrictEqual, types } from "node:util";
+import type { Backend, Codec, Leases, MaybePromise } from "../backend.ts";
+import { needsCodec, newer, type Plain } from "../codec/header.ts";
+import { reason, type StoreError, VersionError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import { checkTransforms } from "./options.ts";
-import { type Plain, PlainCodec } from "./plain.ts";
+import { checkTransforms, described } from "../validation.ts";
 import type { StoredValues } from "./stored.ts";
 
 /**
@@ -94,4 +96,105 @@ function transformedLeases<Encoded>(
 /** Maps a result. Embedded databases stay synchronous. */
 function after<T, Result>(result: MaybePromise<T>, map: (result: T) => Result) {
   return types.isPromise(result) ? (result as Promise<T>).then(map) : map(result as T);
+}
+
+/** Sessions and their plain form. */
+export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
+  readonly #format: Codec<Encoded>;
+  readonly #codec: StoreOptions["codec"];
+  readonly #version: number;
+  readonly #migrate: NonNullable<StoreOptions["migrate"]>;
+  readonly #keepsNewer: boolean;
+  /** Encrypted text is longer. */
+  readonly #growth: number;
+  /** The versions of sessions that are newer than the store. */
+  readonly #newer = new WeakMap<object, number>();
+  readonly storedAs: Codec<Encoded>["storedAs"];
+
+  constructor(format: Codec<Encoded>, options: StoreOptions) {
+    this.#format = format;
+    this.#codec = options.codec;
+    this.#version = options.version ?? 0;
+    this.#migrate = options.migrate ?? {};
+    this.#keepsNewer = options.onNewer === "keep";
+    this.#growth = options.encrypt === undefined ? 1 : 4 / 3;
+    this.storedAs = options.codec === undefined ? format.storedAs : undefined;
+  }
+
+  encode(session: unknown): Plain<Encoded> {
+    const version = this.#newer.get(session as object) ?? this.#version;
+    if (this.#codec === undefined) return { version, content: this.#format.encode(session) };
+    const content = this.#codec.encode(session);
+    if (typeof content === "string") return { version, form: "text", content };
+    // A copy, because the codec may use its memory again.
+    if (types.isUint8Array(content)) {
+      return { version, form: "bytes", content: Buffer.from(content) };
+    }
+    const made = described(content);
+    throw new TypeError(`option "codec" must encode to text or a Uint8Array, but made ${made}`);
+  }
+
+  decode(plain: Plain<Encoded>, key: string): unknown {
+    const { version, problem } = plain;
+    if (problem !== undefined) throw problem;
+    if (version > this.#version && !this.#keepsNewer) {
+      throw this.#versionError(newer(version, this.#version), version, key);
+    }
+    const session = this.#session(plain, key);
+    if (version <= this.#version) return this.#migrated(session, version, key);
+    if (typeof session === "object" && session !== null) this.#newer.set(session, version);
+    return session;
+  }
+
+  equal(a: Plain<Encoded>, b: Plain<Encoded>): boolean {
+    if (a.outdated || b.outdated || a.version !== b.version || a.form !== b.form) return false;
+    if (a.form !== undefined) return isDeepStrictEqual(a.content, b.content);
+    return this.#format.equal(a.content as Encoded, b.content as Encoded);
+  }
+
+  size({ form, content }: Plain<Encoded>): number {
+    const size = form === undefined
+      ? this.#format.size(content as Encoded)
+      : (content as string | Uint8Array).length;
+    return size * this.#growth;
+  }
+
+  /** What `onCorrupt` gets. */
+  stored(plain: Plain<Encoded>): unknown {
+    return plain.stored;
+  }
+
+  #session({ form, content }: Plain<Encoded>, key: string): unknown {
+    if (form === undefined) return this.#format.decode(content as Encoded, key);
+    if (this.#codec === undefined) throw needsCodec(key);
+    // A copy, because the session may contain parts of it.
+    const copy = form === "bytes" ? Buffer.from(content as Uint8Array) : content;
+    return synchronous(this.#codec.decode(copy), 'option "codec"');
+  }
+
+  /** Runs the missing steps. */
+  #migrated(session: unknown, version: number, key: string): unknown {
+    if (session === undefined) return undefined;
+    for (let step = version + 1; step <= this.#version; step++) {
+      try {
+        const result = synchronous(this.#migrate[step]!(session), "it");
+        if (result !== undefined) session = result;
+      } catch (cause) {
+        const why = `its migration from version ${step - 1} to ${step} failed: ${reason(cause)}`;
+        throw this.#versionError(why, version, key, cause);
+      }
+    }
+    return session;
+  }
+
+  #versionError(why: string, version: number, key: string, cause?: unknown): StoreError {
+    return new VersionError(why, { operation: "read", key, version, cause });
+  }
+}
+
+/** Returns what a function of the user has returned. */
+function synchronous<T>(result: T, what: string): T {
+  if (!types.isPromise(result)) return result;
+  result.catch(() => {}); // what is thrown here is the error
+  throw new TypeError(`${what} returned a promise`);
 }

@@ -9,7 +9,7 @@
 import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from "node:crypto";
 import type { EncryptOptions } from "../options.ts";
-import { keyBytes } from "./options.ts";
+import { keyBytes } from "../validation.ts";
 
 const algorithm = "aes-256-gcm";
 const nonceLength = 12;

@@ -6,7 +6,7 @@
 
 import type { Entry, MaybePromise, Replacement } from "../backend.ts";
 import { StoreError } from "../errors.ts";
-import type { Plain } from "./plain.ts";
+import type { Plain } from "../codec/header.ts";
 
 /** The part of a database that rewriting needs. */
 export interface Rewritable {

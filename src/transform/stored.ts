@@ -9,7 +9,7 @@ import type { Backend, Entry, Packing } from "../backend.ts";
 import { type Header, headerText, parseHeader } from "../codec/header.ts";
 import { DecodeError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import type { Plain } from "./plain.ts";
+import type { Plain } from "../codec/header.ts";
 import { Cipher } from "./cipher.ts";
 import { textPacking } from "./packing.ts";
 

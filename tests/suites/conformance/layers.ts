@@ -7,7 +7,7 @@ import { Binary } from "mongodb";
 import type { SessionCodec, StoreOptions } from "../../../mod.ts";
 import type { Backend, Entry, Leases } from "../../../src/backend.ts";
 import { transformed } from "../../../src/transform/backend.ts";
-import type { Plain } from "../../../src/transform/plain.ts";
+import type { Plain } from "../../../src/codec/header.ts";
 import { keys } from "../../support/layers.ts";
 import { place } from "../../support/servers.ts";
 import { type Harness, openBackend, sized, type Test } from "./harness.ts";

@@ -5,7 +5,6 @@
  */
 
 import { Buffer } from "node:buffer";
-import { types } from "node:util";
 import {
   type EncryptOptions,
   type Rule,
@@ -68,9 +67,15 @@ export function isPlain(value: unknown): value is object {
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-function isPromise(value: unknown, rule?: Rule): boolean {
+/** Whether the value is a promise, but not an object of a driver that also has the method `then`. */
+export function isPromise(value: unknown, rule?: Rule): value is Promise<unknown> {
   if (typeof value !== "object" || value === null || !("then" in value)) return false;
   return typeof value.then === "function" && (rule?.mark === undefined || !(rule.mark in value));
+}
+
+/** Whether the value is a `Uint8Array`, of any realm. (`node:util` would have to be loaded for it.) */
+export function isBytes(value: unknown): value is Uint8Array {
+  return Object.prototype.toString.call(value) === "[object Uint8Array]";
 }
 
 /** Describes a value without its content, which may be a secret. */
@@ -221,11 +226,11 @@ function checkCodec(codec: NonNullable<StoreOptions["codec"]>, refuse: Refuse): 
   }
   const made = attempt(() => codec.encode({}));
   if (made === undefined) return;
-  if (typeof made !== "string" && !types.isUint8Array(made)) {
+  if (typeof made !== "string" && !isBytes(made)) {
     refuse("codec", `must encode to text or a Uint8Array, but made ${described(made)}`);
   }
   const session = attempt(() => codec.decode(made));
-  if (types.isPromise(session)) refuse("codec", "must decode without a promise");
+  if (isPromise(session)) refuse("codec", "must decode without a promise");
 }
 
 /** The result of a function that may need more than an empty session; `undefined` if it throws. */

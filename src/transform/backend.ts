@@ -11,12 +11,11 @@
  */
 
 import { Buffer } from "node:buffer";
-import { isDeepStrictEqual, types } from "node:util";
 import type { Backend, Codec, Leases, MaybePromise } from "../backend.ts";
 import { needsCodec, newer, type Plain } from "../codec/header.ts";
 import { reason, type StoreError, VersionError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import { checkTransforms, described } from "../validation.ts";
+import { checkTransforms, described, isBytes, isPromise } from "../validation.ts";
 import type { StoredValues } from "./stored.ts";
 
 /**
@@ -95,7 +94,7 @@ function transformedLeases<Encoded>(
 
 /** Maps a result. Embedded databases stay synchronous. */
 function after<T, Result>(result: MaybePromise<T>, map: (result: T) => Result) {
-  return types.isPromise(result) ? (result as Promise<T>).then(map) : map(result as T);
+  return isPromise(result) ? (result as Promise<T>).then(map) : map(result as T);
 }
 
 /** Sessions and their plain form. */
@@ -127,7 +126,7 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
     const content = this.#codec.encode(session);
     if (typeof content === "string") return { version, form: "text", content };
     // A copy, because the codec may use its memory again.
-    if (types.isUint8Array(content)) {
+    if (isBytes(content)) {
       return { version, form: "bytes", content: Buffer.from(content) };
     }
     const made = described(content);
@@ -148,7 +147,8 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
 
   equal(a: Plain<Encoded>, b: Plain<Encoded>): boolean {
     if (a.outdated || b.outdated || a.version !== b.version || a.form !== b.form) return false;
-    if (a.form !== undefined) return isDeepStrictEqual(a.content, b.content);
+    if (a.form === "text") return a.content === b.content;
+    if (a.form === "bytes") return Buffer.compare(bytesOf(a), bytesOf(b)) === 0;
     return this.#format.equal(a.content as Encoded, b.content as Encoded);
   }
 
@@ -192,9 +192,11 @@ export class PlainCodec<Encoded> implements Codec<Plain<Encoded>> {
   }
 }
 
+const bytesOf = ({ content }: Plain<unknown>) => content as Uint8Array;
+
 /** Returns what a function of the user has returned. */
 function synchronous<T>(result: T, what: string): T {
-  if (!types.isPromise(result)) return result;
+  if (!isPromise(result)) return result;
   result.catch(() => {}); // what is thrown here is the error
   throw new TypeError(`${what} returned a promise`);
 }

@@ -65,10 +65,19 @@ function checkOldKey(type: string, key: string): void {
   }
 }
 
-/** The same JSON in ASCII. */
-function escaped(json: string): string {
-  return json.replace(
-    /[\u0080-\uffff]/g,
+/**
+ * The same JSON in ASCII.
+ *
+ * @throws {StoreError} if it is text of a user's codec, which has no escapes.
+ */
+function escaped({ key, value }: Entry<string>): string {
+  const other = /[\u0080-\uffff]/g;
+  if (/^~[^:]*text/.test(value) && other.test(value)) {
+    const why = "the character set of the old table lacks characters of the session";
+    throw new StoreError(why, { operation: "write", key });
+  }
+  return value.replace(
+    other,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }
@@ -92,7 +101,7 @@ export function encoder(
   const columnCapacity = sessionType.startsWith("text") ? 65_535 : Infinity;
   const ascii = !sessionType.endsWith("utf8mb4");
   function row(old: Entry<string>, overhead = 64, capacity = Infinity): unknown[] {
-    const entry = ascii ? { ...old, value: escaped(old.value) } : old;
+    const entry = ascii ? { ...old, value: escaped(old) } : old;
     const [key, session, ...others] = values(entry);
     const bytes = Buffer.byteLength(entry.value);
     const growth = escapedGrowth?.(entry.value) ?? 0;

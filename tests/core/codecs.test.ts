@@ -104,6 +104,17 @@ describe("codec", () => {
     assert.equal(String((await it.get("1:1")).bytes), '{"n":1}');
   });
 
+  it("may return a session that contains what is stored, and a change of it is stored", async () => {
+    const codec: SessionCodec = { encode: ({ bytes }) => bytes, decode: (bytes) => ({ bytes }) };
+    const data = new MemoryData();
+    await store(data, "1:1", { bytes: Buffer.from("before") }, { codec });
+    await using it = storeOn(data, { codec });
+    const session = await it.get("1:1");
+    session.bytes.write("after!");
+    await it.set("1:1", session);
+    assert.equal(String((await load(data, "1:1", { codec }) as typeof session).bytes), "after!");
+  });
+
   it("that fails is an error, and nothing changes", async () => {
     const data = new MemoryData();
     const codec: SessionCodec = {

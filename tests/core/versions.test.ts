@@ -56,6 +56,14 @@ describe("versions", () => {
     assert.equal(valueOf(script.data, "1:1"), '~v1:{"names":["Ada"]}');
   });
 
+  it("are stored also if a step changes nothing", async () => {
+    const data = new MemoryData();
+    await store(data, "1:1", { a: 1 });
+    await using it = storeOn(data, { version: 1, migrate: { 1: () => {} } });
+    await it.set("1:1", await it.get("1:1"));
+    assert.equal(valueOf(data, "1:1"), '~v1:{"a":1}');
+  });
+
   it("work with update(), move() and expiry", async () => {
     const data = new MemoryData();
     await store(data, "old", { name: "Ada" }, { ttl: 60_000 });

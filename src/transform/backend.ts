@@ -15,7 +15,7 @@ import type { Backend, Codec, Leases, MaybePromise } from "../backend.ts";
 import { needsCodec, newer, type Plain } from "../codec/header.ts";
 import { reason, type StoreError, VersionError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import { checkTransforms, described, isBytes, isPromise } from "../validation.ts";
+import { checkTransforms, described, isBytes, isPromise, keyBytes } from "../validation.ts";
 import type { StoredValues } from "./stored.ts";
 
 /**
@@ -49,7 +49,13 @@ export function layered<Encoded>(
     packing: undefined,
     codec: new PlainCodec(backend.codec, options),
     leases: typeof leases === "object" ? transformedLeases(leases, () => values) : leases,
-    shared: { ...backend.shared, encrypt: encrypt?.keys.join(), codec, version, onNewer },
+    shared: {
+      ...backend.shared,
+      encrypt: encrypt?.keys.map((key) => keyBytes(key)!.toString("base64")).join(),
+      codec,
+      version,
+      onNewer,
+    },
     async open(opening) {
       const { StoredValues } = await import("./stored.ts");
       values ??= new StoredValues(backend, options);

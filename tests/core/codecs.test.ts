@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { createSecretKey } from "node:crypto";
 import { describe, it } from "node:test";
 import { gunzipSync, gzipSync } from "node:zlib";
 import * as devalue from "devalue";
@@ -178,11 +179,11 @@ describe("codec", () => {
 
 describe("stores on one client", () => {
   it("must have the same options", () => {
-    const backend = new Script().backend;
-    assert.ok(backend.handle);
     const script = new Script();
     script.store({ encrypt: { keys } });
-    for (const options of [{}, { encrypt: { keys: [keys[1]!] } }, { codec: codecs.gzip }]) {
+    const other = createSecretKey(Buffer.alloc(32, 9));
+    const different = [{}, { encrypt: { keys: [other] } }, { codec: codecs.gzip }];
+    for (const options of different) {
       assert.throws(() => script.store(options), (error: Error) => {
         assert.match(
           error.message,
@@ -191,6 +192,10 @@ describe("stores on one client", () => {
         return true;
       });
     }
-    script.store({ encrypt: { keys: [...keys] } });
+    const same = keys.map((key) => createSecretKey(Buffer.from(key, "base64")));
+    script.store({ encrypt: { keys: same } });
+    const second = new Script();
+    second.store({ encrypt: { keys: [same[0]!] } });
+    assert.throws(() => second.store({ encrypt: { keys: [other] } }), TypeError);
   });
 });

@@ -7,7 +7,7 @@
 import { Buffer } from "node:buffer";
 import type { Backend, Entry, Packing } from "../backend.ts";
 import { type Header, headerText, parseHeader } from "../codec/header.ts";
-import { DecodeError } from "../errors.ts";
+import { DecodeError, EncodeError, reason } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
 import type { Plain } from "../codec/header.ts";
 import { Cipher } from "./cipher.ts";
@@ -83,9 +83,18 @@ export class StoredValues<Encoded> {
     const header = headerText({ version, form, keyId: cipher?.keyId });
     if (cipher === undefined) return this.#packing.join(header, content);
     const bytes = form === undefined
-      ? this.#packing.serialize(content as Encoded)
+      ? this.#serialized(key, content as Encoded)
       : Buffer.from(content as Uint8Array);
     return this.#packing.join(header, cipher.encrypt(bytes, key, header));
+  }
+
+  #serialized(key: string, session: Encoded): Uint8Array {
+    try {
+      return this.#packing.serialize(session);
+    } catch (cause) {
+      const why = `the session cannot be encoded: ${reason(cause)}`;
+      throw new EncodeError(why, { operation: "write", key, cause });
+    }
   }
 }
 

@@ -4,9 +4,16 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createSecretKey, generateKeyPairSync } from "node:crypto";
 import { describe, it } from "node:test";
+import { Binary, BSON } from "mongodb";
 import { Memory } from "../../mod.ts";
-import { MemoryData } from "../../src/memory.ts";
+import type { Backend } from "../../src/backend.ts";
+import { document } from "../../src/codec/document.ts";
+import { memoryBackend, MemoryData } from "../../src/memory.ts";
+import { documentPacking } from "../../src/mongodb/packing.ts";
+import { createStore } from "../../src/store/store.ts";
+import { transformed } from "../../src/transform/backend.ts";
 import { keys, load, put, store, storeOn, valueOf } from "../support/layers.ts";
+import { requireVersion } from "../support/packages.ts";
 import { Script } from "../support/scripted.ts";
 
 const session = { name: "Ada", cart: ["tea"] };
@@ -70,6 +77,28 @@ describe("encrypt", () => {
     assert.deepEqual(found, session);
     await other.set("1:1", found); // unchanged
     assert.deepEqual(await load(data, "1:1", { encrypt: { keys: [key2] } }), session);
+  });
+
+  it("refuses values of another version of MongoDB's driver, and stores the others", async () => {
+    const { ObjectId } = requireVersion("mongodb", "5");
+    const base = memoryBackend();
+    const backend = {
+      ...base,
+      codec: document,
+      packing: documentPacking({ BSON, Binary }),
+    } as unknown as Backend<unknown>;
+    await using it = createStore<object, unknown>(transformed("Mongo", backend, { encrypt }));
+    const [bad, good] = await Promise.allSettled([
+      it.set("bad", { id: new ObjectId() }),
+      it.set("good", { at: new Date(1) }),
+    ]);
+    assert.equal(good.status, "fulfilled");
+    assert.equal(bad.status, "rejected");
+    const { name, key, message } = (bad as PromiseRejectedResult).reason;
+    assert.deepEqual([name, key], ["EncodeError", "bad"]);
+    assert.match(message, /the session cannot be encoded: .*version/);
+    assert.deepEqual(await it.get("good"), { at: new Date(1) });
+    assert.equal(await it.get("bad"), undefined);
   });
 
   it("takes names and keys of any length", async () => {

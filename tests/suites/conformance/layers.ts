@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
 import { Binary } from "mongodb";
-import type { SessionCodec, StoreOptions } from "../../../mod.ts";
+import type { SessionCodec, Store, StoreOptions } from "../../../mod.ts";
 import type { Backend, Entry, Leases } from "../../../src/backend.ts";
 import { transformed } from "../../../src/transform/backend.ts";
 import type { Plain } from "../../../src/codec/header.ts";
@@ -155,7 +155,10 @@ export function layers(test: Test, harness: Harness): void {
         signal,
       );
       await otherRaw.write([{ key: "k", value }], signal);
-      for (const [at, key] of [[store, "another"], [store, "changed"], [other, "k"]] as const) {
+      const attempts = [[store, "another"], [store, "changed"]] as [Store<unknown>, string][];
+      // Places of SQLite are files with a table of the same name.
+      if (raw.place !== otherRaw.place) attempts.push([other, "k"]);
+      for (const [at, key] of attempts) {
         await assert.rejects(at.get(key), {
           name: "DecodeError",
           message: /not what was encrypted/,

@@ -17,6 +17,11 @@ export type StoredAs = (kind: string) => string | undefined;
 /** A value, or the promise of one: embedded databases are synchronous. */
 export type MaybePromise<T> = T | Promise<T>;
 
+/** Whether the result is still to come. */
+export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
+  return typeof (result as Promise<T> | undefined)?.then === "function";
+}
+
 /** One stored session. */
 export interface Entry<Encoded> {
   /** The session key, as the caller of the store gave it (without the backend's prefix). */

@@ -109,6 +109,12 @@ export class EncodeError extends StoreError {
   override name = "EncodeError";
 }
 
+/** The error for a session that a codec refused. */
+export function encodeError(key: string, cause: unknown): EncodeError {
+  const why = `the session cannot be encoded: ${reason(cause)}`;
+  return new EncodeError(why, { operation: "write", key, cause });
+}
+
 /** The stored value is not a session. It is neither changed nor deleted. */
 export class DecodeError extends StoreError {
   /** The name of the class. */

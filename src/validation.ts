@@ -68,7 +68,7 @@ export function isPlain(value: unknown): value is object {
 }
 
 /** Whether the value is a promise, but not an object of a driver that also has the method `then`. */
-export function isPromise(value: unknown, rule?: Rule): value is Promise<unknown> {
+function isPromise(value: unknown, rule?: Rule): boolean {
   if (typeof value !== "object" || value === null || !("then" in value)) return false;
   return typeof value.then === "function" && (rule?.mark === undefined || !(rule.mark in value));
 }

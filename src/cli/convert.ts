@@ -8,8 +8,8 @@
 import { Buffer } from "node:buffer";
 import type { Codec } from "../backend.ts";
 import { document } from "../codec/document.ts";
-import { StoreError } from "../errors.ts";
 import type { Plain } from "../codec/header.ts";
+import { StoreError } from "../errors.ts";
 import { Failure } from "./failure.ts";
 import { places } from "./keys.ts";
 import { checkReadable } from "./readable.ts";

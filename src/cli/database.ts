@@ -17,6 +17,7 @@ import type {
   Plan,
   Replacement,
 } from "../backend.ts";
+import type { Plain } from "../codec/header.ts";
 import { StoreError } from "../errors.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
@@ -24,7 +25,6 @@ import type { StoreOptions } from "../options.ts";
 import { backendOf } from "../store/factory.ts";
 import { SharedBackend } from "../store/shared.ts";
 import { layered } from "../transform/backend.ts";
-import type { Plain } from "../codec/header.ts";
 import { type Renew, type Rewritable, rewrite } from "../transform/rewrite.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";

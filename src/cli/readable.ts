@@ -5,8 +5,8 @@
  */
 
 import type { Codec } from "../backend.ts";
-import { StoreError } from "../errors.ts";
 import type { Plain } from "../codec/header.ts";
+import { StoreError } from "../errors.ts";
 import { Failure } from "./failure.ts";
 import { places } from "./keys.ts";
 

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { StoreError } from "../errors.ts";
 import type { Plain } from "../codec/header.ts";
+import { StoreError } from "../errors.ts";
 import type { Context } from "./context.ts";
 import { sizeOf } from "./convert.ts";
 import { Database } from "./database.ts";

@@ -7,9 +7,10 @@
 
 import { performance } from "node:perf_hooks";
 import type { Entry } from "../backend.ts";
+import type { Plain } from "../codec/header.ts";
 import { StoreError } from "../errors.ts";
 import { checkKey } from "../store/entry.ts";
-import type { Plain } from "../codec/header.ts";
+import { batchesOf } from "../store/lane.ts";
 import type { Context } from "./context.ts";
 import { converter, type Origin, sizeOf, Tally } from "./convert.ts";
 import type { Database } from "./database.ts";
@@ -165,7 +166,8 @@ export async function transfer(
       await writing;
       if (signal.aborted) throw interruption();
       writing = (async () => {
-        for (const chunk of split(entries, target)) await writeAll(chunk);
+        const size = ({ value }: Entry<Plain<unknown>>) => target.codec.size(value);
+        for (const batch of batchesOf(entries, size, target.limits)) await writeAll(batch);
         progress.add(length);
       })();
       writing.catch(() => {}); // awaited after the next batch has been read
@@ -181,23 +183,6 @@ export async function transfer(
   }
   await writing;
   return outcome;
-}
-
-/** Splits entries into chunks within the limits of the database. */
-function* split(entries: Entry<Plain<unknown>>[], { limits, codec }: Database) {
-  let chunk: Entry<Plain<unknown>>[] = [];
-  let size = 0;
-  for (const entry of entries) {
-    const more = codec.size(entry.value);
-    if (chunk.length > 0 && (chunk.length === limits.keys || size + more > limits.bytes)) {
-      yield chunk;
-      chunk = [];
-      size = 0;
-    }
-    chunk.push(entry);
-    size += more;
-  }
-  if (chunk.length > 0) yield chunk;
 }
 
 /** Prints the result of a transfer, and returns the exit code. */

@@ -43,6 +43,12 @@ export function headerText({ version, form, keyId }: Header): string {
   return fields.length === 0 ? "" : `~${fields.join(",")}:`;
 }
 
+/** The version, if the header has nothing else. */
+export function versionOnly(text: string): number | undefined {
+  const version = /^~v(\d+):$/.exec(text)?.[1];
+  return version === undefined ? undefined : Number(version);
+}
+
 /** The text of the header with which a value begins; empty if it has none. */
 export function headerOf(value: string): string {
   return pattern.exec(value)?.[0] ?? "";
@@ -51,41 +57,41 @@ export function headerOf(value: string): string {
 /**
  * Parses the text of a header.
  *
- * @throws {Error} if it has a field that is not known.
+ * @throws {DecodeError} if it has a field that is not known.
  */
-export function parseHeader(text: string): Header {
+export function parseHeader(text: string, key: string): Header {
   const header: { -readonly [Name in keyof Header]: Header[Name] } = { version: 0 };
   for (const field of pattern.exec(text)![1]!.split(",")) {
     if (/^v[1-9]\d{0,8}$/.test(field)) header.version = Number(field.slice(1));
     else if (field === "text" || field === "bytes") header.form = field;
     else if (/^k[\da-f]{8}$/.test(field)) header.keyId = field.slice(1);
-    else throw new Error(`a newer version of this package stored it: its header is ${text}`);
+    else throw unreadable(`a newer version of this package stored it: its header is ${text}`, key);
   }
   return header;
 }
 
+/**
+ * The error of a value that is not corrupt: another store can read it, with other options or of a newer
+ * version of this package. `onCorrupt` is not for it.
+ */
+export function unreadable(why: string, key: string): DecodeError {
+  return new DecodeError(why, { operation: "read", key });
+}
+
 /** The error for a value that needs an option that the store does not have. */
 export function needsOption(text: string, key: string): StoreError {
-  const options = { operation: "read", key } as const;
-  let header: Header;
-  try {
-    header = parseHeader(text);
-  } catch (error) {
-    return new DecodeError((error as Error).message, options);
-  }
-  const { version, form, keyId } = header;
+  const { version, form, keyId } = parseHeader(text, key);
   if (keyId !== undefined) {
     const why = `it is encrypted with key ${keyId}, and the store has no option "encrypt"`;
-    return new DecodeError(why, options);
+    return unreadable(why, key);
   }
   if (form !== undefined) return needsCodec(key);
-  return new VersionError(newer(version, 0), { ...options, version });
+  return new VersionError(newer(version, 0), { operation: "read", key, version });
 }
 
 /** The error for a value that another codec made. */
 export function needsCodec(key: string): StoreError {
-  const why = 'it was stored with the option "codec", which this store does not have';
-  return new DecodeError(why, { operation: "read", key });
+  return unreadable('it was stored with the option "codec", which this store does not have', key);
 }
 
 /** Why a session of a newer version is not read. */

@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import type { Packing } from "../backend.ts";
-import { headerText, parseHeader } from "../codec/header.ts";
+import { headerText, versionOnly } from "../codec/header.ts";
 import { binarySubtype, binaryWithHeader, Versioned } from "../codec/document.ts";
 
 /** The parts of the driver that are used. */
@@ -30,8 +30,8 @@ export function documentPacking({ BSON, Binary }: BsonDriver): Packing<unknown> 
     },
     join(header, body) {
       if (header === "") return body;
-      const { version, form, keyId } = parseHeader(header);
-      if (form === undefined && keyId === undefined) return new Versioned(version, body);
+      const version = versionOnly(header);
+      if (version !== undefined) return new Versioned(version, body);
       const bytes = Buffer.from(body as Uint8Array);
       return new Binary(Buffer.concat([Buffer.from(header), bytes]), binarySubtype);
     },

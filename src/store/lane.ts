@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Limits, MaybePromise } from "../backend.ts";
+import { isPromise, type Limits, type MaybePromise } from "../backend.ts";
 import { timedOut } from "./deadline.ts";
 
 // Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
@@ -229,7 +229,23 @@ export function byKey<Answer extends { readonly key: string }>(
   return jobs.map(({ key }) => found.get(key));
 }
 
-/** Whether the result is still to come. */
-export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
-  return typeof (result as Promise<T> | undefined)?.then === "function";
+/** Splits items into batches within the limits. A larger item is a batch of its own. */
+export function* batchesOf<T>(
+  items: readonly T[],
+  sizeOf: (item: T) => number,
+  limits: Limits,
+): Generator<T[]> {
+  let batch: T[] = [];
+  let size = 0;
+  for (const item of items) {
+    const more = sizeOf(item);
+    if (batch.length > 0 && (batch.length === limits.keys || size + more > limits.bytes)) {
+      yield batch;
+      batch = [];
+      size = 0;
+    }
+    batch.push(item);
+    size += more;
+  }
+  if (batch.length > 0) yield batch;
 }

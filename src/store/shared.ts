@@ -7,20 +7,21 @@
  * @module
  */
 
-import type {
-  Backend,
-  Entry,
-  Leases,
-  Limits,
-  MaybePromise,
-  Opening,
-  Page,
-  Plan,
-  Replacement,
+import {
+  type Backend,
+  type Entry,
+  isPromise,
+  type Leases,
+  type Limits,
+  type MaybePromise,
+  type Opening,
+  type Page,
+  type Plan,
+  type Replacement,
 } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
-import { isPromise } from "./lane.ts";
+import { batchesOf } from "./lane.ts";
 import { type Executor, Queue } from "./queue.ts";
 
 /** A store on a shared backend, or the command line. */
@@ -133,22 +134,11 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Replaces values, in batches within the limits. */
   async replace(replacements: Replacement<Encoded>[], signal: AbortSignal): Promise<void> {
-    let batch: Replacement<Encoded>[] = [];
-    let size = 0;
-    const send = () => this.run(() => this.#backend.replace(batch, signal), signal);
-    for (const replacement of replacements) {
-      const more = this.size(replacement.before) + this.size(replacement.after);
-      if (
-        batch.length === this.limits.keys || batch.length > 0 && size + more > this.limits.bytes
-      ) {
-        await send();
-        batch = [];
-        size = 0;
-      }
-      batch.push(replacement);
-      size += more;
+    const sizeOf = ({ before, after }: Replacement<Encoded>) =>
+      this.size(before) + this.size(after);
+    for (const batch of batchesOf(replacements, sizeOf, this.limits)) {
+      await this.run(() => this.#backend.replace(batch, signal), signal);
     }
-    if (batch.length > 0) await send();
   }
 
   page(

@@ -13,7 +13,7 @@ import { Losses } from "../codec/losses.ts";
 import {
   ClosedError,
   DecodeError,
-  EncodeError,
+  encodeError,
   LeaseError,
   type Operation,
   reason,
@@ -455,8 +455,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     try {
       value = this.#codec.encode(session);
     } catch (cause) {
-      const why = `the session cannot be encoded: ${reason(cause)}`;
-      throw new EncodeError(why, { operation: "write", key, cause });
+      throw encodeError(key, cause);
     }
     this.#losses?.inspect(session);
     this.#late?.then((late) => late.watch(key, session, value), this.#report);

@@ -11,11 +11,11 @@
  */
 
 import { Buffer } from "node:buffer";
-import type { Backend, Codec, Leases, MaybePromise } from "../backend.ts";
+import { type Backend, type Codec, isPromise, type Leases, type MaybePromise } from "../backend.ts";
 import { needsCodec, newer, type Plain } from "../codec/header.ts";
 import { reason, type StoreError, VersionError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import { checkTransforms, described, isBytes, isPromise, keyBytes } from "../validation.ts";
+import { checkTransforms, described, isBytes, keyBytes } from "../validation.ts";
 import type { StoredValues } from "./stored.ts";
 
 /**
@@ -100,7 +100,7 @@ function transformedLeases<Encoded>(
 
 /** Maps a result. Embedded databases stay synchronous. */
 function after<T, Result>(result: MaybePromise<T>, map: (result: T) => Result) {
-  return isPromise(result) ? (result as Promise<T>).then(map) : map(result as T);
+  return isPromise(result) ? result.then(map) : map(result);
 }
 
 /** Sessions and their plain form. */
@@ -203,6 +203,6 @@ const bytesOf = ({ content }: Plain<unknown>) => content as Uint8Array;
 /** Returns what a function of the user has returned. */
 function synchronous<T>(result: T, what: string): T {
   if (!isPromise(result)) return result;
-  result.catch(() => {}); // what is thrown here is the error
+  Promise.resolve(result).catch(() => {}); // what is thrown here is the error
   throw new TypeError(`${what} returned a promise`);
 }

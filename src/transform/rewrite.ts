@@ -5,8 +5,8 @@
  */
 
 import type { Entry, MaybePromise, Replacement } from "../backend.ts";
-import { StoreError } from "../errors.ts";
 import type { Plain } from "../codec/header.ts";
+import { StoreError } from "../errors.ts";
 
 /** The part of a database that rewriting needs. */
 export interface Rewritable {
@@ -72,7 +72,8 @@ async function replaceAll(
     if (replacements.length > 0) await database.replace(replacements);
     return replacements.map(({ key }) => key);
   } catch (error) {
-    if (!(error instanceof StoreError) || replacements.length === 0) throw error;
+    // Without a key it is not about one of them: the server does not answer, for example.
+    if (!(error instanceof StoreError) || error.key === undefined) throw error;
     if (replacements.length > 1) {
       // One of them may be too large in its new form.
       const alone = replacements.map((one) => replaceAll(database, [one], refuse));

@@ -6,10 +6,9 @@
 
 import { Buffer } from "node:buffer";
 import type { Backend, Entry, Packing } from "../backend.ts";
-import { type Header, headerText, parseHeader } from "../codec/header.ts";
-import { DecodeError, EncodeError, reason } from "../errors.ts";
+import { type Header, headerText, parseHeader, type Plain, unreadable } from "../codec/header.ts";
+import { encodeError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
-import type { Plain } from "../codec/header.ts";
 import { Cipher } from "./cipher.ts";
 import { textPacking } from "./packing.ts";
 
@@ -49,7 +48,7 @@ export class StoredValues<Encoded> {
     let header: Header = { version: 0 };
     try {
       const { header: text, body } = this.#packing.split(stored);
-      if (text !== "") header = parse(text, key);
+      if (text !== "") header = parseHeader(text, key);
       const content = header.keyId === undefined
         ? this.#plainContent(header, body)
         : this.#decrypted(header, text, body, key);
@@ -71,7 +70,7 @@ export class StoredValues<Encoded> {
     const { form, keyId } = header;
     if (!this.#cipher?.has(keyId!)) {
       const why = `it is encrypted with key ${keyId}, and none of the keys in "encrypt" fits`;
-      throw refused(why, key);
+      throw unreadable(why, key);
     }
     const bytes = this.#cipher.decrypt(this.#packing.bytes(body), key, text, keyId!);
     if (form === "bytes") return bytes;
@@ -92,21 +91,7 @@ export class StoredValues<Encoded> {
     try {
       return this.#packing.serialize(session);
     } catch (cause) {
-      const why = `the session cannot be encoded: ${reason(cause)}`;
-      throw new EncodeError(why, { operation: "write", key, cause });
+      throw encodeError(key, cause);
     }
-  }
-}
-
-/** The error of a value that is not corrupt: other options can read it. `onCorrupt` is not for it. */
-function refused(why: string, key: string): DecodeError {
-  return new DecodeError(why, { operation: "read", key });
-}
-
-function parse(text: string, key: string): Header {
-  try {
-    return parseHeader(text);
-  } catch (error) {
-    throw refused((error as Error).message, key);
   }
 }

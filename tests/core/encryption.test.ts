@@ -285,6 +285,20 @@ describe("rotate()", () => {
     assert.deepEqual(await load(data, "b", newest, ""), { n: 1 });
   });
 
+  it("ends with the error if the database fails, and does not try each session alone", async () => {
+    const script = new Script();
+    for (const key of ["a", "b", "c"]) await store(script.data, key, session, { encrypt }, "");
+    script.before = (call) => {
+      if (call.startsWith("replace")) throw new Error("read-only");
+    };
+    const it = script.store(rotating);
+    await assert.rejects(it.rotate(), {
+      name: "StoreError",
+      message: "Cannot write the store: read-only",
+    });
+    assert.deepEqual(script.calls.filter((call) => /^replace/.test(call)), ["replace a b c"]);
+  });
+
   it("rejects if a session cannot be read, after all others", async () => {
     const data = new MemoryData();
     await store(data, "a", session, { encrypt: { keys: [key3] } });

@@ -95,6 +95,7 @@ function backend(options: KyselyStoreOptions): Backend {
     kysely.onPrimary(db!, failovers, work);
   const runScript = <T>(script: Script<T>) => run((db) => kysely.runScript(db, script));
   return {
+    system: db ? kysely.familyOf(db, schema).toLowerCase() : "other_sql",
     handle: options.db ?? {},
     scope: [schema ?? "", name].join("\0"),
     place: name,

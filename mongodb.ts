@@ -90,6 +90,7 @@ function backend(options: MongoOptions): Backend<unknown> {
   const commands = new Commands(source, database, collection);
   const leases = new MongoLeases(commands);
   return {
+    system: "mongodb",
     handle: existing ?? {},
     scope: commands.namespace,
     place: collection,

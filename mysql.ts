@@ -104,6 +104,7 @@ function backend(options: MySQLOptions): Backend {
   const runScript = <T>(signal: AbortSignal, script: Script<T>, work = mysql.rows) =>
     withConnection(connections, signal, (it) => executeScript(script, work.bind(null, it)));
   return {
+    system: "mysql",
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     place: table,

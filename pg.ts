@@ -112,6 +112,7 @@ function backend(options: PostgresOptions): Backend {
       (client) => executeScript(script, (text, values) => rows(client, text, values, prepared)),
     );
   return {
+    system: "postgresql",
     handle: pool,
     scope: [schema ?? "", table].join("\0"),
     place: table,

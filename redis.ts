@@ -92,6 +92,7 @@ function backend(options: RedisOptions): Backend {
     : new ExistingClient(existing);
   const commands = new Commands(source, prefix);
   return {
+    system: "redis",
     handle: existing ?? {},
     scope: prefix,
     place: (existing === undefined ? "" : keyPrefixOf(existing)) + prefix,

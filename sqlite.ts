@@ -103,6 +103,7 @@ function backend(options: SQLiteOptions): Backend {
   let select: driver.Statement, insert: driver.Statement, remove: driver.Statement;
   const runLease = <T>(script: Script<T>) => driver.runScript(database, script, prepared);
   return {
+    system: "sqlite",
     handle: existing ?? {},
     scope: table,
     place: table,

@@ -122,7 +122,7 @@ function readArguments(): { store: string; help?: boolean } {
 }
 
 /** Creates the store for a URL or file name. Loads only the driver that the store needs. */
-async function createStore(where: string): Promise<Store<Session>> {
+async function makeStore(where: string): Promise<Store<Session>> {
   const timeout = 5_000;
   const there = { url: where, timeout };
   if (/^rediss?:/.test(where)) return (await import("../redis.ts")).Redis<Session>(there);
@@ -180,7 +180,7 @@ async function* lines(): AsyncGenerator<string> {
 async function main(): Promise<void> {
   const { store: where, help } = readArguments();
   if (help) return console.log(usage);
-  const store = await createStore(where);
+  const store = await makeStore(where);
   try {
     await store.ready();
     console.log(`Sessions are kept in ${where.replace(/(?<=:\/\/).*@|\?.*/g, "")}`);

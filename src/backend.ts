@@ -213,6 +213,8 @@ export interface Opening {
 
 /** A database. The store calls `open` before anything else, and retries after transient errors. */
 export interface Backend<Encoded = string> {
+  /** The database in traces: a value of OpenTelemetry's `db.system.name`, such as "postgresql". */
+  readonly system: string;
   /**
    * The client, pool or database. Stores with the same handle and scope share one backend and keep
    * one order of operations per key.

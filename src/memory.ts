@@ -30,6 +30,7 @@ export function memoryBackend(
   now: () => number = Date.now,
 ): Backend {
   return {
+    system: "memory",
     handle: {},
     scope: "",
     place: "",

@@ -5,10 +5,10 @@
  */
 
 import type { Backend } from "../backend.ts";
-import type { Rules, StoreOptions } from "../options.ts";
+import { type Rules, type StoreOptions, storeRules } from "../options.ts";
 import { transformed } from "../transform/backend.ts";
 import { checkOptions } from "../validation.ts";
-import { createStore, type Store } from "./store.ts";
+import { makeStore, type Store } from "./store.ts";
 
 /**
  * Makes a store; may be called with or without `new`.
@@ -54,6 +54,22 @@ export function backendOf<Options>(
   return backend(options);
 }
 
+/**
+ * Makes a store on a database of your own. `docs/backend.md` shows how to write the backend.
+ *
+ * @typeParam Session what the bot keeps per chat.
+ * @param options those that all stores have.
+ * @throws {TypeError} if an option is unknown or has the wrong type.
+ * @throws {RangeError} if an option is out of range.
+ */
+export function createStore<Session, Encoded = string>(
+  backend: Backend<Encoded>,
+  options: StoreOptions = {},
+): Store<Session> {
+  checkOptions("createStore", options, storeRules);
+  return makeStore(transformed("createStore", backend, options), options);
+}
+
 /** Makes a factory from its definition. */
 export function storeFactory<Options extends StoreOptions, Encoded>(
   definition: FactoryDefinition<Options, Encoded>,
@@ -62,7 +78,7 @@ export function storeFactory<Options extends StoreOptions, Encoded>(
   // A plain function because callers may use it with or without `new`.
   function factory(options: Options = {} as Options): Store<unknown> {
     checkOptions(name, options, rules, existing);
-    return createStore(transformed(name, backend(options), options), options);
+    return makeStore(transformed(name, backend(options), options), options);
   }
   // Explains the mistake `session({ store: Redis })`. These methods are not in the type, so the
   // compiler refuses it too.

@@ -155,8 +155,8 @@ export type Health =
   /** The database did not answer. `error` is what any operation would have rejected with. */
   | { ok: false; latency: number; error: Error };
 
-/** Makes a store on a backend. */
-export function createStore<Session, Encoded>(
+/** Makes a store on a backend. The options have been checked. */
+export function makeStore<Session, Encoded>(
   backend: Backend<Encoded>,
   options: StoreOptions = {},
   clock: Clock = systemClock,

@@ -37,7 +37,7 @@ describe("close()", () => {
       import process from "node:process";
       ${imports}
       const timers = () => process.getActiveResourcesInfo().filter((it) => it === "Timeout").length;
-      const store = createStore(memoryBackend(), { ttl: 1000 });
+      const store = makeStore(memoryBackend(), { ttl: 1000 });
       await store.set("k", 1);
       const before = timers();
       await store.close();

@@ -10,7 +10,7 @@ import type { Backend } from "../../src/backend.ts";
 import { document } from "../../src/codec/document.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { documentPacking } from "../../src/mongodb/packing.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 import { keys, load, put, store, storeOn, valueOf } from "../support/layers.ts";
 import { requireVersion } from "../support/packages.ts";
@@ -87,7 +87,7 @@ describe("encrypt", () => {
       codec: document,
       packing: documentPacking({ BSON, Binary }),
     } as unknown as Backend<unknown>;
-    await using it = createStore<object, unknown>(transformed("Mongo", backend, { encrypt }));
+    await using it = makeStore<object, unknown>(transformed("Mongo", backend, { encrypt }));
     const [bad, good] = await Promise.allSettled([
       it.set("bad", { id: new ObjectId() }),
       it.set("good", { at: new Date(1) }),

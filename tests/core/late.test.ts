@@ -6,7 +6,7 @@ import { type Context, session } from "telegraf";
 import { LateChangeError, Memory, type Store } from "../../mod.ts";
 import { document } from "../../src/codec/document.ts";
 import { memoryBackend } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { makeBot, message } from "../suites/telegraf.ts";
 import { run } from "../support/process.ts";
 import { imports } from "../support/programs.ts";
@@ -153,7 +153,7 @@ describe("debug", () => {
     const reports: unknown[] = [];
     const backend = { ...memoryBackend(), codec: document } as never;
     const options = { debug: true, onError: (error: unknown) => reports.push(error) };
-    const store = createStore<{ at: Date }, unknown>(backend, options);
+    const store = makeStore<{ at: Date }, unknown>(backend, options);
     const [late, kept] = [{ at: new Date(1) }, { at: new Date(1) }];
     await store.set("late", late);
     await store.set("kept", kept);
@@ -184,7 +184,7 @@ describe("debug", () => {
       import process from "node:process";
       ${imports}
       process.env.TELEGRAF_SESSION_DEBUG = "${value}";
-      const store = createStore(memoryBackend());
+      const store = makeStore(memoryBackend());
       for (const key of ["a", "b"]) {
         const session = { count: 1 };
         await store.set(key, session);

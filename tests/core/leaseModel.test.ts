@@ -3,7 +3,7 @@
 import { it } from "node:test";
 import type { Leases } from "../../src/backend.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { ManualClock } from "../support/clock.ts";
 import { gate } from "../support/scripted.ts";
 import { leaseModel, type LeaseWorld, type List } from "../suites/leaseModel.ts";
@@ -23,7 +23,7 @@ function open(): Promise<LeaseWorld> {
       settle: async (...args) => (await frozen[store], settle(...args)),
       held,
     };
-    return createStore<List, string>({ ...backend, leases }, { ttl }, clock);
+    return makeStore<List, string>({ ...backend, leases }, { ttl }, clock);
   };
   const stores = [make(0), make(1)] as const;
   return Promise.resolve({

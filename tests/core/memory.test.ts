@@ -1,5 +1,5 @@
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 import { Memory } from "../../mod.ts";
 import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
@@ -22,7 +22,7 @@ const harness: Harness = {
   prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
-    return createStore(transformed("Memory", backend(where), options ?? {}), options);
+    return makeStore(transformed("Memory", backend(where), options ?? {}), options);
   },
   backend,
   drop(where) {

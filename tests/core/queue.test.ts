@@ -6,7 +6,7 @@ import type { Backend } from "../../src/backend.ts";
 import { memoryBackend } from "../../src/memory.ts";
 import type { Waiter } from "../../src/store/lane.ts";
 import { type Content, Queue } from "../../src/store/queue.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { settle } from "../support/clock.ts";
 import { gate, Script, Transient } from "../support/scripted.ts";
 
@@ -51,7 +51,7 @@ describe("batches", () => {
       },
       transient: (error) => error instanceof Transient,
     };
-    await using store = createStore<number, string>(backend);
+    await using store = makeStore<number, string>(backend);
     await store.set("a", 1);
     const first = store.get("a");
     assert.deepEqual(calls, [["a"]]);

@@ -5,7 +5,7 @@ import { describe, it } from "node:test";
 import type { Backend } from "../../src/backend.ts";
 import { reason, redact } from "../../src/errors.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { run } from "../support/process.ts";
 import { settle } from "../support/clock.ts";
 import { imports } from "../support/programs.ts";
@@ -61,7 +61,7 @@ describe("listing", () => {
     for (const key of ["1:1", "12:1", "2:1"]) data.sessions.set(key, { key, value: "{}" });
     const memory = memoryBackend(data);
     const page: Backend["page"] = (start, size, signal) => memory.page(start, size, signal);
-    await using store = createStore({ ...memory, page });
+    await using store = makeStore({ ...memory, page });
     const keys: string[] = [];
     for await (const key of store.keys({ prefix: "1" })) keys.push(key);
     assert.deepEqual(keys.sort(), ["12:1", "1:1"]);
@@ -90,7 +90,7 @@ describe("listing", () => {
   it("size() lets other work run although the database is synchronous", async () => {
     const data = new MemoryData();
     for (let i = 0; i < 1000; i++) data.sessions.set(`${i}`, { key: `${i}`, value: "{}" });
-    await using store = createStore(memoryBackend(data));
+    await using store = makeStore(memoryBackend(data));
     await store.ready();
     let turns = 0;
     const timer = setInterval(() => turns++, 0);
@@ -241,7 +241,7 @@ describe("errors", () => {
   it("that are not awaited do not end the process", async () => {
     const { code, output } = await run(`
       ${imports}
-      const store = createStore({ ...memoryBackend(), open() { throw new Error("down"); } });
+      const store = makeStore({ ...memoryBackend(), open() { throw new Error("down"); } });
       store.get("k");
       setTimeout(() => console.log("alive"), 20);
     `);

@@ -3,14 +3,14 @@ import { describe, it } from "node:test";
 import { type Context, session } from "telegraf";
 import { Memory } from "../../mod.ts";
 import { memoryBackend } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
 
 describe("Telegraf", () => {
   it("works again after a failing read", async () => {
     const memory = memoryBackend();
     let failing = false;
-    await using store = createStore<{ count: number }, string>({
+    await using store = makeStore<{ count: number }, string>({
       ...memory,
       read(keys, signal) {
         if (failing) throw new Error("no");

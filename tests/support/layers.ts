@@ -3,7 +3,7 @@
 import { Buffer } from "node:buffer";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { memoryBackend, type MemoryData } from "../../src/memory.ts";
-import { createStore } from "../../src/store/store.ts";
+import { makeStore } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 
 /** Keys for tests, the newest last. */
@@ -17,7 +17,7 @@ export function storeOn(
   // deno-lint-ignore no-explicit-any
 ): Store<any> {
   const backend = { ...memoryBackend(data), place };
-  return createStore(transformed("Memory", backend, options), options);
+  return makeStore(transformed("Memory", backend, options), options);
 }
 
 /** Stores a session in the way of a process with these options. */

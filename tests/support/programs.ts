@@ -4,5 +4,5 @@ const at = (path: string) => JSON.stringify(new URL(path, import.meta.url));
 
 export const imports = `
   import { memoryBackend } from ${at("../../src/memory.ts")};
-  import { createStore } from ${at("../../src/store/store.ts")};
+  import { makeStore } from ${at("../../src/store/store.ts")};
 `;

@@ -6,7 +6,7 @@ import "../../src/lease/exclusive.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import type { StoreOptions } from "../../src/options.ts";
 import "../../src/store/late.ts";
-import { createStore, type Store } from "../../src/store/store.ts";
+import { makeStore, type Store } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 import "../../src/transform/rewrite.ts";
 import "../../src/transform/stored.ts";
@@ -93,6 +93,6 @@ export class Script {
   // deno-lint-ignore no-explicit-any
   store(options?: StoreOptions, changes: Partial<Backend> = {}): Store<any> {
     const backend = transformed("Memory", { ...this.backend, ...changes }, options ?? {});
-    return createStore(backend, options, this.clock);
+    return makeStore(backend, options, this.clock);
   }
 }

@@ -7,7 +7,7 @@ import { LateChangeError, Memory, type Store } from "../../mod.ts";
 import { document } from "../../src/codec/document.ts";
 import { memoryBackend } from "../../src/memory.ts";
 import { makeStore } from "../../src/store/store.ts";
-import { makeBot, message } from "../suites/telegraf.ts";
+import { makeBot, message } from "../../src/testing/telegraf.ts";
 import { run } from "../support/process.ts";
 import { imports } from "../support/programs.ts";
 import { settle } from "../support/clock.ts";

@@ -8,7 +8,7 @@ import { settle } from "../support/clock.ts";
 import { requireVersion } from "../support/packages.ts";
 import { gate, never, Script, Transient } from "../support/scripted.ts";
 import { until } from "../support/until.ts";
-import { makeBot, message } from "../suites/telegraf.ts";
+import { makeBot, message } from "../../src/testing/telegraf.ts";
 
 interface Session {
   count: number;

@@ -2,8 +2,7 @@ import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import { makeStore } from "../../src/store/store.ts";
 import { transformed } from "../../src/transform/backend.ts";
 import { Memory } from "../../mod.ts";
-import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
+import { conformance, encryptedConformance, type Harness } from "../support/conformance.ts";
 
 const places = new Map<string, MemoryData>();
 
@@ -18,8 +17,6 @@ const backend = (where: string) => ({ ...memoryBackend(data(where)), place: wher
 
 const harness: Harness = {
   name: "Memory",
-  dates: "text",
-  prunes: true,
   store(where, options) {
     Memory(options); // checks the options as its users see it
     return makeStore(transformed("Memory", backend(where), options ?? {}), options);
@@ -37,4 +34,3 @@ const harness: Harness = {
 
 conformance(harness);
 encryptedConformance(harness);
-underTelegraf(harness);

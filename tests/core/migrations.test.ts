@@ -6,7 +6,7 @@ import { type Context, session } from "telegraf";
 import { followMigrations, type MigrationOptions, type Store } from "../../mod.ts";
 import { gate, Script } from "../support/scripted.ts";
 import { until } from "../support/until.ts";
-import { makeBot } from "../suites/telegraf.ts";
+import { makeBot } from "../../src/testing/telegraf.ts";
 
 interface SessionContext extends Context {
   session: { count: number };

@@ -4,7 +4,7 @@ import { type Context, session } from "telegraf";
 import { Memory } from "../../mod.ts";
 import { memoryBackend } from "../../src/memory.ts";
 import { makeStore } from "../../src/store/store.ts";
-import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
+import { makeBot, makeCounter, message } from "../../src/testing/telegraf.ts";
 
 describe("Telegraf", () => {
   it("works again after a failing read", async () => {

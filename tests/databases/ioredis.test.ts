@@ -8,14 +8,13 @@ import { Redis } from "../../redis.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { transient } from "../../src/redis/errors.ts";
 import { Cleanup } from "../support/cleanup.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, type Harness } from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { chats, exercise, exerciseLeases } from "../support/exercise.ts";
-import { assertLists } from "../suites/conformance/harness.ts";
+import { assertLists } from "../../src/testing/harness.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 
 const versions = { 5: requireVersion("ioredis", "5"), 6: requireVersion("ioredis", "6") };
@@ -70,9 +69,8 @@ describe("Redis with ioredis", () => {
 
         const harness: Harness = {
           name: `Redis with a ${kind} of ioredis ${version}`,
-          dates: "text",
-          prunes: false,
-          connectsLate: true,
+          supports: { prune: false },
+          updates: 250,
           store(where, options) {
             const client = create();
             clients.push(client);
@@ -92,7 +90,6 @@ describe("Redis with ioredis", () => {
         };
         if (kind !== "client behind a sentinel") {
           conformance(harness);
-          underTelegraf(harness, 250);
         }
 
         it(`Redis does not close a ${kind} of ioredis ${version}`, async () => {

@@ -23,13 +23,12 @@ import { SQLite } from "../../sqlite.ts";
 import { transient } from "../../src/kysely/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, encryptedConformance } from "../suites/conformance/index.ts";
+import { conformance, encryptedConformance } from "../support/conformance.ts";
 import { goesOnAfterCuts, opensOnceThere, urlWith } from "../suites/faults.ts";
 import { factories, optionsOf, versions } from "../support/kysely.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-kysely-"));
 const filename = join(folder, "sessions.sqlite");
@@ -138,8 +137,7 @@ for (const [version, kysely] of Object.entries(versions)) {
           optionsOf(kysely)[name]({ ...address[name], table, ...options } as never),
         ),
       drop: async (table: string) => void await query(`DROP TABLE IF EXISTS ${quoted(table)}`),
-      dates: "text" as const,
-      prunes: true,
+      updates: 250,
       async corrupt(table: string, key: string) {
         const column = name === "MySQL" ? "`key`" : "key";
         await query(`INSERT INTO ${quoted(table)} (${column}, session) VALUES ('${key}', '{"a"')`);
@@ -148,7 +146,6 @@ for (const [version, kysely] of Object.entries(versions)) {
     conformance(harness);
     if (version !== "Kysely") continue;
     if (name === "MySQL") encryptedConformance(harness);
-    underTelegraf(harness, 250);
   }
 }
 
@@ -184,8 +181,6 @@ conformance({
   store: (table, options) => KyselyStore({ dialect: d1(), table, ...options }),
   backend: (table, options) => backendOf(KyselyStore, { dialect: d1(), table, ...options }),
   drop: dropSQLite,
-  dates: "text",
-  prunes: true,
 });
 
 /** A Kysely on PGlite. A dialect would close the database together with the store. */
@@ -200,8 +195,6 @@ conformance({
   store: (table, options) => KyselyStore({ db: onPGlite(), table, ...options }),
   backend: (table, options) => backendOf(KyselyStore, { db: onPGlite(), table, ...options }),
   drop: async (table) => void await pglite().query(`DROP TABLE IF EXISTS ${ansi(table)}`),
-  dates: "text",
-  prunes: true,
 });
 
 if (process.versions.deno) {
@@ -219,8 +212,6 @@ if (process.versions.deno) {
       await db.executeQuery(kysely29.CompiledQuery.raw(`DROP TABLE IF EXISTS ${ansi(table)}`));
       await db.destroy();
     },
-    dates: "text",
-    prunes: true,
   });
 }
 

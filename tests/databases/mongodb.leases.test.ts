@@ -19,12 +19,13 @@ import { Mongo, type MongoOptions } from "../../mongodb.ts";
 import type { Backend, Claim, Leases, Settlement } from "../../src/backend.ts";
 import { document, Versioned } from "../../src/codec/document.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { awkwardKeys, type Harness, testOf } from "../suites/conformance/harness.ts";
-import { layers, withLayers } from "../suites/conformance/layers.ts";
-import { leases } from "../suites/conformance/leases.ts";
-import { moves } from "../suites/conformance/moves.ts";
-import { replace } from "../suites/conformance/replace.ts";
-import { exclusively } from "../suites/processes.ts";
+import { awkwardKeys } from "../../src/testing/harness.ts";
+import { layers, withLayers } from "../../src/testing/layers.ts";
+import { leases } from "../../src/testing/leases.ts";
+import { moves } from "../../src/testing/moves.ts";
+import { replace } from "../../src/testing/replace.ts";
+import { processes } from "../../src/testing/processes.ts";
+import { type Harness, runTopics, workerOf } from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
@@ -38,15 +39,14 @@ const { signal } = new AbortController();
 
 const harness: Harness = {
   name: "MongoDB",
-  dates: "date",
-  prunes: false,
+  supports: { dates: true, prune: false, leases: noLeases ?? true },
+  worker: (where) => workerOf("mongodb", "Mongo", { url, collection: where }),
   store: (where, options) => Mongo({ url, collection: where, ...options }),
   backend: (where, options) => backendOf(Mongo, { url, collection: where, ...options }),
   async drop(where) {
     await using direct = await connect();
     await direct.client.db().collection(where).drop();
   },
-  noLeases,
 };
 
 /** A connection without the store, which closes itself. */
@@ -145,21 +145,12 @@ function test(
 }
 
 describe("MongoDB leases", () => {
-  leases(testOf(harness), harness);
+  runTopics(harness, [leases, processes]);
   // FerretDB 1, which runs the rest of the suite, has no atomic changes.
   if (url && process.env.TEST_MONGODB_KIND === "ferretdb") {
-    replace(testOf(harness), harness);
-    const encrypted = withLayers(harness);
-    for (const topic of [leases, moves, layers]) topic(testOf(encrypted), encrypted);
+    runTopics(harness, [replace]);
+    runTopics({ ...harness, encrypted: true }, [leases, moves, layers], withLayers);
   }
-
-  exclusively({
-    name: "MongoDB",
-    backend: ["mongodb", "Mongo"],
-    options: (url, collection) => ({ url, collection }) as object,
-    store: (options) => Mongo(options as { url: string }),
-    noLeases,
-  }, () => url);
 
   for (const version of ["5", "6", "7"]) {
     test(`claims and settles with the driver ${version}`, async (_, collection) => {

@@ -16,11 +16,15 @@ import { transient } from "../../src/mongodb/errors.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
+import {
+  conformance,
+  encryptedConformance,
+  type Harness,
+  workerOf,
+} from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, serverUrl } from "../support/servers.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
 
 const url = serverUrl("mongodb");
 const ferretdb = process.env.TEST_MONGODB_KIND === "ferretdb";
@@ -39,9 +43,19 @@ const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/mongodb")
 
 const harness: Harness = {
   name: "MongoDB",
-  dates: "date",
-  prunes: ferretdb,
-  slowScans: ferretdb,
+  supports: {
+    dates: true,
+    prune: ferretdb,
+    manySessions: !ferretdb,
+    leases: ferretdb ? "FerretDB 1 cannot change a document atomically" : true,
+    rejectedFields: ferretdb
+      ? {
+        titles: /^(dots|dollars) in field|^nested data/,
+        reason: "FerretDB refuses dots and dollars in names, and arrays in arrays",
+      }
+      : undefined,
+  },
+  worker: (where) => workerOf("mongodb", "Mongo", { url, collection: where }),
   // FerretDB reads the whole collection for each key.
   store: (where, options) =>
     Mongo({ url, collection: where, timeout: ferretdb ? 60_000 : undefined, ...options }),
@@ -49,18 +63,10 @@ const harness: Harness = {
   drop: (where) => direct(async (client) => void await client.db().collection(where).drop()),
   writeOld: (where, key, session) =>
     direct((client) => upstream.Mongo({ client, collection: where }).set(key, session)),
-  noLeases: ferretdb ? "FerretDB 1 cannot change a document atomically" : undefined,
-  refusedFields: ferretdb
-    ? {
-      names: /^(dots|dollars) in field|^nested data/,
-      reason: "FerretDB refuses dots and dollars in names, and arrays in arrays",
-    }
-    : undefined,
 };
 
 conformance(harness);
 encryptedConformance(harness);
-underTelegraf(harness);
 
 const mongoose = requireVersion("mongoose", "8");
 /** Why tests of duplicates cannot run here. */

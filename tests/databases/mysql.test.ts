@@ -11,12 +11,14 @@ import { MySQL, type MySQLOptions } from "../../mysql.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { dialect } from "../../src/mysql/dialect.ts";
 import { statements } from "../../src/sql/statements.ts";
+import { leases } from "../../src/testing/leases.ts";
 import {
   conformance,
   encryptedConformance,
   type Harness,
-  leases,
-} from "../suites/conformance/index.ts";
+  runTopics,
+  workerOf,
+} from "../support/conformance.ts";
 import { urlWith } from "../suites/faults.ts";
 import { type SQLOptions, sqlTables } from "../suites/sqlTables.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
@@ -132,8 +134,7 @@ const harness: Harness = {
   store: (table, options) => MySQL({ url, table, ...options }),
   backend: (table, options) => backendOf(MySQL, { url, table, ...options }),
   drop,
-  dates: "text",
-  prunes: true,
+  worker: (table) => workerOf("mysql", "MySQL", { url, table }),
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (\`key\`, session) VALUES (?, '{"a"')`, [key]);
   },
@@ -175,7 +176,7 @@ describe("MySQL without INSERT … RETURNING", () => {
     table: table(name),
     ...options,
   });
-  conformance({
+  runTopics({
     ...harness,
     name,
     store: (where, others) => MySQL(options(where, others)),

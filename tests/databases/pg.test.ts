@@ -9,7 +9,12 @@ import { dialect } from "../../src/pg/dialect.ts";
 import { statements } from "../../src/sql/statements.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
+import {
+  conformance,
+  encryptedConformance,
+  type Harness,
+  workerOf,
+} from "../support/conformance.ts";
 import { sqlTables } from "../suites/sqlTables.ts";
 import { requireVersion } from "../support/packages.ts";
 import { entry } from "../support/process.ts";
@@ -99,8 +104,7 @@ const harness: Harness = {
   store: (table, options) => Postgres({ url, table, ...options }),
   backend: (table, options) => backendOf(Postgres, { url, table, ...options }),
   drop,
-  dates: "text",
-  prunes: true,
+  worker: (table) => workerOf("pg", "Postgres", { url, table }),
   async corrupt(table, key) {
     await admin.query(`INSERT INTO ${quoted(table)} (key, session) VALUES ($1, '{"a"')`, [key]);
   },

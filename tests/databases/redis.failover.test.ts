@@ -10,7 +10,7 @@ import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 import { gate } from "../support/scripted.ts";
-import { assertLists } from "../suites/conformance/harness.ts";
+import { assertLists } from "../../src/testing/harness.ts";
 import { until } from "../support/until.ts";
 
 const versions = ["4", "5", "6"] as const;

@@ -14,9 +14,9 @@ import { command, RedisServers } from "../support/redisServers.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
-import { awkwardKeys } from "../suites/conformance/harness.ts";
+import { awkwardKeys } from "../../src/testing/harness.ts";
 import { patiently } from "../suites/faults.ts";
-import { heldLeases } from "../suites/conformance/leases.ts";
+import { heldLeases } from "../../src/testing/leases.ts";
 
 const long = 600_000;
 const { signal } = new AbortController();

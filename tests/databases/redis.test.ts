@@ -12,14 +12,18 @@ import { transient } from "../../src/redis/errors.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { entry, run } from "../support/process.ts";
 import { Cleanup } from "../support/cleanup.ts";
-import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
-import { assertLists } from "../suites/conformance/harness.ts";
+import {
+  conformance,
+  encryptedConformance,
+  type Harness,
+  workerOf,
+} from "../support/conformance.ts";
+import { assertLists } from "../../src/testing/harness.ts";
 import { requireVersion } from "../support/packages.ts";
 import { urlWith } from "../suites/faults.ts";
 import { Proxy } from "../support/proxy.ts";
 import { chats, exercise, exerciseLeases } from "../support/exercise.ts";
 import { place, serverUrl } from "../support/servers.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
 import { until } from "../support/until.ts";
 
@@ -47,8 +51,8 @@ const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
 
 const harness: Harness = {
   name: "Redis",
-  dates: "text",
-  prunes: false,
+  supports: { prune: false },
+  worker: (where) => workerOf("redis", "Redis", { url, prefix: `${where}:` }),
   store: (where, options) => Redis({ url, prefix: `${where}:`, ...options }),
   backend: (where, options) => backendOf(Redis, { url, prefix: `${where}:`, ...options }),
   drop: (where) =>
@@ -71,7 +75,6 @@ const harness: Harness = {
 
 conformance(harness);
 encryptedConformance(harness);
-underTelegraf(harness);
 
 const versions = { 4: requireVersion("redis", "4"), 5: requireVersion("redis", "5"), 6: redis6 };
 

@@ -21,7 +21,7 @@ import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { Redis } from "../../redis.ts";
 import { SQLite } from "../../sqlite.ts";
-import { assertLists } from "../suites/conformance/harness.ts";
+import { assertLists } from "../../src/testing/harness.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
 /** Undefined on Node.js 20. */

@@ -16,7 +16,12 @@ import { enableWriteAheadLog } from "../../src/sqlite/driver.ts";
 import { withoutDriver } from "../support/withoutDriver.ts";
 import { entry, run } from "../support/process.ts";
 import { coldStart, processes } from "../support/coldStart.ts";
-import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
+import {
+  conformance,
+  encryptedConformance,
+  type Harness,
+  workerOf,
+} from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place } from "../support/servers.ts";
 
@@ -134,8 +139,8 @@ for (const opener of openers) {
         return { ...backendOf(SQLite, { database, ...options }), close: () => database.close() };
       },
       drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
-      dates: "text",
-      prunes: true,
+      ...opener === openers[0] &&
+        { worker: (name) => workerOf("sqlite", "SQLite", { filename: file(name) }) },
       corrupt(name, key) {
         const sql = `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`;
         execute(file(name), sql, opener.open);
@@ -406,8 +411,7 @@ for (const [kind, { open, skip }] of Object.entries(kinds)) {
         return { ...backendOf(SQLite, { database, ...options }), close: () => database.close() };
       },
       drop: (name) => Promise.resolve(rmSync(file(name), { force: true })),
-      dates: "text",
-      prunes: true,
+      updates: 250,
       corrupt(name, key) {
         const sql = `INSERT INTO "${table}" (key, session) VALUES ('${key}', '{"a"')`;
         execute(file(name), sql, open);

@@ -6,8 +6,7 @@ import { Kysely } from "kysely";
 import { installPackage } from "../../scripts/servers/install.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
+import { conformance, type Harness } from "../support/conformance.ts";
 
 const scope = { log: console.log, signal: new AbortController().signal };
 const require = createRequire(import.meta.url);
@@ -31,9 +30,7 @@ const harness: Harness = {
   store: (table, options) => KyselyStore({ db: db(), table, ...options }),
   backend: (table, options) => backendOf(KyselyStore, { db: db(), table, ...options }),
   drop: (table) => database.prepare(`DROP TABLE IF EXISTS "${table}"`).run(),
-  dates: "text",
-  prunes: true,
-  largest: 2e6,
+  supports: { largest: 2e6 },
+  updates: 250,
 };
 conformance(harness);
-underTelegraf(harness, 250);

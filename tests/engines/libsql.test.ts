@@ -11,8 +11,7 @@ import { run } from "../../scripts/servers/process.ts";
 import type { Recipe } from "../../scripts/servers/recipe.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
+import { conformance, type Harness } from "../support/conformance.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { scopeOf } from "../support/engines.ts";
 
@@ -60,10 +59,8 @@ for (const protocol of ["http:", "ws:"]) {
       await sql`DROP TABLE IF EXISTS ${sql.table(table)}`.execute(db);
       await db.destroy();
     },
-    dates: "text",
-    prunes: true,
-    largest: 1e6,
+    supports: { largest: 1e6 },
+    updates: 250,
   };
   conformance(harness);
-  underTelegraf(harness, 250);
 }

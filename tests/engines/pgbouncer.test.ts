@@ -6,10 +6,9 @@ import pg from "pg";
 import { pgbouncer } from "../../scripts/servers/pgbouncer.ts";
 import { Postgres, type PostgresOptions } from "../../pg.ts";
 import { backendOf } from "../../src/store/factory.ts";
-import { conformance, type Harness } from "../suites/conformance/index.ts";
+import { conformance, type Harness, workerOf } from "../support/conformance.ts";
 import { faults, ownServer, urlWith } from "../suites/faults.ts";
 import { leaseFaults } from "../suites/leaseFaults.ts";
-import { underTelegraf } from "../suites/telegraf.ts";
 import { rows } from "../support/pg.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
@@ -32,8 +31,8 @@ function harness(name: string, fixed: PostgresOptions): Harness {
     store: (table, options) => Postgres({ ...fixed, table, ...options }),
     backend: (table, options) => backendOf(Postgres, { ...fixed, table, ...options }),
     drop,
-    dates: "text",
-    prunes: true,
+    updates: 250,
+    worker: (table) => workerOf("pg", "Postgres", { ...fixed, table }),
     async corrupt(table, key) {
       await onServer(`INSERT INTO "${table}" (key, session) VALUES ($1, '{"a"')`, key);
     },
@@ -43,7 +42,6 @@ function harness(name: string, fixed: PostgresOptions): Harness {
 const transaction = harness("PgBouncer in transaction mode", { url: shared.url });
 const unprepared = { url: shared.url, prepare: false };
 conformance(transaction);
-underTelegraf(transaction, 250);
 conformance(harness("PgBouncer in transaction mode, without prepared statements", unprepared));
 
 // Without a server that refuses writes: PgBouncer restores a client's default_transaction_read_only.

@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 import { TelegramServer } from "telegram-test-api/lib/telegramServer.js";
 import { Postgres } from "../../pg.ts";
 import { freePort } from "../../scripts/servers/launch.ts";
-import { message } from "../suites/telegraf.ts";
+import { message } from "../../src/testing/telegraf.ts";
 import { serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 

@@ -11,7 +11,7 @@ import { type Context, session } from "telegraf";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { until } from "../support/until.ts";
-import { makeBot, message } from "./telegraf.ts";
+import { makeBot, message } from "../../src/testing/telegraf.ts";
 
 /** The numbers of the updates that have changed the session. */
 export interface Session {

@@ -13,7 +13,7 @@ import { type Backend, type Recipe, startServers } from "../../scripts/servers/i
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
 import { model } from "./model.ts";
-import { exclusively, exclusivelyUnderFaults } from "./processes.ts";
+import { exclusivelyUnderFaults } from "./processes.ts";
 import { type Fault, faults as allFaults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
@@ -617,7 +617,6 @@ export function processes(
   server?: () => FaultServer,
 ): void {
   const { name } = harness;
-  exclusively(harness, url);
   exclusivelyUnderFaults(harness, url, server);
   it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };

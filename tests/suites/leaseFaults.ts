@@ -14,7 +14,7 @@ import { type Fault, faults, Proxy } from "../support/proxy.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { patiently, urlWith } from "./faults.ts";
-import { heldLeases } from "./conformance/leases.ts";
+import { heldLeases } from "../../src/testing/leases.ts";
 import { leaseModel, type LeaseWorld, type List } from "./leaseModel.ts";
 
 /** Describes a backend to the suite. */

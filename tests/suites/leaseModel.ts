@@ -8,7 +8,7 @@ import fc from "fast-check";
 import type { Store } from "../../mod.ts";
 import type { Backend, Leases } from "../../src/backend.ts";
 import { leaseDefaults } from "../../src/lease/options.ts";
-import { heldLeases } from "./conformance/leases.ts";
+import { heldLeases } from "../../src/testing/leases.ts";
 
 /** A session: the names of its changes. */
 export type List = readonly string[];

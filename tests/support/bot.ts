@@ -11,7 +11,7 @@ import { inspect } from "node:util";
 import { type Context, session } from "telegraf";
 import type { Store } from "../../mod.ts";
 import { entry } from "./process.ts";
-import { makeBot, makeCounter, message } from "../suites/telegraf.ts";
+import { makeBot, makeCounter, message } from "../../src/testing/telegraf.ts";
 
 /** How long updates of a storm have waited, in ms. */
 const waits: number[] = [];
@@ -64,28 +64,6 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
 
   /** Sets the clock of this process forward, or back. */
   shiftClock: (ms: number) => void (Date.now = () => realNow() + ms),
-
-  /**
-   * Sends `count` updates to each of several chats, all at the same time. Every fifth one is a call of
-   * `update()` instead.
-   */
-  async append(name: string, process: number, chats: number, count: number) {
-    const { store, handle } = bots.get(name)!;
-    const one = async (user: number, number: number) => {
-      if (number % 5 !== 4) return await handle(message(JSON.stringify([process, number]), user));
-      const key = `${user}:${user}`;
-      await store.update(key, async ({ list } = { list: [] }) => {
-        const read = list.length;
-        await wait(Math.random() * 2);
-        return { list: [...list, [process, number, read]] };
-      }, { wait: 600_000 });
-    };
-    const all: Promise<void>[] = [];
-    for (let number = 0; number < count; number++) {
-      for (let user = 1; user <= chats; user++) all.push(one(user, number));
-    }
-    await Promise.all(all);
-  },
 
   /** Makes a bot under `exclusive()` that counts updates, and takes `ms` for each. */
   openStorm: (name: string, options: object, ms: number) =>

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import type { Store } from "../../mod.ts";
-import { assertLists } from "../suites/conformance/harness.ts";
+import { assertLists } from "../../src/testing/harness.ts";
 
 export const chats = Array.from({ length: 100 }, (_, i) => `chat:${i}`);
 

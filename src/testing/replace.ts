@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
-import type { Backend, Entry, Leases, Replacement } from "../../../src/backend.ts";
+import type { Backend, Entry, Leases, Replacement } from "../backend.ts";
 import { heldLeases } from "./leases.ts";
 import { type Harness, openBackend, retry, type Test } from "./harness.ts";
 
@@ -16,9 +16,9 @@ class Connection implements AsyncDisposable {
   readonly #isText: boolean;
 
   // deno-lint-ignore no-explicit-any
-  private constructor(backend: Backend<any>, isText: boolean) {
+  private constructor(backend: Backend<any>) {
     this.backend = backend;
-    this.#isText = isText;
+    this.#isText = typeof backend.codec.encode({}) === "string";
   }
 
   static async open(
@@ -26,7 +26,7 @@ class Connection implements AsyncDisposable {
     where: string,
     needs = { expiring: true, leasing: false },
   ): Promise<Connection> {
-    return new Connection(await openBackend(harness, where, needs), harness.dates === "text");
+    return new Connection(await openBackend(harness, where, needs));
   }
 
   async write(texts: Record<string, string>, expires?: number): Promise<void> {
@@ -80,7 +80,7 @@ class Connection implements AsyncDisposable {
 
 export function replace(test: Test, harness: Harness): void {
   const open = (where: string) => Connection.open(harness, where);
-  const skip = harness.noLeases ?? false;
+  const skip = harness.noLeases;
 
   test("replaces values that are still the ones that were read", async (_store, where) => {
     await using connection = await open(where);

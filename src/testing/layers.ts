@@ -3,26 +3,31 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
-import { Binary } from "mongodb";
-import type { SessionCodec, Store, StoreOptions } from "../../../mod.ts";
-import type { Backend, Entry, Leases } from "../../../src/backend.ts";
-import { transformed } from "../../../src/transform/backend.ts";
-import type { Plain } from "../../../src/codec/header.ts";
-import { keys } from "../../support/layers.ts";
-import { place } from "../../support/servers.ts";
-import { type Harness, openBackend, sized, type Test } from "./harness.ts";
+import type { Backend, Entry, Leases } from "../backend.ts";
+import type { SessionCodec, StoreOptions } from "../options.ts";
+import type { Store } from "../store/store.ts";
+import { transformed } from "../transform/backend.ts";
+import type { Plain } from "../codec/header.ts";
+import { type Harness, newPlace, openBackend, sized, type Test } from "./harness.ts";
 
-/** The harness of a backend whose stores have `encrypt`, `version` and `debug`. */
+const [key1, key2] = [1, 2].map((byte) => Buffer.alloc(32, byte).toString("base64")) as [
+  string,
+  string,
+];
+
+/** The harness of a store with `encrypt`, `version` and `debug`. */
 export function withLayers(harness: Harness): Harness {
-  const layers = { encrypt: { keys }, version: 1, migrate: { 1: () => {} }, debug: true };
+  const { name, backend, store } = harness;
+  if (backend === undefined) throw new TypeError('conformance(): "encrypted" needs "backend"');
+  const encrypt = { keys: [key1, key2] };
+  const layers = { encrypt, version: 1, migrate: { 1: () => {} }, debug: true };
   return {
     ...harness,
-    name: `${harness.name}, encrypted`,
-    debugs: true,
-    rawBackend: harness.backend,
-    store: (where, options) => harness.store(where, { ...layers, ...options }),
+    name: `${name}, encrypted`,
+    rawBackend: backend,
+    store: (where, options) => store(where, { ...layers, ...options }),
     backend: (where, options) =>
-      comparable(transformed("Test", harness.backend(where, options), { ...layers, ...options })),
+      comparable(transformed("Test", backend(where, options), { ...layers, ...options })),
   };
 }
 
@@ -49,8 +54,6 @@ function comparable(backend: Backend<Plain<unknown>>): Backend<Plain<unknown>> {
     },
   };
 }
-
-const [key1, key2] = keys as [string, string];
 
 /** Reads what either form of it has stored. */
 const decode = (stored: string | Uint8Array) => JSON.parse(String(stored));
@@ -80,16 +83,23 @@ const combinations = ages.encrypt.flatMap((encrypt, i) =>
 
 const { signal } = new AbortController();
 
+/** Bytes in a document of MongoDB. */
+interface Binary {
+  readonly buffer: Uint8Array;
+  readonly sub_type: number;
+  readonly constructor: new (bytes: Uint8Array, subType: number) => Binary;
+}
+
 /** A stored value of which one bit is another one. */
 function changed(value: unknown): unknown {
   if (typeof value === "string") {
     const last = value.search(/.=*$/);
     return value.slice(0, last - 1) + (value[last - 1] === "A" ? "B" : "A") + value.slice(last);
   }
-  const { buffer, sub_type } = value as Binary;
+  const { buffer, sub_type, constructor } = value as Binary;
   const bytes = Buffer.from(buffer);
   bytes[bytes.length - 1]! ^= 1;
-  return new Binary(bytes, sub_type);
+  return new constructor(bytes, sub_type);
 }
 
 export function layers(test: Test, harness: Harness): void {
@@ -143,7 +153,7 @@ export function layers(test: Test, harness: Harness): void {
   });
 
   test("refuses what was not encrypted for its key and its place", async (store, where) => {
-    const elsewhere = place();
+    const elsewhere = newPlace();
     await using other = open(elsewhere);
     const raw = await openBackend({ ...harness, backend: rawBackend! }, where);
     const otherRaw = await openBackend({ ...harness, backend: rawBackend! }, elsewhere);
@@ -191,7 +201,7 @@ export function layers(test: Test, harness: Harness): void {
       await Promise.all(all.map((key) => old.set(key, { count: 0 })));
       await old.set("large", large);
       // FerretDB 1 cannot change a document atomically.
-      let isRotating = noLeases === undefined;
+      let isRotating = noLeases === false;
       const counts = new Map<string, number>();
       const writing = (async () => {
         for (let i = 0; isRotating; i++) {

@@ -1,8 +1,7 @@
 /** Keys. */
 
 import assert from "node:assert/strict";
-import { place } from "../../support/servers.ts";
-import { awkwardKeys, type Harness, type Test } from "./harness.ts";
+import { awkwardKeys, type Harness, newPlace, type Test } from "./harness.ts";
 
 export function keys(test: Test, harness: Harness): void {
   test("converts a numeric key to text", async (store) => {
@@ -50,7 +49,7 @@ export function keys(test: Test, harness: Harness): void {
   });
 
   test("stores on different places do not share sessions", async (store) => {
-    const where = place();
+    const where = newPlace();
     const other = harness.store(where);
     try {
       await store.set("k", { a: 1 });

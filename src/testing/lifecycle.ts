@@ -1,14 +1,14 @@
 /** Opening, health, closing and options. */
 
 import assert from "node:assert/strict";
-import type { StoreOptions } from "../../../mod.ts";
+import type { StoreOptions } from "../options.ts";
 import type { Harness, Test } from "./harness.ts";
 
 export function lifecycle(test: Test, harness: Harness): void {
   test("health() measures the response time", async (store) => {
-    if (harness.connectsLate) await store.ready();
-    const health = await store.health();
-    assert.ok(health.ok);
+    let health = await store.health();
+    // A client that was passed in may still be connecting.
+    while (!health.ok) health = await store.health();
     assert.ok(health.latency >= 0 && health.latency < 10_000);
     await store.close();
     const closed = await store.health();

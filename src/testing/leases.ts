@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
-import type { Backend, Claimed, Held, Leases, Refusal, Settlement } from "../../../src/backend.ts";
+import type { Backend, Claimed, Held, Leases, Refusal, Settlement } from "../backend.ts";
 import { assertLists, fromAsync, type Harness, openBackend, retry, type Test } from "./harness.ts";
 
 const long = 600_000;
@@ -86,7 +86,7 @@ export async function heldLeases(leases: Leases<unknown>): Promise<Map<string, H
 }
 
 export function leases(define: Test, harness: Harness): void {
-  const skip = harness.noLeases ?? false;
+  const skip = harness.noLeases;
   const test: Test = (title, body) => define(title, body, { skip });
   const open = (where: string) => Holder.open(harness, where);
 

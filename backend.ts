@@ -26,6 +26,7 @@ export {
   type StoredAs,
 } from "./src/backend.ts";
 export { json } from "./src/codec/json.ts";
+export { disconnected } from "./src/network.ts";
 export { createStore } from "./src/store/factory.ts";
 export type { Store } from "./src/store/store.ts";
 export type { StoreOptions } from "./src/options.ts";

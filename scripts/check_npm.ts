@@ -452,6 +452,86 @@ async function checkBundleWith(project: string, bundler: string, program: string
   if (!expected.test(output)) throw new Error(output);
 }
 
+/** How each test runner runs the conformance suite, from a file that the runner imports. */
+const testRunners: Record<string, { file: string; head: string; command: string[] }> = {
+  Vitest: {
+    file: "vitest.test.mjs",
+    head: 'import { test } from "vitest";',
+    command: ["node_modules/vitest/vitest.mjs", "run", "--no-color"],
+  },
+  Jest: {
+    file: "jest.test.cjs",
+    head: 'const { test } = require("@jest/globals");',
+    command: ["node_modules/jest/bin/jest.js", "--json"],
+  },
+  "node:test": {
+    file: "node.test.mjs",
+    head: 'import { test } from "node:test";',
+    command: ["--test", "--test-reporter=tap"],
+  },
+};
+
+/** The conformance suite runs in a new project, under the test runners that most projects have. */
+async function checkTesting(file: string): Promise<void> {
+  const project = join(folder, "testing");
+  const node = await findNode({ log: console.log, signal: AbortSignal.timeout(300_000) }, "24");
+  await check("testing: installs with Vitest and Jest", async () => {
+    await install("testing", file, "telegraf@4.16", "vitest@5", "jest@30", "@jest/globals@30");
+  });
+  const worker = `
+    import { SQLite } from "@telegraf/session/sqlite";
+    import { runUpdates } from "@telegraf/session/testing";
+    await runUpdates(SQLite({ filename: process.argv[2] }));`;
+  fs.writeFileSync(join(project, "worker.mjs"), worker);
+  const names = ["rmSync", "SQLite", "conformance"];
+  const modules = ["node:fs", "@telegraf/session/sqlite", "@telegraf/session/testing"];
+  const suite = `
+    const file = (place) => ${JSON.stringify(project)} + "/" + place + ".sqlite";
+    conformance({
+      test,
+      name: "SQLite",
+      store: (place, options) => SQLite({ filename: file(place), ...options }),
+      drop: (place) => rmSync(file(place), { force: true }),
+      worker: (place) => [${JSON.stringify(join(project, "worker.mjs"))}, file(place)],
+      updates: 200,
+    });`;
+  fs.writeFileSync(join(project, "typed.mts"), typedTesting);
+  await check("testing: the types of test functions", () => {
+    checkTypes([join(project, "typed.mts")], "nodenext", "nodenext");
+  });
+  for (const [name, { file, head, command }] of Object.entries(testRunners)) {
+    const load = modules.map((module, i) =>
+      file.endsWith(".cjs")
+        ? `const { ${names[i]} } = require("${module}");`
+        : `import { ${names[i]} } from "${module}";`
+    );
+    fs.writeFileSync(join(project, file), [head, ...load, suite].join("\n"));
+    await check(`testing: the conformance suite under ${name}`, async () => {
+      const output = await run(project, node, [...command, file]);
+      const [count = ""] = /"numPassedTests":\d+|^# pass \d+$|^ *Tests +\d+ passed/m.exec(output) ??
+        [];
+      const passed = Number(count.match(/\d+/));
+      // Without the option `backend`, its contract is not tested.
+      if (passed < 80) throw new Error(output);
+      return `${passed} passed`;
+    });
+  }
+}
+
+/** The test functions of all runners fit the option `test`. */
+const typedTesting = `
+  import { test as jest } from "@jest/globals";
+  import { test as node } from "node:test";
+  import { test as vitest } from "vitest";
+  import { Memory } from "@telegraf/session";
+  import { createStore, type Backend } from "@telegraf/session/backend";
+  import { conformance, type TestFunction } from "@telegraf/session/testing";
+  const tests: TestFunction[] = [jest, node, vitest];
+  for (const test of tests) conformance({ test, store: (_place, options) => Memory(options) });
+  export const onOwn = (backend: Backend) => createStore<{ count: number }>(backend, { ttl: 1 });
+  // @ts-expect-error: no test function
+  conformance({ store: () => Memory() });`;
+
 /** The packages that a bot for `@telegraf/session` 2.0.0-beta.7 needs besides. */
 const upstream: Record<string, string[]> = {
   redis: ["redis@4.6.12"],
@@ -600,6 +680,7 @@ async function main(): Promise<void> {
       () => checkTypes(files, module, resolution),
     );
   }
+  await checkTesting(file);
   await checkUpstreamBots(file);
 }
 

@@ -97,6 +97,8 @@ export interface Harness extends ConformanceOptions {
   /** Why there are no leases; false if there are. */
   readonly noLeases: string | false;
   readonly supports: Supports;
+  /** Why the contract cannot be tested; false if it can. */
+  readonly noBackend: string | false;
   /** Whether `prune()` deletes expired sessions. */
   readonly prunes: boolean;
   /** Whether the stores have `debug`, so that they report late changes. */
@@ -139,6 +141,7 @@ export function harnessOf(options: ConformanceOptions): Harness {
     supports,
     prunes: supports.prune ?? true,
     debugs,
+    noBackend: options.backend === undefined && "it needs the option `backend`",
     noLeases: typeof supports.leases === "string" ? supports.leases : false,
     store: (place, own) => options.store(place, { ...watch, ...own }),
   };
@@ -271,7 +274,7 @@ export async function assertLists(
   expected: string[],
   options?: PrefixOptions,
 ): Promise<void> {
-  const keys = expected.toSorted();
+  const keys = [...expected].sort();
   for (let tries = 1;; tries++) {
     const listed = (await fromAsync(store.keys(options))).sort();
     const entries = (await fromAsync(store.entries(options))).map(([key]) => key).sort();

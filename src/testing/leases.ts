@@ -31,7 +31,7 @@ class Holder implements AsyncDisposable {
     const claims = keys.map((key) => ({ key, token, length }));
     const claimed = await retry(this.backend, () => this.leases.claim(claims, signal));
     assert.deepEqual(claimed.map(({ key }) => key).sort(), [...keys].sort());
-    return claimed.toSorted((a, b) => keys.indexOf(a.key) - keys.indexOf(b.key));
+    return claimed.sort((a, b) => keys.indexOf(a.key) - keys.indexOf(b.key));
   }
 
   /** Claims one key; returns the token of its lease and the session. */
@@ -44,7 +44,7 @@ class Holder implements AsyncDisposable {
 
   async settle(...settlements: Settlement<unknown>[]): Promise<Refusal[]> {
     const settle = () => this.leases.settle(settlements, signal);
-    return (await retry(this.backend, settle)).toSorted((a, b) => a.key < b.key ? -1 : 1);
+    return (await retry(this.backend, settle)).sort((a, b) => a.key < b.key ? -1 : 1);
   }
 
   /** Settles one key: writes a session, deletes it with `null`, or leaves it with `undefined`. */

@@ -110,7 +110,7 @@ export function moves(test: Test, harness: Harness): void {
       const left = expires[key]! - Date.now();
       assert.ok(left > ttl / 2 && left < ttl * 1.5, `${key}: ${left}`);
     }
-  }, { skip: !harness.backend && "it needs the backend" });
+  }, { skip: harness.noBackend });
 
   test("of several moves of a session in two processes one succeeds", async (store, where) => {
     await using other = harness.store(where);

@@ -13,8 +13,8 @@ import { isPromise } from "../backend.ts";
 import { StoreError } from "../errors.ts";
 import { timedOut } from "./deadline.ts";
 
-/** The database in traces. */
-interface Traced {
+/** What the messages of operations and batches have in common. */
+export interface TraceMessage {
   /** The database: a value of OpenTelemetry's `db.system.name`, such as `"postgresql"`. */
   readonly system: string;
   /** The table, collection or prefix. Empty for `Memory()`. */
@@ -28,7 +28,7 @@ interface Traced {
 }
 
 /** The message of the tracing channel `telegraf-session:operation`: one call of a store. */
-export interface OperationTrace extends Traced {
+export interface OperationTrace extends TraceMessage {
   /** The method that was called. */
   readonly operation:
     | "get"
@@ -55,7 +55,7 @@ export interface OperationTrace extends Traced {
 }
 
 /** The message of the tracing channel `telegraf-session:batch`: one batch on its way to the database. */
-export interface BatchTrace extends Traced {
+export interface BatchTrace extends TraceMessage {
   /** What the database does. `claim` and `settle` are about leases, `open` prepares the schema. */
   readonly operation:
     | "open"
@@ -98,24 +98,27 @@ export type Item = string | {
   readonly entry?: { readonly value: unknown } | undefined;
 };
 
+/** The order of the two types depends on the version of @types/node, so both are the message. */
+type Channel<Message extends object> = TracingChannel<Message, Message>;
+
 // Not imported because Node.js before 20.16 and other runtimes may not have it, and because the import of
 // node:process evaluates all of its exports.
 // deno-lint-ignore no-process-global
 const load = process.getBuiltinModule as typeof process.getBuiltinModule | undefined;
 const tracingChannel = load?.("node:diagnostics_channel")?.tracingChannel;
-const channel = <Message extends object>(name: string) =>
-  tracingChannel<object, Message>?.(`telegraf-session:${name}`);
+const channel = <Message extends object>(name: string): Channel<Message> | undefined =>
+  tracingChannel<Message, Message>?.(`telegraf-session:${name}`);
 
 /** The channel of operations; `undefined` if the runtime has none. */
-export const operations: TracingChannel<object, OperationTrace> | undefined = channel("operation");
+export const operations: Channel<OperationTrace> | undefined = channel("operation");
 
 /** The channel of batches; `undefined` if the runtime has none. */
-export const batches: TracingChannel<object, BatchTrace> | undefined = channel("batch");
+export const batches: Channel<BatchTrace> | undefined = channel("batch");
 
 /** Whether somebody subscribes. Asked each time because subscribers come and go. */
 export function isTraced<Message extends object>(
-  channel: TracingChannel<object, Message> | undefined,
-): channel is TracingChannel<object, Message> {
+  channel: Channel<Message> | undefined,
+): channel is Channel<Message> {
   // Not `channel.hasSubscribers`, which Bun and early versions of Node.js 20 do not have.
   return channel !== undefined && (channel.start.hasSubscribers ||
     channel.asyncEnd.hasSubscribers || channel.error.hasSubscribers ||
@@ -230,8 +233,8 @@ function valueIn(item: Item): unknown {
  * Publishes work as Node's `tracePromise` does, without its result, which would be a session. `asyncStart`
  * and `asyncEnd` follow also if the work is synchronous.
  */
-function publish<Message extends Traced, T>(
-  channel: TracingChannel<object, Message>,
+function publish<Message extends TraceMessage, T>(
+  channel: Channel<Message>,
   message: Message,
   work: () => MaybePromise<T>,
   finish: (result: T) => void,

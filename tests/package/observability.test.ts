@@ -183,7 +183,7 @@ const steal = (user) =>
       ]]
     ) {
       const all = named(`${name} ${place}`);
-      assert.equal(all.length, updates.length, name);
+      assert.equal(all.length, updates.length);
       for (const span of all) {
         assert.match(byId.get(span.parent!)!.name, new RegExp(`^${parent}`));
         assert.equal(span.kind, 0);

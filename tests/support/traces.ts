@@ -6,10 +6,10 @@ import type { BatchTrace, OperationTrace } from "../../mod.ts";
 
 export const events = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
 
-export const operationChannel = tracingChannel<object, OperationTrace>(
+export const operationChannel = tracingChannel<OperationTrace, OperationTrace>(
   "telegraf-session:operation",
 );
-export const batchChannel = tracingChannel<object, BatchTrace>("telegraf-session:batch");
+export const batchChannel = tracingChannel<BatchTrace, BatchTrace>("telegraf-session:batch");
 
 /** Subscribes to both channels. */
 export class Recorder {
@@ -28,7 +28,7 @@ export class Recorder {
   }
 
   #subscribe<Message extends object>(
-    channel: ReturnType<typeof tracingChannel<object, Message>>,
+    channel: ReturnType<typeof tracingChannel<Message, Message>>,
     messages: Message[],
   ): void {
     const handlers = Object.fromEntries(events.map((event) => [event, (message: Message) => {

@@ -22,8 +22,8 @@ const bytes = (...sessions: unknown[]) =>
   sessions.reduce((sum: number, it) => sum + JSON.stringify(it).length, 0);
 
 /** A session that holds a secret under a key that is secret, too. */
-const key = "4711:4711";
-const secret = { card: "5500 0000 0000 0004" };
+const key = "zebra:zebra";
+const secret = { card: "visa 5500 0000 0000 0004" };
 
 describe("traces", () => {
   it("an operation has its key as a hash, and a batch its operations, keys and bytes", async () => {
@@ -308,7 +308,7 @@ describe("traces", () => {
     await script.clock.run(assert.rejects(store.update(key, () => {
       throw leak("oops");
     })));
-    await script.clock.run(store.move(key, "1:4711"));
+    await script.clock.run(store.move(key, "1:zebra"));
     await script.clock.run(store.rotate());
     await store.clear();
     await store.close();
@@ -322,7 +322,7 @@ describe("traces", () => {
     assert.ok(trace.texts.length > 80);
     assert.ok(trace.texts.some((text) => text.includes(pseudonym(key)))); // getters were called
     for (const text of trace.texts) {
-      assert.doesNotMatch(text, /4711|5500|card|duplicate/);
+      assert.doesNotMatch(text, /zebra|visa|card|duplicate/);
     }
   });
 
@@ -332,7 +332,7 @@ describe("traces", () => {
     using trace = new Recorder();
     await store.set(key, secret);
     assert.equal(trace.operations[0]!.key, key);
-    for (const text of trace.texts) assert.doesNotMatch(text, /5500|card/);
+    for (const text of trace.texts) assert.doesNotMatch(text, /visa|card/);
   });
 
   it("count about the bytes of encrypted sessions", async () => {

@@ -10,6 +10,7 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../../scripts/servers/launch.ts";
 import { serverUrl } from "../support/servers.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -262,7 +263,7 @@ const steal = async (user) => {
 }`;
     const { type, metrics } = await run(program("Prometheus"), main(prepare, inspect), {
       REDIS_URL: serverUrl("redis"),
-      METRICS_PORT: `${randomInt(20_000, 60_000)}`,
+      METRICS_PORT: `${await freePort()}`,
     }) as { type: string; metrics: string };
     assert.match(type, /^text\/plain/);
     const sum = (name: string, labels = "") =>

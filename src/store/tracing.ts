@@ -101,13 +101,16 @@ export type Item = string | {
 /** The order of the two types depends on the version of @types/node, so both are the message. */
 type Channel<Message extends object> = TracingChannel<Message, Message>;
 
-// Not imported because Node.js before 20.16 and other runtimes may not have it, and because the import of
-// node:process evaluates all of its exports.
+// Not imported because the import would fail on a runtime without the module. `process` is not imported
+// because that evaluates all exports of node:process.
 // deno-lint-ignore no-process-global
 const load = process.getBuiltinModule as typeof process.getBuiltinModule | undefined;
 const tracingChannel = load?.("node:diagnostics_channel")?.tracingChannel;
-const channel = <Message extends object>(name: string): Channel<Message> | undefined =>
-  tracingChannel<Message, Message>?.(`telegraf-session:${name}`);
+
+function channel<Message extends object>(name: string): Channel<Message> | undefined {
+  if (tracingChannel === undefined) return undefined;
+  return tracingChannel<Message, Message>(`telegraf-session:${name}`);
+}
 
 /** The channel of operations; `undefined` if the runtime has none. */
 export const operations: Channel<OperationTrace> | undefined = channel("operation");

@@ -49,6 +49,7 @@ export {
 } from "./src/store/migrations.ts";
 export type { PrefixOptions } from "./src/store/entry.ts";
 export type { Health, Store } from "./src/store/store.ts";
+export type { BatchTrace, OperationTrace, TraceMessage } from "./src/store/tracing.ts";
 export type { StoreFactory } from "./src/store/factory.ts";
 
 /**

@@ -118,6 +118,13 @@ export interface StoreOptions {
    * @default {"throw"}
    */
   onNewer?: "throw" | "keep" | undefined;
+  /**
+   * Whether traces contain keys as they are, which have the IDs of users and chats. Otherwise they contain
+   * the first 16 hexadecimal digits of the SHA-256 of each key.
+   *
+   * @default {false}
+   */
+  traceKeys?: boolean | undefined;
 }
 
 /** The global object of Deno and of browsers. */
@@ -288,4 +295,5 @@ export const storeRules: Rules<StoreOptions> = {
     expected: '"throw" or "keep"',
     accepts: (value: string) => value === "throw" || value === "keep",
   },
+  traceKeys: rules.flag,
 };

@@ -170,7 +170,8 @@ export class Exclusive<Encoded> {
 
   /** Does the work in the turn. Ends when its change is stored. */
   async #run<T>(turn: Turn<Encoded>, work: () => Promise<T>): Promise<T> {
-    const { key } = turn;
+    const { key, operation } = turn;
+    const since = this.#parts.clock.now();
     this.#turns.add(turn);
     try {
       let begun = false;
@@ -178,6 +179,9 @@ export class Exclusive<Encoded> {
       try {
         result = await this.#manager.run(turn, () => {
           begun = true;
+          if (operation !== undefined) {
+            operation.waited = (operation.waited ?? 0) + this.#parts.clock.now() - since;
+          }
           return work();
         });
       } catch (error) {

@@ -13,6 +13,7 @@ import type { Clock } from "../store/clock.ts";
 import { type DeadlineTimer, timedOut } from "../store/deadline.ts";
 import { isAlive } from "../store/entry.ts";
 import type { Content } from "../store/queue.ts";
+import { newCall } from "../store/tracing.ts";
 import type { LeaseQueue } from "./queue.ts";
 import { type Fairness, Polls } from "./fairness.ts";
 import { addSeen, hasSeen } from "./seen.ts";
@@ -129,8 +130,9 @@ export class Line<Encoded> {
       const noted = this.#waiting.some(({ options }) => options.update !== undefined);
       let claimed: Claimed<Encoded>;
       try {
-        const deadline = this.#clock.now() + timeout;
-        claimed = await this.#lines.queue.claim({ key, token, length, noted }, deadline);
+        const now = this.#clock.now();
+        const call = newCall(now, turn.operation);
+        claimed = await this.#lines.queue.claim({ key, token, length, noted }, now + timeout, call);
       } catch (error) {
         // The claim may have been granted. The next one has the same token, so it is granted again.
         unanswered.set(key, token);
@@ -241,10 +243,13 @@ export class Line<Encoded> {
   ): Promise<unknown> {
     const { token } = lease;
     const all = { key: this.#key, token, ...settlement };
-    const deadline = this.#clock.now() + timeout;
+    const now = this.#clock.now();
+    const deadline = now + timeout;
+    const call = newCall(now, lease.turn?.operation);
     return lease.settled = new Promise<unknown>((resolve) =>
       this.#lines.queue.settle(all, {
         deadline,
+        call,
         resolve: (refusal) => resolve(refusal && this.#lose(lease, refusal)),
         reject: (error) => {
           if (settlement.change === undefined && settlement.note === undefined) {
@@ -256,7 +261,7 @@ export class Line<Encoded> {
           // The database answers, so others need not wait until the lease expires.
           const release = { key: this.#key, token, length: 0, change: undefined };
           const done = () => resolve(error);
-          this.#lines.queue.settle(release, { deadline, resolve: done, reject: done });
+          this.#lines.queue.settle(release, { deadline, call, resolve: done, reject: done });
         },
       })
     );

@@ -9,6 +9,7 @@ import type { Clock } from "../store/clock.ts";
 import { DeadlineTimer } from "../store/deadline.ts";
 import { byKey, type Job, Lane, type Waiter } from "../store/lane.ts";
 import type { SharedBackend } from "../store/shared.ts";
+import type { Call } from "../store/tracing.ts";
 
 interface ClaimJob<Encoded> extends Job<Claimed<Encoded>> {
   readonly claim: Claim;
@@ -41,7 +42,8 @@ export class LeaseQueue<Encoded> {
       ...lanes,
       execute: (jobs, signal) => {
         const claims = jobs.map(({ claim }) => claim);
-        return shared.runLeased(() => leases.claim(claims, signal), signal);
+        const work = () => leases.claim(claims, signal);
+        return shared.runLeased("claim", claims, work, signal, jobs);
       },
       results: (answers, jobs) => byKey(answers, jobs) as Claimed<Encoded>[],
     });
@@ -50,7 +52,8 @@ export class LeaseQueue<Encoded> {
       size: ({ settlement }) => settlement.change ? shared.size(settlement.change.value) : 0,
       execute: (jobs, signal) => {
         const settlements = jobs.map(({ settlement }) => settlement);
-        return shared.runLeased(() => leases.settle(settlements, signal), signal);
+        const work = () => leases.settle(settlements, signal);
+        return shared.runLeased("settle", settlements, work, signal, jobs);
       },
       results: byKey,
     });
@@ -68,9 +71,9 @@ export class LeaseQueue<Encoded> {
   }
 
   /** Claims a lease. Resolves with its state. */
-  claim(claim: Claim, deadline: number): Promise<Claimed<Encoded>> {
+  claim(claim: Claim, deadline: number, call: Call | undefined): Promise<Claimed<Encoded>> {
     return new Promise((resolve, reject) => {
-      this.#claims.add({ key: claim.key, claim, waiters: [{ deadline, resolve, reject }] });
+      this.#claims.add({ key: claim.key, claim, waiters: [{ deadline, call, resolve, reject }] });
       this.#deadlines.add(deadline);
     });
   }

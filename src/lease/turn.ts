@@ -7,6 +7,7 @@
 import type { Entry } from "../backend.ts";
 import { LeaseError } from "../errors.ts";
 import type { Content } from "../store/queue.ts";
+import { currentOperation, type OperationTrace } from "../store/tracing.ts";
 
 /** How long a turn may wait, and how long it may hold its lease, in ms; and whose turn it is. */
 export interface TurnOptions {
@@ -26,6 +27,8 @@ export interface TurnOptions {
 export class Turn<Encoded> {
   readonly key: string;
   readonly options: TurnOptions;
+  /** The call that needs the turn, if it is traced. */
+  readonly operation: OperationTrace | undefined = currentOperation();
   /** The session as the turn sees it. */
   content: Content<Encoded>;
   /** What has to be stored; `null` for a deletion. */

@@ -6,6 +6,7 @@
 
 import { isPromise, type Limits, type MaybePromise } from "../backend.ts";
 import { timedOut } from "./deadline.ts";
+import type { Call } from "./tracing.ts";
 
 // Not imported because the import evaluates all exports of node:process: 5 ms of the start-up time.
 // deno-lint-ignore no-process-global
@@ -17,6 +18,8 @@ export interface Waiter<T> {
    * In ms of the clock's `now()`. At the deadline `reject` is called with `timedOut`.
    */
   readonly deadline: number;
+  /** What traces of the batch say about the caller. Only if batches are traced. */
+  readonly call?: Call | undefined;
   resolve(result: T): void;
   reject(error: unknown): void;
 }
@@ -26,6 +29,9 @@ export interface Job<T> {
   readonly key: string;
   readonly waiters: Waiter<T>[];
 }
+
+/** The jobs of a batch, for its trace. */
+export type Jobs = readonly Job<never>[];
 
 interface LaneOptions<T, J extends Job<T>, Outcome> {
   readonly executor: { readonly limits: Limits; readonly opened: boolean };

@@ -17,7 +17,7 @@
 import type { Entry, Limits, MaybePromise } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { DeadlineTimer } from "./deadline.ts";
-import { byKey, type Job, Lane, type Waiter } from "./lane.ts";
+import { byKey, type Job, type Jobs, Lane, type Waiter } from "./lane.ts";
 
 /** The entry that is stored under a key, if any. */
 export type Content<Encoded> = Entry<Encoded> | undefined;
@@ -30,10 +30,20 @@ export interface Executor<Encoded> {
   /** Whether the database is synchronous, so that reads gain nothing from a batch. */
   readonly embedded: boolean;
   size(value: Encoded): number;
-  read(keys: string[], signal: AbortSignal): MaybePromise<Entry<Encoded>[]>;
-  write(entries: Entry<Encoded>[], signal: AbortSignal): MaybePromise<void>;
-  renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void>;
-  remove(keys: string[], signal: AbortSignal): MaybePromise<void>;
+  read(
+    keys: string[],
+    signal: AbortSignal,
+    expiring?: boolean,
+    jobs?: Jobs,
+  ): MaybePromise<Entry<Encoded>[]>;
+  write(
+    entries: Entry<Encoded>[],
+    signal: AbortSignal,
+    fresh?: boolean,
+    jobs?: Jobs,
+  ): MaybePromise<void>;
+  renew(keys: string[], expires: number, signal: AbortSignal, jobs?: Jobs): MaybePromise<void>;
+  remove(keys: string[], signal: AbortSignal, jobs?: Jobs): MaybePromise<void>;
 }
 
 /** What the queue needs to know about claims and settlements. */
@@ -76,7 +86,7 @@ export class Queue<Encoded> {
         return executor.embedded;
       },
       execute(jobs, signal) {
-        return executor.read(jobs.map(({ key }) => key), signal);
+        return executor.read(keysOf(jobs), signal, undefined, jobs);
       },
       results: byKey,
       onBatchEnd: () => this.#writes.schedule(), // for writes that waited for a read of their key
@@ -182,30 +192,34 @@ export class Queue<Encoded> {
   }
 
   #executeWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {
-    const entries: Entry<Encoded>[] = [];
-    const renewals: Required<Entry<Encoded>>[] = [];
-    const removed: string[] = [];
-    for (const { key, content, renewal } of jobs) {
-      if (content === undefined) removed.push(key);
-      else if (renewal) renewals.push(content as Required<Entry<Encoded>>);
-      else entries.push(content);
+    const writes: WriteJob<Encoded>[] = [];
+    const renewals: WriteJob<Encoded>[] = [];
+    const removals: WriteJob<Encoded>[] = [];
+    for (const job of jobs) {
+      if (job.content === undefined) removals.push(job);
+      else if (job.renewal) renewals.push(job);
+      else writes.push(job);
     }
-    if (entries.length === jobs.length) return this.#executor.write(entries, signal);
-    return this.#executeMixed(entries, renewals, removed, signal);
+    if (writes.length === jobs.length) return this.#write(writes, signal);
+    return this.#executeMixed(writes, renewals, removals, signal);
+  }
+
+  #write(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {
+    return this.#executor.write(jobs.map(({ content }) => content!), signal, undefined, jobs);
   }
 
   async #executeMixed(
-    entries: Entry<Encoded>[],
-    renewals: Required<Entry<Encoded>>[],
-    removed: string[],
+    writes: WriteJob<Encoded>[],
+    renewals: WriteJob<Encoded>[],
+    removals: WriteJob<Encoded>[],
     signal: AbortSignal,
   ): Promise<void> {
-    if (entries.length > 0) await this.#executor.write(entries, signal);
-    for (const expires of new Set(renewals.map((renewal) => renewal.expires))) {
-      const keys = renewals.filter((renewal) => renewal.expires === expires).map(({ key }) => key);
-      await this.#executor.renew(keys, expires, signal);
+    if (writes.length > 0) await this.#write(writes, signal);
+    for (const expires of new Set(renewals.map(({ content }) => content!.expires!))) {
+      const jobs = renewals.filter(({ content }) => content!.expires === expires);
+      await this.#executor.renew(keysOf(jobs), expires, signal, jobs);
     }
-    if (removed.length > 0) await this.#executor.remove(removed, signal);
+    if (removals.length > 0) await this.#executor.remove(keysOf(removals), signal, removals);
   }
 
   #rejectOverdue(now: number): number {
@@ -215,3 +229,5 @@ export class Queue<Encoded> {
     return next;
   }
 }
+
+const keysOf = (jobs: readonly Job<never>[]) => jobs.map(({ key }) => key);

@@ -21,8 +21,9 @@ import {
 } from "../backend.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
-import { batchesOf } from "./lane.ts";
+import { batchesOf, type Jobs } from "./lane.ts";
 import { type Executor, Queue } from "./queue.ts";
+import { batches, type BatchTrace, isTraced, type Item, traceBatch } from "./tracing.ts";
 
 /** A store on a shared backend, or the command line. */
 export interface Member {
@@ -116,20 +117,33 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.#backend.codec.size(value);
   }
 
-  read(keys: string[], signal: AbortSignal, expiring?: boolean): MaybePromise<Entry<Encoded>[]> {
-    return this.run(() => this.#backend.read(keys, signal, expiring), signal);
+  read(
+    keys: string[],
+    signal: AbortSignal,
+    expiring?: boolean,
+    jobs?: Jobs,
+  ): MaybePromise<Entry<Encoded>[]> {
+    const work = () => this.#backend.read(keys, signal, expiring);
+    return this.#batch("read", keys, work, signal, jobs);
   }
 
-  write(entries: Entry<Encoded>[], signal: AbortSignal, fresh?: boolean): MaybePromise<void> {
-    return this.run(() => this.#backend.write(entries, signal, fresh), signal);
+  write(
+    entries: Entry<Encoded>[],
+    signal: AbortSignal,
+    fresh?: boolean,
+    jobs?: Jobs,
+  ): MaybePromise<void> {
+    const work = () => this.#backend.write(entries, signal, fresh);
+    return this.#batch("write", entries, work, signal, jobs);
   }
 
-  renew(keys: string[], expires: number, signal: AbortSignal): MaybePromise<void> {
-    return this.run(() => this.#backend.renew(keys, expires, signal), signal);
+  renew(keys: string[], expires: number, signal: AbortSignal, jobs?: Jobs): MaybePromise<void> {
+    const work = () => this.#backend.renew(keys, expires, signal);
+    return this.#batch("renew", keys, work, signal, jobs);
   }
 
-  remove(keys: string[], signal: AbortSignal): MaybePromise<void> {
-    return this.run(() => this.#backend.remove(keys, signal), signal);
+  remove(keys: string[], signal: AbortSignal, jobs?: Jobs): MaybePromise<void> {
+    return this.#batch("remove", keys, () => this.#backend.remove(keys, signal), signal, jobs);
   }
 
   /** Replaces values, in batches within the limits. */
@@ -137,7 +151,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     const sizeOf = ({ before, after }: Replacement<Encoded>) =>
       this.size(before) + this.size(after);
     for (const batch of batchesOf(replacements, sizeOf, this.limits)) {
-      await this.run(() => this.#backend.replace(batch, signal), signal);
+      const work = () => this.#backend.replace(batch, signal);
+      await this.#batch("replace", batch, work, signal);
     }
   }
 
@@ -147,11 +162,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     size = 128,
     prefix?: string,
   ): MaybePromise<Page> {
-    return this.run(() => this.#backend.page(start, size, signal, prefix), signal);
+    const work = () => this.#backend.page(start, size, signal, prefix);
+    return this.#batch("page", [], work, signal);
   }
 
   prune(signal: AbortSignal): MaybePromise<number> {
-    return this.run(() => this.#backend.prune?.(this.#clock.date(), signal) ?? 0, signal);
+    const work = () => this.#backend.prune?.(this.#clock.date(), signal) ?? 0;
+    return this.#batch("prune", [], work, signal);
   }
 
   /** Leases on the keys, or the reason why there are none. */
@@ -160,17 +177,25 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   /** Does work on leases. Prepares the database for them if necessary. */
-  runLeased<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
+  runLeased<T>(
+    operation: "claim" | "settle",
+    items: readonly Item[],
+    work: () => MaybePromise<T>,
+    signal: AbortSignal,
+    jobs: Jobs,
+  ): MaybePromise<T> {
     this.#require({ leasing: true });
-    return this.run(() => {
+    const leased = () => {
       if (!this.#needs.leasing) throw this.leaseError;
       return work();
-    }, signal);
+    };
+    return this.#batch(operation, items, leased, signal, jobs);
   }
 
   async readWithoutRetry(keys: string[], signal: AbortSignal): Promise<void> {
     while (!this.opened) await this.#open();
-    await this.#backend.read(keys, signal);
+    const work = () => this.#backend.read(keys, signal);
+    await (isTraced(batches) ? this.#trace("read", keys, work, signal) : work());
   }
 
   /** Unregisters a store. The last one removes the shared backend and closes the database. */
@@ -185,6 +210,37 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     await this.#opening?.catch(() => {});
     await this.#backend.close();
     this.#state = "closed";
+  }
+
+  /** Runs a batch. */
+  #batch<T>(
+    operation: BatchTrace["operation"],
+    items: readonly Item[],
+    work: () => MaybePromise<T>,
+    signal: AbortSignal,
+    jobs?: Jobs,
+  ): MaybePromise<T> {
+    if (!isTraced(batches)) return this.run(work, signal);
+    let attempts = 0;
+    const counted = (message: BatchTrace) => {
+      message.retries = attempts++;
+      return work();
+    };
+    const run = (message: BatchTrace) => this.run(() => counted(message), signal);
+    return this.#trace(operation, items, run, signal, jobs);
+  }
+
+  /** Does work on the database, and publishes it. */
+  #trace<T>(
+    operation: BatchTrace["operation"],
+    items: readonly Item[],
+    work: (message: BatchTrace) => MaybePromise<T>,
+    signal: AbortSignal,
+    jobs: Jobs = [],
+  ): MaybePromise<T> {
+    const calls = jobs.flatMap(({ waiters }) => waiters.flatMap(({ call }) => call ?? []));
+    const now = this.#clock.now();
+    return traceBatch(this.#backend, operation, items, calls, now, signal, work);
   }
 
   /** Opens the database if necessary and does the work. Retries while errors are transient. */
@@ -261,7 +317,9 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     this.#state = "opening";
     try {
       await withTimeout(this.#timeout, this.#clock, async (signal) => {
-        const limits = await this.#backend.open({ ...opening, signal });
+        const open = () => this.#backend.open({ ...opening, signal });
+        const traced = () => this.#trace("open", [], open, signal);
+        const limits = await (isTraced(batches) ? traced() : open());
         if (signal.aborted || this.#state !== "opening") return;
         this.limits = limits;
         // Not open yet if a store needs more than it did when this attempt began.

@@ -43,6 +43,15 @@ import type { LateChanges } from "./late.ts";
 import { originOf, setOrigin } from "./origin.ts";
 import type { Content } from "./queue.ts";
 import { type Member, SharedBackend } from "./shared.ts";
+import {
+  currentOperation,
+  isTraced,
+  newCall,
+  operations,
+  type OperationTrace,
+  operationTrace,
+  traceOperation,
+} from "./tracing.ts";
 
 /**
  * A store for Telegraf's `session({ store })`. Telegraf calls `get`, `set` and `delete`.
@@ -165,6 +174,7 @@ export function makeStore<Session, Encoded>(
 }
 
 class BackendStore<Session, Encoded> implements Store<Session> {
+  readonly #backend: Backend<Encoded>;
   readonly #codec: Codec<Encoded>;
   readonly #shared: SharedBackend<Encoded>;
   readonly #member: Member;
@@ -173,6 +183,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   readonly #ttl: number | undefined;
   readonly #pruneInterval: number;
   readonly #encrypts: boolean;
+  readonly #tracesKeys: boolean;
   readonly #onCorrupt: StoreOptions["onCorrupt"];
   readonly #report: (error: unknown) => void;
   readonly #onInitError: (error: unknown) => void;
@@ -189,12 +200,14 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #pruneTimer: Timer | undefined;
 
   constructor(backend: Backend<Encoded>, options: StoreOptions, clock: Clock) {
+    this.#backend = backend;
     this.#codec = backend.codec;
     this.#clock = clock;
     this.#timeout = options.timeout ?? defaults.timeout;
     this.#ttl = options.ttl;
     this.#pruneInterval = options.pruneInterval ?? defaults.pruneInterval;
     this.#encrypts = options.encrypt !== undefined;
+    this.#tracesKeys = options.traceKeys ?? false;
     this.#onCorrupt = options.onCorrupt;
     this.#report = quiet(options.onError);
     this.#onInitError = quiet(options.onInitError);
@@ -211,10 +224,16 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   get(key: string): Promise<Session | undefined> {
     this.#late?.then((late) => late.check(key), this.#report);
-    return this.#get(key);
+    if (!isTraced(operations)) return this.#get(key, () => this.get(key));
+    const promise = this.#trace("get", key, () => this.#get(key));
+    repeatable(promise, () => this.get(key));
+    return promise;
   }
 
-  #get(key: string): Promise<Session | undefined> {
+  #get(
+    key: string,
+    again?: () => Promise<Session | undefined>,
+  ): Promise<Session | undefined> {
     const shared = this.#shared;
     let version: number;
     const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
@@ -230,15 +249,23 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       setOrigin(session, { shared, content, version });
       return session;
     };
-    return this.#keyed("read", key, read, finish, () => this.#get(key));
+    return this.#keyed("read", key, read, finish, again);
   }
 
   set(key: string, session: Session): Promise<void> {
-    if (session === undefined || session === null) return this.delete(key);
-    return this.#keyed<void>("write", key, (key, waiter) => this.#set(key, session, waiter));
+    return this.#trace("set", key, () => this.#set(key, session));
+  }
+
+  #set(key: string, session: Session): Promise<void> {
+    if (session === undefined || session === null) return this.#delete(key);
+    return this.#keyed<void>("write", key, (key, waiter) => this.#write(key, session, waiter));
   }
 
   delete(key: string): Promise<void> {
+    return this.#trace("delete", key, () => this.#delete(key));
+  }
+
+  #delete(key: string): Promise<void> {
     const { queue } = this.#shared;
     this.#late?.then((late) => late.forget(key), this.#report);
     return this.#keyed<void>("delete", key, (key, waiter) => {
@@ -256,7 +283,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       if (turn === undefined) queue.read(key, waiter);
       else waiter.resolve(turn.content);
     };
-    return this.#keyed("read", key, read, this.#isAlive);
+    return this.#trace("has", key, () => this.#keyed("read", key, read, this.#isAlive));
   }
 
   async *keys(options: PrefixOptions = {}): AsyncIterableIterator<string> {
@@ -274,18 +301,22 @@ class BackendStore<Session, Encoded> implements Store<Session> {
 
   async size(options: PrefixOptions = {}): Promise<number> {
     const prefix = checkPrefix("size()", options);
-    let size = 0;
-    for await (const page of this.#pages(prefix)) size += page.length;
-    return size;
+    return await this.#trace("size", undefined, async () => {
+      let size = 0;
+      for await (const page of this.#pages(prefix)) size += page.length;
+      return size;
+    });
   }
 
   async clear(options: PrefixOptions = {}): Promise<void> {
     const prefix = checkPrefix("clear()", options);
-    const pending = this.#shared.queue.writing().filter((key) => key.startsWith(prefix));
-    await Promise.all(pending.map((key) => this.delete(key)));
-    for await (const page of this.#pages(prefix, () => true)) {
-      await Promise.all(page.map((key) => this.delete(key)));
-    }
+    await this.#trace("clear", undefined, async () => {
+      const pending = this.#shared.queue.writing().filter((key) => key.startsWith(prefix));
+      await Promise.all(pending.map((key) => this.#delete(key)));
+      for await (const page of this.#pages(prefix, () => true)) {
+        await Promise.all(page.map((key) => this.#delete(key)));
+      }
+    });
   }
 
   async update(
@@ -302,15 +333,18 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#checkLeases("update()");
     const exclusive = this.#exclusive ?? await this.#loadExclusive();
     this.#checkOpen("lock", key);
-    return await exclusive.update(key, { ...leaseDefaults, ...given(options) }, async () => {
-      const before = await this.get(key);
+    const times = { ...leaseDefaults, ...given(options) };
+    const update = async () => {
+      this.#late?.then((late) => late.check(key), this.#report);
+      const before = await this.#get(key);
       const result = await change(before);
       const after = (result === undefined ? before : result) as Session;
-      await this.set(key, after);
+      await this.#set(key, after);
       // The caller may do with the result what it wants.
       this.#late?.then((late) => late.forget(key), this.#report);
       return after ?? undefined;
-    });
+    };
+    return await this.#trace("update", key, () => exclusive.update(key, times, update));
   }
 
   async move(oldKey: string, newKey: string, options: MoveOptions = {}): Promise<boolean> {
@@ -319,10 +353,20 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     if (from === to) throw new RangeError(`move(): both keys are ${JSON.stringify(from)}`);
     const { overwrite = false, ...others } = options;
     const move = () => this.#move(from, to, overwrite);
+    return await this.#trace("move", from, () => this.#moveAlone(from, to, others, move));
+  }
+
+  /** Moves a session while no other process, update or call has one of the two. */
+  async #moveAlone(
+    from: string,
+    to: string,
+    options: UpdateOptions,
+    move: () => Promise<boolean>,
+  ): Promise<boolean> {
     if (typeof this.#shared.leases === "string") return await move();
     const exclusive = this.#exclusive ?? await this.#loadExclusive();
     this.#checkOpen("lock", from);
-    const times = { ...leaseDefaults, ...given(others) };
+    const times = { ...leaseDefaults, ...given(options) };
     // In the same order everywhere, so that two moves do not wait for each other.
     const [first, second] = from < to ? [from, to] : [to, from];
     try {
@@ -349,22 +393,29 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       const exclusive = this.#exclusive ?? await this.#loadExclusive();
       this.#checkOpen("lock", key);
       const update = once ? ctx.update.update_id : undefined;
-      await exclusive.middleware(ctx, next, key, { ...times, update });
+      const run = () => exclusive.middleware(ctx, next, key, { ...times, update });
+      await this.#trace("exclusive", key, run);
     };
   }
 
   async prune(): Promise<number> {
-    let total = 0;
-    let deleted: number;
-    do {
-      deleted = await this.#storeWide("prune", (signal) => this.#shared.prune(signal));
-      total += deleted;
-    } while (deleted > 0);
-    return total;
+    return await this.#trace("prune", undefined, async () => {
+      let total = 0;
+      let deleted: number;
+      do {
+        deleted = await this.#storeWide("prune", (signal) => this.#shared.prune(signal));
+        total += deleted;
+      } while (deleted > 0);
+      return total;
+    });
   }
 
   async rotate(): Promise<number> {
     if (!this.#encrypts) throw new TypeError('rotate(): the store has no option "encrypt"');
+    return await this.#trace("rotate", undefined, () => this.#rotate());
+  }
+
+  async #rotate(): Promise<number> {
     const { rewrite, rotated } = await import("../transform/rewrite.ts");
     const errors: StoreError[] = [];
     const refuse = (key: string, error: unknown) => {
@@ -389,7 +440,8 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const latency = () => this.#clock.now() - start;
     try {
       // Any key will do: a missing session is an answer too.
-      await this.#storeWide("read", (signal) => this.#shared.readWithoutRetry(["health"], signal));
+      const read = (signal: AbortSignal) => this.#shared.readWithoutRetry(["health"], signal);
+      await this.#trace("health", undefined, () => this.#storeWide("read", read));
       return { ok: true, latency: latency() };
     } catch (error) {
       return { ok: false, latency: latency(), error: error as Error };
@@ -397,11 +449,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   ready(): Promise<void> {
-    return this.#storeWide("open", (signal) => this.#shared.run(() => {}, signal));
+    const open = (signal: AbortSignal) => this.#shared.run(() => {}, signal);
+    return this.#trace("ready", undefined, () => this.#storeWide("open", open));
   }
 
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#closing ??= this.#trace("close", undefined, () => this.#close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -449,7 +502,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   }
 
   /** Encodes first, so that later changes of the session are not stored. */
-  #set(key: string, session: Session, waiter: Waiter<void>): void {
+  #write(key: string, session: Session, waiter: Waiter<void>): void {
     const { queue } = this.#shared;
     let value: Encoded;
     try {
@@ -611,8 +664,10 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       reject(error);
       return promise;
     }
+    const now = this.#clock.now();
     const waiter: Waiter<Result> = {
-      deadline: this.#clock.now() + this.#timeout,
+      deadline: now + this.#timeout,
+      call: newCall(now, currentOperation()),
       resolve: (result) => {
         try {
           resolve(finish === undefined ? result as unknown as T : finish(result));
@@ -632,6 +687,18 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       waiter.reject(error);
     }
     return promise;
+  }
+
+  /** Runs a call, and publishes it if somebody subscribes. */
+  #trace<T>(
+    operation: OperationTrace["operation"],
+    key: string | undefined,
+    work: () => Promise<T>,
+  ): Promise<T> {
+    if (!isTraced(operations)) return work();
+    const { system, place } = this.#backend;
+    const database = { system, place, showsKeys: this.#tracesKeys };
+    return traceOperation(operationTrace(database, operation, key), work);
   }
 
   /** Runs an operation that the queue does not run, within the timeout. */

@@ -158,7 +158,8 @@ describe("structure", () => {
   });
 
   it("the queue imports only the contract", () => {
-    const queue = ["queue", "lane", "deadline", "clock"].map((name) => `src/store/${name}.ts`);
+    const names = ["queue", "lane", "deadline", "clock", "tracing"];
+    const queue = names.map((name) => `src/store/${name}.ts`);
     for (const path of queue.slice(0, 2)) {
       for (const name of dependencies(path)) {
         assert.ok([...queue, "src/backend.ts"].includes(name), `${path} imports ${name}`);

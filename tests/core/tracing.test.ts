@@ -14,7 +14,7 @@ import { run } from "../support/process.ts";
 import { imports } from "../support/programs.ts";
 import { gate, Script, Transient } from "../support/scripted.ts";
 import { batchChannel, events, operationChannel, Recorder } from "../support/traces.ts";
-import { makeBot, message } from "../suites/telegraf.ts";
+import { makeBot, message } from "../../src/testing/telegraf.ts";
 
 const pseudonym = (key: string) => createHash("sha256").update(key).digest("hex").slice(0, 16);
 

@@ -15,7 +15,7 @@ import { heapUsed } from "../support/heap.ts";
 import { clients } from "./leaks.ts";
 import { Proxy } from "../support/proxy.ts";
 import { place, type Server } from "../support/servers.ts";
-import { makeCounter, message } from "./telegraf.ts";
+import { makeCounter, message } from "../../src/testing/telegraf.ts";
 
 /** The results. */
 export interface Soaked {

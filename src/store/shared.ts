@@ -146,6 +146,15 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.#batch("remove", keys, () => this.#backend.remove(keys, signal), signal, jobs);
   }
 
+  /** Reads entries, in batches within the limits. */
+  async readAll(keys: string[], signal: AbortSignal): Promise<Entry<Encoded>[]> {
+    const found: Entry<Encoded>[] = [];
+    for (const batch of batchesOf(keys, () => 0, this.limits)) {
+      found.push(...await this.read(batch, signal));
+    }
+    return found;
+  }
+
   /** Replaces values, in batches within the limits. */
   async replace(replacements: Replacement<Encoded>[], signal: AbortSignal): Promise<void> {
     const sizeOf = ({ before, after }: Replacement<Encoded>) =>

@@ -423,7 +423,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     };
     const shared = this.#shared as SharedBackend<unknown>;
     const database = {
-      read: (keys: string[]) => this.#storeWide("read", (signal) => shared.read(keys, signal)),
+      read: (keys: string[]) => this.#storeWide("read", (signal) => shared.readAll(keys, signal)),
       replace: (all: Replacement<unknown>[]) =>
         this.#storeWide("write", (signal) => shared.replace(all, signal)),
     };

@@ -1,7 +1,7 @@
 /** Many sessions at the same time. */
 
 import assert from "node:assert/strict";
-import { type Harness, sized, type Test } from "./harness.ts";
+import { type Harness, large, sized, type Test } from "./harness.ts";
 
 export function batches(test: Test, harness: Harness): void {
   test("a session that cannot be encoded fails alone", async (store) => {
@@ -61,7 +61,7 @@ export function batches(test: Test, harness: Harness): void {
   test("more sessions than fit in one batch, some of them large", async (store, where) => {
     const sessions = Array.from(
       { length: harness.supports.manySessions === false ? 150 : 300 },
-      (_, i) => sized(i % 50 === 0 ? 300_000 : 300),
+      (_, i) => i % 50 === 0 ? large(harness) : sized(300),
     );
     await Promise.all(sessions.map((session, i) => store.set(`chat:${i}`, session)));
     await using other = harness.store(where);

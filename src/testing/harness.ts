@@ -58,7 +58,8 @@ export interface ConformanceOptions {
   readonly name?: string;
   /**
    * Makes a store with its own connection, on the data of a place: a table, collection or prefix. Two stores
-   * on the same place share their data. The suite closes the store.
+   * on the same place share their data. The suite closes the store. A place is `test-` and hex digits, in one
+   * test with `2`, `%`, `*` or `_` at its end: other places, also for databases to which these mean more.
    */
   // deno-lint-ignore no-explicit-any
   store(place: string, options?: StoreOptions): Store<any>;
@@ -228,6 +229,11 @@ export const awkwardKeys = [
   "null",
   "undefined",
 ];
+
+/** A session that is large, and that the database takes even if it is encrypted. */
+export function large({ supports: { largest = Infinity } }: Harness): { text: string } {
+  return sized(Math.min(300_000, largest / 2));
+}
 
 /** A session of about `bytes` bytes. Each one is different. */
 export function sized(bytes: number): { text: string; seed: number } {

@@ -8,7 +8,7 @@ import type { SessionCodec, StoreOptions } from "../options.ts";
 import type { Store } from "../store/store.ts";
 import { transformed } from "../transform/backend.ts";
 import type { Plain } from "../codec/header.ts";
-import { type Harness, newPlace, openBackend, sized, type Test } from "./harness.ts";
+import { type Harness, large, newPlace, openBackend, type Test } from "./harness.ts";
 
 const [key1, key2] = [1, 2].map((byte) => Buffer.alloc(32, byte).toString("base64")) as [
   string,
@@ -195,11 +195,11 @@ export function layers(test: Test, harness: Harness): void {
     "rotate() encrypts all sessions with the newest key while others write",
     async (_, where) => {
       const all = Array.from({ length: 150 }, (_, i) => `chat:${i}`);
-      const large = sized(300_000);
+      const big = large(harness);
       await using old = store(where, { encrypt: { keys: [key1] } });
       await using rotating = store(where, { encrypt: { keys: [key2, key1] } });
       await Promise.all(all.map((key) => old.set(key, { count: 0 })));
-      await old.set("large", large);
+      await old.set("large", big);
       // FerretDB 1 cannot change a document atomically.
       let isRotating = noLeases === false;
       const counts = new Map<string, number>();
@@ -219,7 +219,7 @@ export function layers(test: Test, harness: Harness): void {
       await using newest = store(where, { encrypt: { keys: [key2], required: true } });
       const found = await Promise.all(all.map((key) => newest.get(key)));
       assert.deepEqual(found, all.map((key) => ({ count: counts.get(key) ?? 0 })));
-      assert.deepEqual(await newest.get("large"), large);
+      assert.deepEqual(await newest.get("large"), big);
     },
   );
 }

@@ -5,6 +5,7 @@ import { Buffer } from "node:buffer";
 import { createSecretKey, generateKeyPairSync } from "node:crypto";
 import { describe, it } from "node:test";
 import { Binary, BSON } from "mongodb";
+import { createStore } from "../../backend.ts";
 import { Memory } from "../../mod.ts";
 import type { Backend } from "../../src/backend.ts";
 import { document } from "../../src/codec/document.ts";
@@ -20,6 +21,40 @@ const session = { name: "Ada", cart: ["tea"] };
 const [key1, key2, key3] = keys as [string, string, string];
 const encrypt = { keys: [key1] };
 const refused = { name: "DecodeError" };
+
+it("no call of the database has more keys than its limit", async () => {
+  const memory = memoryBackend();
+  const sizes: number[] = [];
+  const counted = <Args extends unknown[], T>(call: (items: never[], ...args: Args) => T) => {
+    return (items: unknown[], ...args: Args) => {
+      sizes.push(items.length);
+      return call(items as never[], ...args);
+    };
+  };
+  const backend: Backend = {
+    ...memory,
+    open: () => ({ keys: 3, bytes: 1e6 }),
+    read: counted(memory.read),
+    write: counted(memory.write),
+    replace: counted(memory.replace),
+    remove: counted(memory.remove),
+    renew: counted(memory.renew),
+  };
+  const open = (...keys: string[]) =>
+    createStore<number>({ ...backend, handle: {} }, { encrypt: { keys }, ttl: 60_000 });
+  await using old = open(key1);
+  await old.ready();
+  const all = Array.from({ length: 20 }, (_, i) => `${i}`);
+  await Promise.all(all.map((key) => old.set(key, 1)));
+  await Promise.all(all.map(async (key) => old.set(key, (await old.get(key))!)));
+  await using store = open(key2, key1);
+  assert.equal(await store.rotate(), 20);
+  for await (const [, session] of store.entries()) assert.equal(session, 1);
+  await store.clear();
+  assert.equal(await store.size(), 0);
+  assert.equal(Math.max(...sizes), 3);
+  assert.ok(sizes.length > 5 * 20 / 3);
+});
 
 describe("encrypt", () => {
   it("stores nothing readable, and another process reads it", async () => {

@@ -194,6 +194,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   #reportedInitError: unknown = nothing;
   /** Loaded when it is needed. */
   #exclusive: Exclusive<Encoded> | undefined;
+  #loading: Promise<Exclusive<Encoded>> | undefined;
   #active = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -331,7 +332,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       );
     }
     this.#checkLeases("update()");
-    const exclusive = this.#exclusive ?? await this.#loadExclusive();
+    const exclusive = await this.#loadExclusive();
     this.#checkOpen("lock", key);
     const times = { ...leaseDefaults, ...given(options) };
     const update = async () => {
@@ -364,7 +365,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     move: () => Promise<boolean>,
   ): Promise<boolean> {
     if (typeof this.#shared.leases === "string") return await move();
-    const exclusive = this.#exclusive ?? await this.#loadExclusive();
+    const exclusive = await this.#loadExclusive();
     this.#checkOpen("lock", from);
     const times = { ...leaseDefaults, ...given(options) };
     // In the same order everywhere, so that two moves do not wait for each other.
@@ -385,12 +386,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#checkLeases("exclusive()");
     const { getSessionKey = defaultSessionKey, once = false, ...others } = options;
     const times = { ...leaseDefaults, ...given(others) };
-    this.#loadExclusive().catch(() => {}); // an update repeats it and gets the error
+    this.#loadExclusive().catch(() => {}); // an update gets the error
     return async (ctx, next) => {
       const found = getSessionKey(ctx);
       const key = typeof found === "string" ? found : await found;
       if (!key) return await next();
-      const exclusive = this.#exclusive ?? await this.#loadExclusive();
+      const exclusive = await this.#loadExclusive();
       this.#checkOpen("lock", key);
       const update = once ? ctx.update.update_id : undefined;
       const run = () => exclusive.middleware(ctx, next, key, { ...times, update });
@@ -484,16 +485,20 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     throw new TypeError(`${caller}: this store cannot hold leases: ${leases}`);
   }
 
-  /** Loads what leases need. Programs without leases never load it. */
-  async #loadExclusive(): Promise<Exclusive<Encoded>> {
-    const { Exclusive } = await import("../lease/exclusive.ts");
-    return this.#exclusive ??= new Exclusive({
-      shared: this.#shared,
-      clock: this.#clock,
-      timeout: this.#timeout,
-      fail: (error, options) => this.#fail(error, options),
-      report: this.#report,
-    });
+  /**
+   * Loads what leases need. Programs without leases never load it. All updates await the same promise, so
+   * that they go on in the order of their calls: on Bun, several `import()` do not.
+   */
+  #loadExclusive(): Promise<Exclusive<Encoded>> {
+    return this.#loading ??= import("../lease/exclusive.ts").then(({ Exclusive }) =>
+      this.#exclusive = new Exclusive({
+        shared: this.#shared,
+        clock: this.#clock,
+        timeout: this.#timeout,
+        fail: (error, options) => this.#fail(error, options),
+        report: this.#report,
+      })
+    );
   }
 
   async #loadLate(onError: StoreOptions["onError"]): Promise<LateChanges<Encoded>> {

@@ -90,6 +90,20 @@ export function leases(define: Test, harness: Harness): void {
   const test: Test = (title, body) => define(title, body, { skip });
   const open = (where: string) => Holder.open(harness, where);
 
+  test("the first updates are in the order of their calls", async (_, where) => {
+    await using store = harness.store(where);
+    await store.ready();
+    const order: number[] = [];
+    const updates: Promise<unknown>[] = [];
+    for (let i = 0; i < 30; i++) {
+      updates.push(store.update("k", () => void order.push(i)));
+      if (i % 3 === 0) await undefined;
+      if (i === 20) await updates[0];
+    }
+    await Promise.all(updates);
+    assert.deepEqual(order, updates.map((_, i) => i));
+  });
+
   test("a claim returns the session, and a settlement stores another", async (store, where) => {
     await store.set("k", { a: 1 });
     await using holder = await open(where);

@@ -5,6 +5,6 @@ import { fileURLToPath } from "node:url";
 import { runUpdates } from "../../testing.ts";
 import { entry } from "./process.ts";
 
-const [module, factory, options] = process.argv.slice(2) as [string, string, string];
-const { [factory]: make } = await import(fileURLToPath(entry(module, import.meta.url)));
-await runUpdates(make({ ...JSON.parse(options), timeout: 300_000 }));
+const [path, factory, options] = process.argv.slice(2) as [string, string, string];
+import(fileURLToPath(entry(path, import.meta.url)))
+  .then(({ [factory]: make }) => runUpdates(make({ ...JSON.parse(options), timeout: 300_000 })));

@@ -10,7 +10,7 @@ import type { Kv } from "../../src/denokv/driver.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { conformance, encryptedConformance, type Harness } from "../suites/conformance/index.ts";
 import { underTelegraf } from "../suites/telegraf.ts";
-import { KvServer, openKv } from "../support/denokv.ts";
+import { dropKv, KvServer, openKv } from "../support/denokv.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "telegraf-session-denokv-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -24,13 +24,10 @@ before(async () => {
 });
 after(() => kv.close());
 
-/** Deletes what a database has under a prefix. */
-async function drop(kv: Kv, prefix: string): Promise<void> {
-  for await (const { key } of kv.list({ prefix: [prefix] }, { limit: 10_000 })) {
-    const atomic = kv.atomic();
-    atomic.delete(key as string[]);
-    await atomic.commit();
-  }
+async function corrupt(kv: Kv, prefix: string, key: string): Promise<void> {
+  const atomic = kv.atomic();
+  atomic.set([prefix, "session", key], Buffer.from('{"a"'));
+  await atomic.commit();
 }
 
 const largest = 655_000;
@@ -39,18 +36,37 @@ const harness: Harness = {
   name: "Deno KV",
   store: (prefix, options) => DenoKV({ path, prefix, ...options }),
   backend: (prefix, options) => backendOf(DenoKV, { path, prefix, ...options }),
-  drop: (prefix) => drop(kv, prefix),
+  drop: (prefix) => dropKv(kv, prefix),
   dates: "text",
   prunes: false,
   largest,
-  async corrupt(prefix, key) {
-    const atomic = kv.atomic();
-    atomic.set([prefix, "session", key], Buffer.from('{"a"'));
-    await atomic.commit();
-  },
+  corrupt: (prefix, key) => corrupt(kv, prefix, key),
 };
 
 conformance(harness);
 encryptedConformance(harness);
 underTelegraf(harness);
-void KvServer;
+
+/** A server with the protocol of Deno Deploy. */
+const server = new KvServer();
+let remote: Kv;
+before(async () => {
+  await server.start();
+  remote = await openKv(server.url);
+});
+after(async () => {
+  remote.close();
+  await server[Symbol.asyncDispose]();
+});
+
+const served: Harness = {
+  ...harness,
+  name: "Deno KV by KV Connect",
+  store: (prefix, options) => DenoKV({ url: server.url, prefix, ...options }),
+  backend: (prefix, options) => backendOf(DenoKV, { url: server.url, prefix, ...options }),
+  drop: (prefix) => dropKv(remote, prefix),
+  corrupt: (prefix, key) => corrupt(remote, prefix, key),
+};
+
+conformance(served);
+underTelegraf(served);

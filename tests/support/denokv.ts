@@ -2,22 +2,31 @@
 
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import * as http from "node:http";
+import * as http2 from "node:http2";
 import { createRequire } from "node:module";
+import type { AddressInfo, Socket } from "node:net";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { buffer } from "node:stream/consumers";
-import type { Kv } from "../../src/denokv/driver.ts";
-import { open } from "../../src/denokv/driver.ts";
+import { type Kv, open } from "../../src/denokv/driver.ts";
 
 /** The access token of the servers. */
-export const token = "token";
+const token = "token";
 process.env.DENO_KV_ACCESS_TOKEN = token;
 
 /** Opens a database with the driver of the runtime. */
-export async function openKv(where: string): Promise<Kv> {
-  return await open(where, () => import("@deno/kv"));
+export function openKv(where: string): Promise<Kv> {
+  return open(where, () => import("@deno/kv"));
+}
+
+/** Deletes what a database has under a prefix. */
+export async function dropKv(kv: Kv, prefix: string): Promise<void> {
+  for await (const { key } of kv.list({ prefix: [prefix] }, { limit: 10_000 })) {
+    const atomic = kv.atomic();
+    atomic.delete(key as string[]);
+    await atomic.commit();
+  }
 }
 
 /** The native part of `@deno/kv`. It takes and returns the messages of the protocol. */
@@ -28,80 +37,104 @@ interface Native {
   atomicWrite(id: number, message: Uint8Array, debug: boolean): Promise<Uint8Array>;
 }
 
-function native(): Native {
+function loadNative(): Native {
   const require = createRequire(import.meta.url);
   return require(join(dirname(require.resolve("@deno/kv")), "_napi_index.cjs"));
 }
 
+/** An answer: status, type and content. */
+type Reply = [status: number, type: string, content: string | Uint8Array];
+
 /** Serves a database in memory by the protocol KV Connect, as Deno Deploy does. */
 export class KvServer implements AsyncDisposable {
-  readonly #native: Native = native();
-  readonly #id: number;
-  readonly #server: Server;
+  readonly #native = loadNative();
+  readonly #id: number = this.#native.open(":memory:", undefined, false);
+  readonly #sockets = new Set<Socket>();
+  #server: http.Server | http2.Http2Server | undefined;
   #port = 0;
-  /** Answers the next requests with this status, while it is set. */
+  /** The status of all answers, if it is set. */
   status: number | undefined;
-  /** How many requests were served. */
-  requests = 0;
-
-  constructor() {
-    this.#id = this.#native.open(":memory:", undefined, false);
-    this.#server = createServer(async (request, response) => {
-      const body = await buffer(request);
-      const reply = (status: number, type: string, content: string | Uint8Array) =>
-        response.writeHead(status, { "content-type": type }).end(content);
-      this.requests++;
-      if (this.status !== undefined) return reply(this.status, "text/plain", "the server is ill");
-      if (request.headers.authorization !== `Bearer ${token}`) {
-        return reply(401, "text/plain", "wrong token");
-      }
-      if (request.url === "/") {
-        return reply(
-          200,
-          "application/json",
-          JSON.stringify({
-            version: 2,
-            databaseId: "00000000-0000-0000-0000-000000000000",
-            endpoints: [{ url: `${this.url}/kv`, consistency: "strong" }],
-            token,
-            expiresAt: new Date(Date.now() + 3_600_000).toISOString(),
-          }),
-        );
-      }
-      try {
-        const message = request.url === "/kv/snapshot_read"
-          // The field read_is_strongly_consistent.
-          ? [await this.#native.snapshotRead(this.#id, body, false), Uint8Array.of(0x20, 1)]
-          : [await this.#native.atomicWrite(this.#id, body, false)];
-        reply(200, "application/x-protobuf", Buffer.concat(message));
-      } catch (error) {
-        reply(400, "text/plain", String(error).split("\n", 1)[0]!);
-      }
-    });
-  }
+  /** Called before a write, with its message. */
+  beforeWrite: ((message: Buffer) => unknown) | undefined;
+  /** Called after a write, before the answer is sent. */
+  afterWrite: (() => unknown) | undefined;
 
   get url(): string {
     return `http://127.0.0.1:${this.#port}`;
   }
 
   /** Listens, on the same port as before. */
-  async start(): Promise<this> {
+  async start(): Promise<void> {
+    const listener = async (request: http.IncomingMessage, response: http.ServerResponse) => {
+      try {
+        const body = await buffer(request);
+        const [status, type, content] = await this.#answer(request, body);
+        response.writeHead(status, { "content-type": type });
+        response.end(content);
+      } catch {
+        // The connection is lost.
+      }
+    };
+    // Deno's driver speaks only HTTP/2, and `fetch` of other runtimes only HTTP/1.
+    this.#server = process.versions.deno === undefined
+      ? http.createServer(listener)
+      : http2.createServer(listener as never);
+    this.#server.on("connection", (socket: Socket) => {
+      this.#sockets.add(socket);
+      socket.on("error", () => {});
+      socket.on("close", () => this.#sockets.delete(socket));
+    });
     this.#server.listen(this.#port, "127.0.0.1");
     await once(this.#server, "listening");
     this.#port = (this.#server.address() as AddressInfo).port;
-    return this;
   }
 
-  /** Closes all connections, and listens no more. */
+  /** Closes all connections. */
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** Listens no more. */
   async stop(): Promise<void> {
-    const closed = once(this.#server, "close");
-    this.#server.close();
-    this.#server.closeAllConnections();
+    const server = this.#server!;
+    this.#server = undefined;
+    const closed = once(server, "close");
+    server.close();
+    this.cut();
     await closed;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#server.listening) await this.stop();
+    if (this.#server !== undefined) await this.stop();
     this.#native.close(this.#id, false);
+  }
+
+  async #answer({ url, headers }: http.IncomingMessage, body: Buffer): Promise<Reply> {
+    if (this.status !== undefined) return [this.status, "text/plain", "a failure"];
+    if (headers.authorization !== `Bearer ${token}`) return [401, "text/plain", "a wrong token"];
+    if (url === "/") {
+      const metadata = {
+        version: 2,
+        databaseId: "00000000-0000-0000-0000-000000000000",
+        endpoints: [{ url: "/kv", consistency: "strong" }],
+        token,
+        expiresAt: new Date(Date.now() + 3_600_000).toISOString(),
+      };
+      return [200, "application/json", JSON.stringify(metadata)];
+    }
+    const protobuf = "application/x-protobuf";
+    try {
+      if (url === "/kv/snapshot_read") {
+        const answer = await this.#native.snapshotRead(this.#id, body, false);
+        // The field `read_is_strongly_consistent`.
+        return [200, protobuf, Buffer.concat([answer, Uint8Array.of(0x20, 1)])];
+      }
+      await this.beforeWrite?.(body);
+      const answer = await this.#native.atomicWrite(this.#id, body, false);
+      await this.afterWrite?.();
+      return [200, protobuf, answer];
+    } catch (error) {
+      return [400, "text/plain", String(error).split("\n", 1)[0]!];
+    }
   }
 }

@@ -56,14 +56,12 @@ interface Header {
 
 /** Reads the header of a first piece. Other bytes are a session without a header. */
 export function headerOf(value: unknown): Header {
-  const bytes = bytesOf(value);
-  const [line, size, expires] =
-    /^\{"bytes":(\d+)(?:,"expires":(\d+))?\}\n/.exec(bytes.toString("latin1", 0, 64)) ?? [""];
-  return {
-    start: line.length,
-    pieces: Math.ceil((line.length + Number(size ?? 0)) / longest) || 1,
-    expires: expires === undefined ? undefined : Number(expires),
-  };
+  const found = /^\{"bytes":(\d+)(?:,"expires":(\d+))?\}\n/
+    .exec(bytesOf(value).toString("latin1", 0, 64));
+  const start = found?.[0].length ?? 0;
+  const pieces = Math.ceil((start + Number(found?.[1])) / longest);
+  if (!(pieces <= mostPieces)) return { start: 0, pieces: 1, expires: undefined };
+  return { start, pieces, expires: found![2] === undefined ? undefined : Number(found![2]) };
 }
 
 function bytesOf(value: unknown): Buffer {

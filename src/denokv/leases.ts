@@ -78,7 +78,6 @@ export class DenoKVLeases implements Leases<string> {
           const isUseless = length === 0 && note === undefined &&
             (change === null || absent && change === undefined && isMissing);
           if (!isUseless) return void this.#set(transaction, settlement, lease!, note);
-          if (change === undefined) transaction.check(sessionKey(this.#prefix, key), null);
           transaction.check(leaseKey(this.#prefix, key), lease!.versionstamp);
           transaction.delete(leaseKey(this.#prefix, key));
         },

@@ -241,6 +241,64 @@ describe("Deno KV values", () => {
     own.close();
   });
 
+  it("Deno KV has no session of which it has begun to delete the pieces", async () => {
+    const prefix = place();
+    await using store = DenoKV({ kv, prefix });
+    for (const piece of [["piece", "k", 2], ["session", "k"]]) {
+      await store.set("k", sized(200_000));
+      const atomic = kv.atomic();
+      atomic.delete([prefix, ...piece]);
+      await atomic.commit();
+      assert.equal(await store.get("k"), undefined);
+      await store.set("k", 1);
+      assert.equal(await store.get("k"), 1);
+    }
+  });
+
+  /** A database that does work after the first reads, in place of another process. */
+  const between = (reads: number, work: (count: number) => unknown) => {
+    let count = 0;
+    return {
+      list: kv.list.bind(kv),
+      atomic: kv.atomic.bind(kv),
+      async getMany(keys: Parameters<Kv["getMany"]>[0]) {
+        const found = await kv.getMany(keys);
+        if (count++ < reads) await work(count);
+        return found;
+      },
+    };
+  };
+
+  it("Deno KV grants a lease with the session of that moment", async () => {
+    const prefix = place();
+    const { signal } = new AbortController();
+    const other = backendOf(DenoKV, { kv, prefix });
+    const write = (count: number) => other.write([{ key: "k", value: `${count}` }], signal);
+    const { leases } = backendOf(DenoKV, { kv: between(2, write), prefix });
+    assert.ok(typeof leases === "object");
+    const [claimed] = await leases.claim([{ key: "k", token: "t", length: 60_000 }], signal);
+    assert.equal(claimed!.entry?.value, "2");
+  });
+
+  it("Deno KV refuses a settlement whose lease is lost in that moment", async () => {
+    const prefix = place();
+    const { signal } = new AbortController();
+    const { leases: others } = backendOf(DenoKV, { kv, prefix });
+    assert.ok(typeof others === "object");
+    for (const change of [null, undefined, { key: "k", value: "1" }]) {
+      const claim = { key: "k", token: "a", length: 1 };
+      await others.claim([claim], signal);
+      await wait(5);
+      const take = () => others.claim([{ ...claim, token: "b" }], signal);
+      const { leases } = backendOf(DenoKV, { kv: between(1, take), prefix });
+      assert.ok(typeof leases === "object");
+      const refusals = await leases.settle([{ ...claim, length: 0, change }], signal);
+      assert.deepEqual(refusals, [{ key: "k", token: "b" }]);
+      await wait(5);
+    }
+    assert.equal((await contents(prefix)).length, 1);
+  });
+
   it("Deno KV forgets leases some minutes later, and notes after a day", async () => {
     const lives = new Map<string, number>();
     const recording = {

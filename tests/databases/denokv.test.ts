@@ -289,7 +289,9 @@ describe("Deno KV values", () => {
       const claim = { key: "k", token: "a", length: 1 };
       await others.claim([claim], signal);
       await wait(5);
-      const take = () => others.claim([{ ...claim, token: "b" }], signal);
+      const take = async (): Promise<void> => {
+        await others.claim([{ ...claim, token: "b" }], signal);
+      };
       const { leases } = backendOf(DenoKV, { kv: between(1, take), prefix });
       assert.ok(typeof leases === "object");
       const refusals = await leases.settle([{ ...claim, length: 0, change }], signal);

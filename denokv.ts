@@ -70,7 +70,7 @@ export const DenoKV: StoreFactory<DenoKVOptions | void> = storeFactory({
       expected: "a URL that begins with https:// or http://",
       accepts: (url: string) => /^https?:\/\//i.test(url),
     },
-    kv: rules.existing("a database of Deno.openKv() or of @deno/kv", "atomic"),
+    kv: rules.existing("a database of Deno or of @deno/kv", "atomic"),
     prefix: {
       ...rules.text,
       expected: "a string of up to 512 bytes",

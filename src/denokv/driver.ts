@@ -69,7 +69,7 @@ export function isDeno(): boolean {
 export function checkKv(kv: KvDatabase): Kv {
   const fits = (["getMany", "list", "atomic"] as const).every((it) => typeof kv[it] === "function");
   if (fits) return kv as unknown as Kv;
-  const kinds = "a database of Deno.openKv() or of openKv() of @deno/kv";
+  const kinds = "a database that openKv() of Deno or of @deno/kv has opened";
   throw new TypeError(`DenoKV: option "kv" must be ${kinds}, but is ${described(kv)}`);
 }
 
@@ -98,7 +98,7 @@ export async function open(where: string | undefined, load: () => Promise<Driver
   if (runtime === undefined) return await (await load()).openKv(where!, options) as Kv;
   if (runtime.openKv === undefined) {
     throw new Error(
-      'Deno.openKv is missing: run Deno with --unstable-kv, or write "unstable": ["kv"] in deno.json',
+      'Deno has no openKv: run it with --unstable-kv, or write "unstable": ["kv"] in deno.json',
     );
   }
   return await runtime.openKv(where) as Kv;

@@ -415,7 +415,7 @@ describe("Deno KV databases", () => {
     assert.equal(success, false);
     assert.match(
       new TextDecoder().decode(stderr),
-      /Deno\.openKv is missing: run Deno with --unstable-kv, or write "unstable": \["kv"\] in deno\.json/,
+      /Deno has no openKv: run it with --unstable-kv, or write "unstable": \["kv"\] in deno\.json/,
     );
   });
 
@@ -459,7 +459,7 @@ describe("Deno KV databases", () => {
     refused({ url: path }, "RangeError", /^DenoKV: option "url" must be a URL that begins with/);
     refused({ prefix: "\ud800" }, "RangeError", /^DenoKV: option "prefix" must be a string of up/);
     refused({ prefix: "x".repeat(513) }, "RangeError", /^DenoKV: option "prefix" must be a string/);
-    refused({ kv: {} }, "TypeError", /must be a database of Deno\.openKv\(\) or .*, but is an obj/);
+    refused({ kv: {} }, "TypeError", /must be a database .* or of @deno\/kv, but is an object$/);
     refused({ kv: openKv(":memory:") }, "TypeError", /is a promise; await it first$/);
     refused({ filename: path }, "TypeError", /unknown option "filename"; did you mean "path"\?/);
     refused({ database: kv }, "TypeError", /unknown option "database"; did you mean "kv"\?/);

@@ -38,6 +38,7 @@ const base: Omit<Context, "timeout"> = {
     sqlite: async () => (await import("./sqlite.ts")).SQLite,
     pg: async () => (await import("./pg.ts")).Postgres,
     mysql: async () => (await import("./mysql.ts")).MySQL,
+    denokv: async () => (await import("./denokv.ts")).DenoKV,
   },
   drivers: {
     mongodb: () => import("mongodb"),

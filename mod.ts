@@ -2,7 +2,7 @@
  * The types and errors of all stores, and a store in memory.
  *
  * Do not import this path for storage. The stores are in `@telegraf/session/redis`, `/mongodb`,
- * `/sqlite`, `/pg`, `/mysql` and `/kysely`, because each needs its own driver.
+ * `/sqlite`, `/pg`, `/mysql`, `/kysely` and `/denokv`, because each needs its own driver.
  *
  * ```ts
  * import { Memory, type Store } from "@telegraf/session";

@@ -18,6 +18,7 @@ import deno from "../deno.json" with { type: "json" };
 
 /** The drivers that users install beside the package. The oldest and newest versions are tested. */
 const drivers: Record<string, string> = {
+  "@deno/kv": "^0.14.0",
   "better-sqlite3": "^9.3.0 || ^10.0.0 || ^11.0.0 || ^12.0.0 || ^13.0.0",
   "kysely": "^0.27.0 || ^0.28.0 || ^0.29.0",
   "mongodb": "^5.0.0 || ^6.0.0 || ^7.0.0",
@@ -91,10 +92,10 @@ await build({
     name: deno.name,
     version: deno.version,
     description:
-      "Session stores for Telegraf bots: Redis, MongoDB, SQLite, PostgreSQL, MySQL, Kysely",
+      "Session stores for Telegraf bots: Redis, MongoDB, SQLite, PostgreSQL, MySQL, Kysely, Deno KV",
     keywords: (
       "telegraf telegram bot session store redis valkey mongodb sqlite postgres postgresql " +
-      "mysql mariadb kysely"
+      "mysql mariadb kysely denokv"
     ).split(" "),
     homepage: `${repository}#readme`,
     repository: { type: "git", url: `git+${repository}.git` },
@@ -131,7 +132,9 @@ await build({
     // The package contains neither the demo nor the tests.
     const readme = readFileSync("README.md", "utf8").replace(/^## Try it\n[\s\S]*?(?=^## )/m, "");
     writeFileSync("npm/README.md", readme);
-    for (const file of ["redis", "sqlite", "kysely"]) requireInPlace(`npm/script/${file}.js`);
+    for (const file of ["redis", "sqlite", "kysely", "denokv"]) {
+      requireInPlace(`npm/script/${file}.js`);
+    }
     keepImport("npm/script/cli.js"); // only the tests run it
   },
 });

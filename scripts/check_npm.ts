@@ -83,6 +83,13 @@ const entries: Record<string, Entry> = {
     nowhere: "{ dialect: { createDriver() {}, createQueryCompiler() {} } }",
     optional: true,
   },
+  denokv: {
+    driver: "@deno/kv",
+    factory: "DenoKV",
+    options: '{ path: ":memory:" }',
+    nowhere: '{ url: "http://127.0.0.1:1" }',
+    optional: true,
+  },
 };
 
 const folder = fs.mkdtempSync(join(tmpdir(), "telegraf-session-check-"));
@@ -437,6 +444,7 @@ async function checkBundleWithout(project: string, bundler: string, program: str
   const ending = {
     redis: "npm install redis, or pass a client of ioredis as { client }",
     kysely: "npm install kysely, or pass a Kysely as { db }",
+    denokv: "npm install @deno/kv, or use Deno",
     sqlite: "better-sqlite3 is not installed; install it, or use Node.js 22.13, Deno 2.2 or Bun, " +
       "which have a built-in driver",
   }[name]!;

@@ -41,6 +41,7 @@ const stores: Record<
   redis: ["redis", "Redis", (prefix) => ({ url: redis, prefix: `${prefix}:` })],
   pg: ["pg", "Postgres", (table) => ({ url: postgres, table })],
   mysql: ["mysql", "MySQL", (table) => ({ url: mysql, table })],
+  denokv: ["denokv", "DenoKV", (prefix) => ({ path: join(folder, "storm.kv"), prefix })],
   sqlite: ["sqlite", "SQLite", (name) => ({ filename: join(folder, name) })],
   mongodb: ["mongodb", "Mongo", (collection) => ({ url: mongodb, collection })],
 };

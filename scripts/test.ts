@@ -16,7 +16,7 @@ import { startServers } from "./servers/index.ts";
 const folders = ["tests/cli", "tests/core", "tests/databases", "tests/package"];
 
 /** The title of a test begins with the name of its store. */
-const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL", "Kysely"];
+const stores = ["Memory", "Redis", "MongoDB", "SQLite", "PostgreSQL", "MySQL", "Kysely", "Deno KV"];
 
 async function main(): Promise<number> {
   const { values: { "no-install": noInstall, runtime: names }, positionals } = parseArgs({

@@ -116,6 +116,8 @@ function advice(value: unknown, rules: Readonly<Record<string, Rule>>): string {
 const otherNames: Readonly<Record<string, readonly string[]>> = {
   url: ["uri", "connectionstring", "connectionuri", "connection", "dsn", "href"],
   filename: ["file", "path", "filepath", "url", "uri"],
+  path: ["file", "filename", "filepath"],
+  kv: ["database", "db", "denokv", "client"],
   user: ["username", "role"],
   password: ["pass", "passwd", "pwd"],
   host: ["hostname", "server"],

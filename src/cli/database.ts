@@ -29,7 +29,7 @@ import { type Renew, type Rewritable, rewrite } from "../transform/rewrite.ts";
 import type { Context } from "./context.ts";
 import { isMissing, missingDriver } from "./driver.ts";
 import { exit, Failure, sentence, unlessInterrupted } from "./failure.ts";
-import { describe, type Kind, kinds, type Location } from "./url.ts";
+import { describe, fileOf, type Kind, kinds, type Location } from "./url.ts";
 
 /** Options of a store that tell how its sessions are stored. */
 export type Transforms = Pick<StoreOptions, "codec" | "version" | "migrate">;
@@ -90,10 +90,11 @@ export class Database implements AsyncDisposable {
   ): Promise<Database> {
     const { kind, url, parameters, title } = location;
     const { factories, keys, signal, timeout } = context;
-    const found = prepare || kind !== "sqlite" || existsSync(url);
-    if (!found && !mayBeMissing) throw new Failure(`There is no file ${url}`);
-    const options = kind === "sqlite"
-      ? { filename: found ? url : ":memory:" }
+    const file = fileOf(location);
+    const found = prepare || file === undefined || existsSync(file);
+    if (!found && !mayBeMissing) throw new Failure(`There is no file ${file}`);
+    const options = file !== undefined
+      ? { [kind === "sqlite" ? "filename" : "path"]: found ? file : ":memory:" }
       : { url, ...(kind === "pg" && { prepare: false }) }; // works behind any pooler
     let plan = undefined as Plan | undefined;
     let format: Codec<unknown>;
@@ -123,6 +124,7 @@ export class Database implements AsyncDisposable {
         throw toFailure(error, kind, title, context);
       }
     }
+    if (!found) plan ??= { exists: false, unique: true, changes: ["create the file"] };
     const database = new Database(title, format!, backend!, plan, context);
     if (plan?.exists === false && !mayBeMissing) {
       await database.close();

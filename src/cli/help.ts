@@ -16,8 +16,9 @@ URLs:
   postgres://user@host/bot?table=sessions     optionally &schema=bot
   mysql://user@host/bot?table=sessions
   sqlite:bot.db?table=sessions                or only the file name: ./bot.sqlite
-  The default table or collection is "${defaults.table}". Put URLs that contain ? or & in quotes.
-  Install the driver of each database: redis, mongodb, better-sqlite3, pg or mysql2.
+  denokv:bot.kv?prefix=my-bot                 or denokv:https://…; Deno needs --unstable-kv
+  The default table, collection or prefix is "${defaults.table}". Put URLs that contain ? or & in
+  quotes. Install the driver of each database: redis, mongodb, better-sqlite3, pg, mysql2, @deno/kv.
 
 Exit codes:
   0    done

@@ -25,6 +25,7 @@ export async function checkPlan(location: Location, plan: Plan, context: Context
     case "mongodb":
       return await checkMongo(location, context);
     case "sqlite":
+    case "denokv":
       // A missing file is created, which needs write access to its folder.
       accessSync(existsSync(location.url) ? location.url : dirname(location.url), constants.W_OK);
   }

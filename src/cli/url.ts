@@ -42,6 +42,12 @@ export const kinds = {
     schemes: /^(mysql|mariadb)$/,
     parameters: { table: defaults.table },
   },
+  denokv: {
+    title: "Deno KV",
+    driver: "@deno/kv",
+    schemes: /^denokv$/,
+    parameters: { prefix: defaults.table },
+  },
 } as const;
 
 export type Kind = keyof typeof kinds;
@@ -49,7 +55,7 @@ export type Kind = keyof typeof kinds;
 /** Where sessions are stored. */
 export interface Location {
   readonly kind: Kind;
-  /** The URL for the driver, without our own parameters; for SQLite, the name of the file. */
+  /** The URL for the driver, without our own parameters; for a file, its name. */
   readonly url: string;
   /** The table, collection, prefix or schema that the URL names. */
   readonly parameters: { readonly [name: string]: string };
@@ -74,7 +80,7 @@ export function locate(text: string): Location {
     }
     throw new Failure(unknownMessage(text, scheme), exit.usage);
   }
-  if (kind !== "sqlite" && !/^[^:]+:\/\//.test(text)) {
+  if (kind !== "sqlite" && kind !== "denokv" && !/^[^:]+:\/\//.test(text)) {
     throw new Failure(`A ${scheme}: URL must begin with ${scheme}://`, exit.usage);
   }
   const [, base, query = ""] = /^([^?]*)\??(.*)$/s.exec(text)!;
@@ -85,7 +91,7 @@ export function locate(text: string): Location {
     parameters[name] = decode(value);
     return false;
   });
-  if (others.length > 0 && (kind === "sqlite" || kind === "redis")) {
+  if (others.length > 0 && (kind === "sqlite" || kind === "redis" || kind === "denokv")) {
     const [name] = others[0]!.split("=");
     const known = Object.keys(kinds[kind].parameters).join(", ");
     throw new Failure(
@@ -94,11 +100,16 @@ export function locate(text: string): Location {
     );
   }
   const { title } = kinds[kind];
-  if (kind === "sqlite") {
-    const url = decode(base!.slice("sqlite:".length).replace(/^\/\//, ""));
+  if (kind === "denokv" && /^denokv:https?:/i.test(base!)) {
+    const url = base!.slice("denokv:".length);
+    return { kind, url, parameters, title: `${title} ${url.replace(/^[^:]+:\/\/(.*@)?/s, "")}` };
+  }
+  if (kind === "sqlite" || kind === "denokv") {
+    const url = decode(base!.slice(`${kind}:`.length).replace(/^\/\//, ""));
     if (url === "") {
+      const example = kind === "sqlite" ? "sqlite:bot.db" : "denokv:bot.kv";
       throw new Failure(
-        "The sqlite: URL has no file name; write sqlite:bot.db, for example",
+        `The ${kind}: URL has no file name; write ${example}, for example`,
         exit.usage,
       );
     }
@@ -119,7 +130,7 @@ function unknownMessage(text: string, scheme: string | undefined): string {
     return `"${host}:${port}" is not a URL: begin with ${begin}`;
   }
   if (scheme !== undefined && !text.includes("@")) {
-    return `Unknown database "${scheme}:"; use redis:, mongodb:, sqlite:, postgres: or mysql:`;
+    return `Unknown database "${scheme}:"; use redis:, mongodb:, sqlite:, postgres:, mysql: or denokv:`;
   }
   const shown = text.replace(/^.*@/s, "***@");
   return `"${shown}" is neither a URL nor a file name that ends in .sqlite or .db; ` +
@@ -133,6 +144,11 @@ const ports: Record<string, string | undefined> = {
   5432: "postgres://",
   3306: "mysql://",
 };
+
+/** The name of the file of a database that is a file. */
+export function fileOf({ kind, url }: Location): string | undefined {
+  return kind === "sqlite" || kind === "denokv" && !/^https?:/i.test(url) ? url : undefined;
+}
 
 function decode(text: string): string {
   try {

@@ -23,6 +23,7 @@ import { startProgress } from "../../src/cli/progress.ts";
 import { stats } from "../../src/cli/stats.ts";
 import { duration } from "../../src/cli/text.ts";
 import { version } from "../../src/cli/version.ts";
+import { KvServer } from "../support/denokv.ts";
 import { cli, end, kinds, pipe, type Place, sqliteContext, start } from "../support/commandLine.ts";
 import { place, serverUrl } from "../support/servers.ts";
 
@@ -583,6 +584,39 @@ describe("the command line", { timeout: 600_000 }, () => {
     await using here = text.place();
     assert.match(await ok("doctor", here.url), /\n✓ create it \(dry run\)\n$/);
     assert.ok(!existsSync(here.url));
+  });
+
+  it("Deno KV doctor finds a missing folder", async () => {
+    const { code, stdout } = await cli("doctor", `denokv:${join(tmpdir(), place(), "bot.kv")}`);
+    assert.equal(code, 1, stdout);
+    assert.match(
+      stdout,
+      /• prefix ".*" does not exist yet;.*\n {4}create the file\n✗ create it \(dry run\): ENOENT/,
+    );
+    await using here = kind("Deno KV").place();
+    assert.match(await ok("doctor", here.url), /\n✓ create it \(dry run\)\n$/);
+    const [file] = here.url.slice("denokv:".length).split("?") as [string];
+    assert.ok(!existsSync(file));
+    await fails(1, /^There is no file .*\.kv\n$/, "stats", here.url);
+  });
+
+  it("Deno KV is copied over KV Connect", async () => {
+    await using server = new KvServer();
+    await server.start();
+    await using file = kind("Deno KV").place();
+    await three(file);
+    const url = `denokv:${server.url}?prefix=${place()}`;
+    assert.match(await ok("copy", file.url, url), /^Copied 2 sessions .* to Deno KV 127\.0\.0\.1:/);
+    assert.equal(await ok("get", url, "1:1"), '{"name":"Zoë"}\n');
+    assert.doesNotMatch(await ok("doctor", url), /[✗•]/);
+    await fails(2, /^The denokv: URL has no file name; write denokv:bot\.kv/, "stats", "denokv:");
+    await fails(
+      2,
+      /^Unknown parameter "table" in a denokv: URL; .*: prefix/,
+      "stats",
+      `${url}&table=x`,
+    );
+    await fails(2, /^FROM and TO share sessions/, "copy", "denokv:a.kv", "denokv:a.kv");
   });
 
   it("Ctrl-C ends every command that waits for a server, with exit code 130", async () => {

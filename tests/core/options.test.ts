@@ -1,6 +1,7 @@
 /** Options that the factories accept, reject and suggest. No server is needed. */
 
 import assert from "node:assert/strict";
+import process from "node:process";
 import { describe, it } from "node:test";
 import { runInNewContext } from "node:vm";
 import { Kysely, SqliteDialect } from "kysely";
@@ -11,6 +12,7 @@ import { createPool } from "mysql2";
 import { createPool as createPromisePool } from "mysql2/promise";
 import pg from "pg";
 import { createClient, createClientPool, createCluster } from "redis";
+import { DenoKV } from "../../denokv.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { Memory } from "../../mod.ts";
 import { Mongo } from "../../mongodb.ts";
@@ -31,6 +33,7 @@ const factories: Record<string, Factory> = {
   Postgres,
   MySQL,
   KyselyStore,
+  DenoKV,
 };
 
 /** The options that each factory needs to make a store. */
@@ -38,6 +41,8 @@ const least: Record<string, object> = {
   Mongo: { url: "mongodb://localhost" },
   SQLite: { filename: ":memory:" },
   KyselyStore: { dialect: {} },
+  // Deno has a database for each program.
+  ...process.versions.deno === undefined && { DenoKV: { path: ":memory:" } },
 };
 
 function refuses(name: string, options: unknown, message: string): void {
@@ -85,6 +90,7 @@ describe("options", () => {
       Postgres: "pool",
       MySQL: "pool",
       KyselyStore: "db",
+      DenoKV: "kv",
     };
     for (const name of Object.keys(factories)) {
       const promise = Promise.resolve();
@@ -100,7 +106,7 @@ describe("options", () => {
   it("plain objects of any realm are accepted as options", async () => {
     for (const [name, factory] of Object.entries(factories)) {
       const other = Object.assign(runInNewContext("({ config: {} })"), least[name]);
-      if (name === "Memory" || name === "KyselyStore") delete other.config;
+      if (/^(Memory|KyselyStore|DenoKV)$/.test(name)) delete other.config;
       for (const options of [other, Object.assign(Object.create(null), least[name])]) {
         await factory(options).close();
       }
@@ -145,7 +151,7 @@ describe("options", () => {
   it("a factory without options works, or its error names the missing option", async () => {
     for (const [name, factory] of Object.entries(factories)) {
       if (name in least) {
-        assert.throws(() => factory(), /option "\w+" or "\w+" is (needed|missing)/);
+        assert.throws(() => factory(), /option ("\w+", )?"\w+" or "\w+" is (needed|missing)/);
       } else await factory().close();
     }
   });
@@ -176,6 +182,9 @@ describe("options", () => {
       ["MySQL", "pasword", "password"],
       ["KyselyStore", "database", "db"],
       ["KyselyStore", "kysely", "db"],
+      ["DenoKV", "filename", "path"],
+      ["DenoKV", "uri", "url"],
+      ["DenoKV", "database", "kv"],
       ["Memory", "tiemout", "timeout"],
       ["Memory", "TTL", "ttl"],
     ];

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import * as util from "node:util";
+import * as denokv from "../../src/denokv/errors.ts";
 import * as kysely from "../../src/kysely/errors.ts";
 import * as mongodb from "../../src/mongodb/errors.ts";
 import * as mysql from "../../src/mysql/errors.ts";
@@ -54,7 +55,7 @@ function sql(error: string): Error {
   return withCode(code, words.join(" ") || undefined);
 }
 
-const everywhere = [redis, mongodb, pg, mysql, kysely];
+const everywhere = [redis, mongodb, pg, mysql, kysely, denokv];
 const databases: Record<
   string,
   [(error: string) => Error, { transient(error: unknown): boolean }[]]
@@ -66,6 +67,7 @@ const databases: Record<
   "MySQL, MariaDB": [sql, [mysql, kysely]],
   "SQLite": [sql, [sqlite, kysely]],
   "Kysely": [sql, [kysely]],
+  "Deno KV": [(error) => new Error(error), [denokv]],
 };
 
 describe("errors", () => {

@@ -26,6 +26,7 @@ const examples = {
   sqlite: ["SQLite", { SQLITE_FILE: join(folder, "sessions.sqlite") }],
   pg: ["Postgres", { POSTGRES_URL: serverUrl("postgres") }],
   mysql: ["MySQL", { MYSQL_URL: serverUrl("mysql") }],
+  denokv: ["DenoKV", { DENOKV_FILE: join(folder, "sessions.kv") }],
   kysely: ["KyselyStore", { PGLITE_FOLDER: join(folder, "pglite") }],
 } as const;
 
@@ -74,6 +75,8 @@ describe("examples", { skip }, () => {
       const entry = await import(`../../${example}.ts`);
       const options = example === "sqlite"
         ? { filename: where }
+        : example === "denokv"
+        ? { path: where }
         : example === "kysely"
         ? { dialect: new PGliteDialect({ pglite: new PGlite(where) }) }
         : { url: where };

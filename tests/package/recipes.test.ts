@@ -161,6 +161,7 @@ describe("recipes", { skip, timeout: 300_000 }, () => {
     mysql: ["MySQL", "mysql", "MySQL({ url: process.env.DATABASE_URL })"],
     mongodb: ["MongoDB", "mongodb", "Mongo({ url: process.env.DATABASE_URL })"],
     sqlite: ["SQLite", undefined, 'SQLite({ filename: "bot.sqlite" })'],
+    denokv: ["Deno KV", undefined, 'DenoKV({ path: "bot.kv" })'],
   };
   for (const [name, [title, server, make]] of Object.entries(stores)) {
     const factory = make.split("(")[0]!;

@@ -24,6 +24,7 @@ const drivers: Record<string, string[]> = {
   "pg.ts": ["pg"],
   "mysql.ts": ["mysql2"],
   "kysely.ts": ["kysely"],
+  "denokv.ts": ["@deno/kv"],
 };
 const entries = ["mod.ts", "backend.ts", "testing.ts", ...Object.keys(drivers)];
 /** The command line is a separate entry. It loads the other entries when they are needed. */
@@ -65,6 +66,7 @@ const allowed: Record<string, string[]> = {
   "src/pg": sql,
   "src/mysql": sql,
   "src/sqlite": sql,
+  "src/denokv": floor,
   "src/kysely": [...sql, "src/pg/", "src/mysql/", "src/sqlite/"],
   "src/testing": [...floor, "src/store/", "src/codec/header.ts", "src/transform/backend.ts"],
   "src/cli": [...floor, "src/store/", "src/codec/", "src/lease/", "src/transform/"],

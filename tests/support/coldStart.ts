@@ -14,7 +14,7 @@ export interface ColdStart {
   /** The factory's options, without the place. */
   readonly options: object;
   /** The option for the place. */
-  readonly place: "table" | "collection" | "prefix" | "filename";
+  readonly place: "table" | "collection" | "prefix" | "filename" | "path";
 }
 
 /** The number of processes. */

@@ -13,6 +13,7 @@ import { MongoClient } from "mongodb";
 import { createConnection } from "mysql2/promise";
 import pg from "pg";
 import { createClient } from "redis";
+import { DenoKV } from "../../denokv.ts";
 import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
@@ -87,6 +88,7 @@ export function sqliteContext(own: Partial<Context>): Context {
       sqlite: () => Promise.resolve(SQLite),
       pg: none,
       mysql: none,
+      denokv: none,
     },
     drivers: { mongodb: none, pg: none, mysql: none },
     load: none,
@@ -253,6 +255,19 @@ export const kinds: Kind[] = [
         const connection = await createConnection(url);
         await connection.query(`DROP TABLE IF EXISTS \`${table}\``);
         await connection.end();
+      });
+    },
+  },
+  {
+    name: "Deno KV",
+    text: true,
+    prunes: false,
+    place() {
+      const path = join(tmpdir(), `${place()}.kv`);
+      const prefix = place();
+      return made(`denokv:${path}?prefix=${prefix}`, DenoKV, { path, prefix }, () => {
+        for (const end of ["", "-wal", "-shm"]) rmSync(path + end, { force: true });
+        return Promise.resolve();
       });
     },
   },

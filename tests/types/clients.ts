@@ -3,6 +3,7 @@
  * drivers' options without a cast.
  */
 
+import { openKv } from "@deno/kv";
 import * as kysely29 from "kysely";
 import * as kysely27 from "kysely27";
 import * as kysely28 from "kysely28";
@@ -15,6 +16,7 @@ import mongoose from "mongoose";
 import * as redis4 from "redis4";
 import * as redis5 from "redis5";
 import * as redis6 from "redis";
+import { DenoKV } from "../../denokv.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { Mongo } from "../../mongodb.ts";
 import { Redis } from "../../redis.ts";
@@ -69,6 +71,12 @@ Mongo({ url: "mongodb://localhost", config });
 Mongo({ client: mongoose.connection });
 // @ts-expect-error: not an option of the driver
 Mongo({ url: "mongodb://localhost", config: { appname: "bot" } });
+
+DenoKV({ kv: await Deno.openKv() });
+DenoKV({ kv: await openKv("sessions.kv") });
+
+// @ts-expect-error: not a database
+DenoKV({ kv: new Map<string, string>() });
 
 interface Tables {
   users: { id: kysely29.Generated<number>; name: string };

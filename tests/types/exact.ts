@@ -8,6 +8,7 @@ import { MongoClient } from "mongodb";
 import { createPool } from "mysql2";
 import { createPool as createPromisePool } from "mysql2/promise";
 import { createClient, createClientPool, createCluster } from "redis";
+import { DenoKV, type DenoKVOptions } from "../../denokv.ts";
 import { KyselyStore, type KyselyStoreOptions } from "../../kysely.ts";
 import { Memory, StoreError, type StoreErrorOptions, type StoreOptions } from "../../mod.ts";
 import { Mongo, type MongoOptions } from "../../mongodb.ts";
@@ -22,6 +23,7 @@ const { env } = process;
 Redis({ url: env.REDIS_URL, prefix: env.PREFIX });
 Mongo({ url: env.MONGODB_URL, database: env.DATABASE, collection: env.COLLECTION });
 SQLite({ filename: env.FILE ?? "", table: env.TABLE });
+DenoKV({ path: env.FILE, url: env.URL, prefix: env.PREFIX });
 Postgres({ url: env.DATABASE_URL });
 Postgres({ host: env.PGHOST, port: env.PGPORT, user: env.PGUSER, password: env.PGPASSWORD });
 MySQL({ url: env.MYSQL_URL });
@@ -46,7 +48,8 @@ declare const nothing:
   & Undefined<SQLiteOptions>
   & Undefined<PostgresOptions>
   & Undefined<MySQLOptions>
-  & Undefined<KyselyStoreOptions>;
+  & Undefined<KyselyStoreOptions>
+  & Undefined<DenoKVOptions>;
 
 Memory(nothing);
 Redis(nothing);
@@ -56,6 +59,7 @@ SQLite({ config: {} as Undefined<NonNullable<SQLiteOptions["config"]>> });
 Postgres(nothing);
 MySQL(nothing);
 KyselyStore(nothing);
+DenoKV(nothing);
 
 declare const rest: Undefined<Omit<StoreErrorOptions, "operation">>;
 new StoreError("", { operation: "read", ...rest });

@@ -7,6 +7,7 @@ import * as telegraf from "telegraf";
 import * as telegraf4120 from "telegraf-4.12.0";
 import * as telegraf4131 from "telegraf-4.13.1";
 import type { SqliteDialect } from "kysely";
+import { DenoKV } from "../../denokv.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { followMigrations, Memory, type Store } from "../../mod.ts";
 import { Mongo } from "../../mongodb.ts";
@@ -34,6 +35,7 @@ declare const dialect: SqliteDialect;
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: DenoKV({ path: "sessions.kv" }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: new Redis({}), defaultSession: () => ({ count: 0 }) }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
@@ -53,6 +55,7 @@ declare const dialect: SqliteDialect;
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: DenoKV({ path: "sessions.kv" }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }
@@ -68,6 +71,7 @@ declare const dialect: SqliteDialect;
   bot.use(session({ store: Postgres({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: MySQL({ host: "localhost", database: "bot" }) }));
   bot.use(session({ store: KyselyStore({ dialect }) }));
+  bot.use(session({ store: DenoKV({ path: "sessions.kv" }) }));
   bot.use(session({ store: Memory() }));
   bot.use(session({ store: Redis<Session>({}), defaultSession: () => ({ count: 0 }) }));
 }
@@ -159,4 +163,6 @@ declare const dialect: SqliteDialect;
   session({ store: MySQL });
   // @ts-expect-error: not called
   session({ store: KyselyStore });
+  // @ts-expect-error: not called
+  session({ store: DenoKV });
 }

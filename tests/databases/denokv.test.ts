@@ -449,16 +449,18 @@ describe("Deno KV databases", () => {
     assert.deepEqual(closed, [0, 1, 2, 3]);
   });
 
-  it("Deno KV does not keep the process alive after close()", async () => {
-    const { code, output } = await run(`
-      import { DenoKV } from "${entry("denokv", import.meta.url)}";
-      const store = DenoKV({ path: ${JSON.stringify(join(folder, "alive.kv"))} });
-      await Promise.all([store.set("k", 1), store.get("l")]);
-      await store.close();
-      console.log("closed");
-    `);
-    assert.equal(code, 0, output);
-    assert.equal(output, "closed\n");
+  it("Deno KV lets the process end, closed or not", async () => {
+    for (const [i, end] of ["await store.close();", ""].entries()) {
+      const { code, output } = await run(`
+        import { DenoKV } from "${entry("denokv", import.meta.url)}";
+        const store = DenoKV({ path: ${JSON.stringify(join(folder, `ends-${i}.kv`))} });
+        await Promise.all([store.set("k", 1), store.get("l")]);
+        ${end}
+        console.log("done");
+      `);
+      assert.equal(code, 0, output);
+      assert.equal(output, "done\n");
+    }
   });
 
   it("Deno KV rejects immediately if a file cannot be opened", async () => {

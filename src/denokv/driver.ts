@@ -111,6 +111,7 @@ export class Database {
   /** Changes that nobody waits for any more. The driver goes on with them. */
   readonly #abandoned = new Set<Promise<unknown>>();
   #kv: Kv | undefined;
+  #isClosed = false;
 
   /** @param existing a database that was passed in. It stays open. */
   constructor(existing: Kv | undefined, open: () => Promise<Kv>) {
@@ -120,7 +121,11 @@ export class Database {
   }
 
   async open(): Promise<void> {
-    this.#kv ??= await this.#open();
+    if (this.#kv !== undefined) return;
+    const kv = await this.#open();
+    // An attempt that has timed out may succeed after a later one, or after `close`.
+    if (this.#kv !== undefined || this.#isClosed) kv.close();
+    else this.#kv = kv;
   }
 
   /** The open database. */
@@ -150,6 +155,7 @@ export class Database {
   }
 
   close(): void {
+    this.#isClosed = true;
     if (this.#isOwn) this.#kv?.close();
   }
 }

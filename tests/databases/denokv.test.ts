@@ -9,7 +9,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { Buffer } from "node:buffer";
 import { DenoKV, type DenoKVOptions } from "../../denokv.ts";
-import type { Kv } from "../../src/denokv/driver.ts";
+import { Database, type Kv } from "../../src/denokv/driver.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import {
   conformance,
@@ -421,16 +421,48 @@ describe("Deno KV databases", () => {
     );
   });
 
-  it("Deno KV does not keep the process alive after close()", async () => {
-    const { code, output } = await run(`
-      import { DenoKV } from "${entry("denokv", import.meta.url)}";
-      const store = DenoKV({ path: ${JSON.stringify(join(folder, "alive.kv"))} });
-      await Promise.all([store.set("k", 1), store.get("l")]);
-      await store.close();
-      console.log("closed");
-    `);
-    assert.equal(code, 0, output);
-    assert.equal(output, "closed\n");
+  it("Deno KV closes what was opened too late", async () => {
+    const opened: { resolve(kv: Kv): void }[] = [];
+    const database = new Database(
+      undefined,
+      () => new Promise((resolve) => opened.push({ resolve })),
+    );
+    const closed: number[] = [];
+    const attempts = [0, 1, 2].map(() => database.open());
+    const finish = (i: number) => opened[i]!.resolve({ ...kv, close: () => closed.push(i) } as Kv);
+    finish(1);
+    await attempts[1];
+    finish(0);
+    await attempts[0];
+    assert.deepEqual(closed, [0]);
+    database.close();
+    assert.deepEqual(closed, [0, 1]);
+    finish(2);
+    await attempts[2];
+    assert.deepEqual(closed, [0, 1, 2]);
+    const unused = new Database(
+      undefined,
+      () => new Promise((resolve) => opened.push({ resolve })),
+    );
+    const attempt = unused.open();
+    unused.close();
+    finish(3);
+    await attempt;
+    assert.deepEqual(closed, [0, 1, 2, 3]);
+  });
+
+  it("Deno KV lets the process end, closed or not", async () => {
+    for (const [i, end] of ["await store.close();", ""].entries()) {
+      const { code, output } = await run(`
+        import { DenoKV } from "${entry("denokv", import.meta.url)}";
+        const store = DenoKV({ path: ${JSON.stringify(join(folder, `ends-${i}.kv`))} });
+        await Promise.all([store.set("k", 1), store.get("l")]);
+        ${end}
+        console.log("done");
+      `);
+      assert.equal(code, 0, output);
+      assert.equal(output, "done\n");
+    }
   });
 
   it("Deno KV rejects immediately if a file cannot be opened", async () => {
@@ -461,7 +493,11 @@ describe("Deno KV databases", () => {
     refused({ url: path }, "RangeError", /^DenoKV: option "url" must be a URL that begins with/);
     refused({ prefix: "\ud800" }, "RangeError", /^DenoKV: option "prefix" must be a string of up/);
     refused({ prefix: "x".repeat(513) }, "RangeError", /^DenoKV: option "prefix" must be a string/);
-    refused({ kv: {} }, "TypeError", /must be a database .* or of @deno\/kv, but is an object$/);
+    refused(
+      { kv: {} },
+      "TypeError",
+      /must be a database .*@deno\/kv has opened, but is an object$/,
+    );
     refused({ kv: openKv(":memory:") }, "TypeError", /is a promise; await it first$/);
     refused({ filename: path }, "TypeError", /unknown option "filename"; did you mean "path"\?/);
     refused({ database: kv }, "TypeError", /unknown option "database"; did you mean "kv"\?/);

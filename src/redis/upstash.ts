@@ -144,7 +144,10 @@ async function request(
 function withoutCommands(error: unknown): unknown {
   if (!isError(error)) return error;
   const { name, message } = error;
-  if (name === "UpstashError") return new Error(message.replace(/, command was: .*$/s, ""));
+  if (name === "UpstashError") {
+    const why = message.replace(/, command was: .*$/s, "");
+    return new Error(why === "undefined" ? "Upstash sent no reason" : why);
+  }
   if (name === "UpstashJSONParseError" || name === "SyntaxError") {
     const [, page = ""] = /response body: ([^[{].*)$/s.exec(message) ?? [];
     return new Error(`Upstash sent no JSON: ${page}`);

@@ -1,4 +1,7 @@
-/** Sends updates to a store of any entry. Its arguments: the entry, the factory in it, and options as JSON. */
+/**
+ * Sends updates to a store of any entry. Its arguments: the entry, the factory in it, and options as JSON:
+ * those of the store, and as `upstash` those of a client of `@upstash/redis`.
+ */
 
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -7,4 +10,6 @@ import { entry } from "./process.ts";
 
 const [module, factory, options] = process.argv.slice(2) as [string, string, string];
 const { [factory]: make } = await import(fileURLToPath(entry(module, import.meta.url)));
-await runUpdates(make({ ...JSON.parse(options), timeout: 300_000 }));
+const { upstash, ...rest } = JSON.parse(options);
+const client = upstash && { client: new (await import("@upstash/redis")).Redis(upstash) };
+await runUpdates(make({ ...rest, ...client, timeout: 300_000 }));

@@ -9,11 +9,18 @@ import { createClient } from "redis";
 /** What the server does with the next requests: an HTTP status and a body, or nothing at all. */
 export type Fault = { readonly status: number; readonly body: string } | "silent";
 
+/** A request that has arrived. */
+export interface Request {
+  readonly path: string;
+  readonly commands: string[][];
+  /** In bytes. */
+  readonly size: number;
+}
+
 /** The bridge from HTTP to Redis. */
 export class Bridge implements AsyncDisposable {
   readonly token = "t0ken";
-  /** The path and the commands of each request. */
-  readonly requests: { readonly path: string; readonly commands: string[][] }[] = [];
+  readonly requests: Request[] = [];
   /** The largest size of a request in bytes. */
   maxRequestSize = 10_000_000;
   fault: Fault | undefined;
@@ -74,7 +81,7 @@ export class Bridge implements AsyncDisposable {
     };
     const parsed = JSON.parse(String(body));
     const commands: string[][] = path === "/" ? [parsed] : parsed;
-    this.requests.push({ path, commands });
+    this.requests.push({ path, commands, size: body.length });
     if (this.fault === "silent") return;
     if (this.fault !== undefined) {
       response.writeHead(this.fault.status).end(this.fault.body);
@@ -91,7 +98,7 @@ export class Bridge implements AsyncDisposable {
     // In the same tick, so that no other request comes between them.
     const replies = await Promise.all(commands.map(async (command) => {
       try {
-        const result = await this.#redis.sendCommand(command.map(String));
+        const result: unknown = await this.#redis.sendCommand(command.map(String));
         return { result: result === "OK" ? result : encode(result) };
       } catch (error) {
         return { error: (error as Error).message };

@@ -1,5 +1,6 @@
 /**
- * Sessions in Redis or Valkey, with node-redis 4 to 6, or with an existing client of ioredis 5 or 6.
+ * Sessions in Redis or Valkey, with node-redis 4 to 6, or with an existing client of ioredis 5 or 6
+ * or of `@upstash/redis`.
  *
  * ```ts
  * import { Redis } from "@telegraf/session/redis";
@@ -29,10 +30,11 @@ import type { IORedis } from "./src/redis/ioredis.ts";
 import { keyPrefixOf } from "./src/redis/primary.ts";
 import { RedisLeases } from "./src/redis/leases.ts";
 import { checkClient, checkUrl, clientOptions, supportedClients } from "./src/redis/options.ts";
+import type { Upstash } from "./src/redis/upstash.ts";
 import { type StoreFactory, storeFactory } from "./src/store/factory.ts";
 
 /** @ignore */
-type Client = NodeRedis | IORedis;
+type Client = NodeRedis | IORedis | Upstash;
 /** @ignore */
 type Config = Omit<RedisClientOptions, "RESP"> & { RESP?: 2 | 3 | undefined };
 
@@ -52,7 +54,8 @@ export interface RedisOptions extends StoreOptions {
   config?: Config | undefined;
   /**
    * A client, pool, cluster or sentinel of node-redis, or a client or cluster of ioredis. It may be
-   * connected or not. It stays open when the store is closed.
+   * connected or not. It stays open when the store is closed. Or a client of `@upstash/redis`, which
+   * sends each batch as one HTTP request.
    */
   client?: Client | undefined;
   /**
@@ -100,7 +103,7 @@ function backend(options: RedisOptions): Backend {
     async open({ signal, report, expiring }) {
       commands.expiring = expiring;
       await source.open(signal, report);
-      return defaultLimits;
+      return existing?.limits ?? defaultLimits;
     },
     read: (...query) => commands.read(...query),
     write: (entries, signal) => commands.write(entries, signal),

@@ -1,12 +1,12 @@
 /**
  * The client of a store: one that was passed in, or the store's own. Covers all kinds of clients of
- * node-redis 4 to 6; `ioredis.ts` adapts those of ioredis.
+ * node-redis 4 to 6; `ioredis.ts` and `upstash.ts` adapt other clients.
  *
  * @module
  */
 
 import { setAbortHandler } from "../abort.ts";
-import type { MaybePromise } from "../backend.ts";
+import type { Limits, MaybePromise } from "../backend.ts";
 import { isError } from "../errors.ts";
 import { explained, isReadOnly } from "./errors.ts";
 import {
@@ -30,6 +30,8 @@ export interface Client extends Reads, Prefixing {
   readonly isOpen: boolean;
   /** Whether it is connected. Some kinds of clients do not have this property. */
   readonly isReady?: boolean;
+  /** Only of a client over HTTP: the limits of a batch. */
+  readonly limits?: Limits;
   /** The known master nodes of a cluster. */
   readonly masters?: readonly unknown[];
   connect(): Promise<unknown>;
@@ -43,6 +45,8 @@ export interface Client extends Reads, Prefixing {
   eval?(text: string, options: ScriptOptions): Promise<unknown>;
   /** In a cluster or sentinel of node-redis: sends a command to the node of a key, or to the primary. */
   sendCommand?: (...args: never[]) => Promise<unknown>;
+  /** Only of a client over HTTP: sends the commands of a tick in one request, unless the signal aborts. */
+  forBatch?(signal: AbortSignal): Client;
   /** Only in a cluster: the client of one of its `masters`. */
   nodeClient?(node: never): unknown;
 }
@@ -170,11 +174,13 @@ export class ExistingClient implements ClientSource {
   }
 
   async run<T>(
-    _signal: AbortSignal,
+    signal: AbortSignal,
     work: (client: Client, reads: Reads) => Promise<T>,
   ): Promise<T> {
     try {
-      return await work(this.#monitor.ready(), this.#monitor.reads);
+      const client = this.#monitor.ready();
+      const batch = client.forBatch?.(signal);
+      return await work(batch ?? client, batch ?? this.#monitor.reads);
     } catch (error) {
       // A single connection belongs to the application, which may wait for other answers on it.
       if (isReadOnly(error) && isPool(this.#client)) this.#monitor.leaveReplicas();

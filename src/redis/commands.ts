@@ -7,6 +7,7 @@
 import type { Entry, Page, Replacement } from "../backend.ts";
 import { isError } from "../errors.ts";
 import type { Client, ClientSource } from "./client.ts";
+import { explainSize } from "./errors.ts";
 import { keyPrefixOf, type Reads } from "./primary.ts";
 import { Script } from "./script.ts";
 
@@ -33,11 +34,13 @@ export class Commands {
     expiring: boolean = this.expiring,
   ): Promise<Entry<string>[]> {
     const names = keys.map((key) => this.#name(key));
-    return this.#source.run(signal, async (_client, reads) => {
-      const values = names.length === 1
-        ? [refuseQueued(await reads.get(names[0]!))]
-        : await this.#values(names, reads);
-      const expiries = expiring ? await expiriesOf(names, reads) : [];
+    return this.#source.run(signal, async (client, reads) => {
+      const getValues = () => this.#values(names, reads);
+      const getExpiries = () => expiring ? expiriesOf(names, reads) : [];
+      // Several connections could answer in another order.
+      const [values, expiries] = client.forBatch
+        ? await Promise.all([getValues(), getExpiries()])
+        : [await getValues(), await getExpiries()];
       const entries: Entry<string>[] = [];
       for (let i = 0; i < keys.length; i++) {
         const value = values[i];
@@ -57,7 +60,7 @@ export class Commands {
           ? client.set(this.#name(key), value)
           : client.set(this.#name(key), value, { PX: relativeExpiry(expires) });
       if (entries.length === 1) {
-        refuseQueued(await set(entries[0]!));
+        refuseQueued(await set(entries[0]!).catch(explainSize(entries[0]!.key)));
       } else if (
         this.#source.isCluster || entries.some(({ expires }) => expires !== undefined)
       ) {
@@ -76,7 +79,7 @@ export class Commands {
       }
       await settleAll(
         replacements.map(({ key, before, after }) =>
-          replace.run(client, [this.#name(key)], [before, after])
+          replace.run(client, [this.#name(key)], [before, after]).catch(explainSize(key))
         ),
       );
     });
@@ -146,7 +149,9 @@ export class Commands {
   }
 
   async #values(names: string[], reads: Reads): Promise<unknown[]> {
-    if (this.#source.isCluster) return settleAll(names.map((name) => reads.get(name)));
+    if (names.length === 1 || this.#source.isCluster) {
+      return settleAll(names.map((name) => reads.get(name)));
+    }
     return refuseQueued(await reads.mGet(names)) as unknown[];
   }
 }

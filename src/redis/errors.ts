@@ -4,11 +4,11 @@
  * @module
  */
 
-import { isError } from "../errors.ts";
+import { isError, TooLargeError } from "../errors.ts";
 import { disconnected } from "../network.ts";
 
 /**
- * Transient errors of node-redis, ioredis, servers and proxies. `docs/errors.md` gives the reason for each.
+ * Transient errors of clients, servers and proxies. `docs/errors.md` gives the reason for each.
  */
 const transientMessages = new RegExp(
   "^(The client is offline|The application has a|Socket closed|Disconnects client|All the root nodes|" +
@@ -17,6 +17,7 @@ const transientMessages = new RegExp(
     "Reached the max retries|Stream isn't writeable|Cluster isn't ready|None of startup nodes|" +
     "Failed to refresh slots|Too many Cluster redirections|All sentinels|An earlier write|" +
     "LOADING|CLUSTERDOWN|MASTERDOWN|NOMASTERLINK|TRYAGAIN|READONLY|REDIRECT|NOREPLICAS|BUSY |" +
+    "Upstash (cannot be reached|sent no )|" +
     "ERR max (number of clients|concurrent connections|commands per second)|" +
     "(no upstream host|upstream (failure|protocol error)|finished with \\d+ error)|" + // Envoy
     "ERR (Connection (refused|reset by peer|timed out)|Broken pipe|Host is down|No route to host))", // Twemproxy
@@ -61,4 +62,14 @@ export function explained(error: unknown, isCluster: boolean): unknown {
   if (isCluster || !/^(MOVED|ASK|CROSSSLOT) /.test(message)) return error;
   const hint = "the server is part of a cluster: pass a cluster client as { client }";
   return new Error(`${message}; ${hint}`, { cause: error });
+}
+
+/** Returns a function that throws the error of a write again, as `TooLargeError` if it is about the size. */
+export function explainSize(key: string): (error: unknown) => never {
+  return (error) => {
+    if (!isError(error) || !/^ERR max (request|single record) size/.test(error.message)) {
+      throw error;
+    }
+    throw new TooLargeError(error.message, { operation: "write", key, cause: error });
+  };
 }

@@ -57,7 +57,9 @@ export function adapt(client: IORedis): Client {
 }
 
 function makeAdapter(client: Commands): Client {
-  const inOrder = client.isCluster ? sequence() : <T>(_: string, send: () => Promise<T>) => send();
+  const inOrder = client.isCluster
+    ? sequence()
+    : <T>(_: string[], send: () => Promise<T>) => send();
   const scannable = (node: Commands): Pick<Client, "scan"> => ({
     async scan(cursor, { MATCH, COUNT }) {
       const [next, keys] = await answer(node.scan(cursor, "MATCH", MATCH, "COUNT", COUNT));
@@ -80,9 +82,9 @@ function makeAdapter(client: Commands): Client {
     get: (key) => answer(client.get(key)),
     mGet: (keys) => answer(client.mget(keys)),
     set: (key, value, expiry) =>
-      inOrder(key, () => answer(client.set(key, value, ...Object.entries(expiry ?? {}).flat()))),
+      inOrder([key], () => answer(client.set(key, value, ...Object.entries(expiry ?? {}).flat()))),
     mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
-    del: (keys) => inOrder(String(keys), () => answer(client.del([keys].flat()))),
+    del: (keys) => inOrder([keys].flat(), () => answer(client.del([keys].flat()))),
     pTTL: (key) => answer(client.pttl(key)),
     pExpire: (key, ms) => answer(client.pexpire(key, ms)),
     evalSha: (hash, { keys, arguments: args }) =>
@@ -99,15 +101,15 @@ function makeAdapter(client: Commands): Client {
  * later, which would undo the newer one. (On a single connection no command overtakes another.)
  * Guarded by "Redis lets a cluster of ioredis send no old write after a new one".
  */
-function sequence() {
+export function sequence(): <T>(keys: string[], send: () => Promise<T>) => Promise<T> {
   const writing = new Set<string>();
-  return async <T>(key: string, send: () => Promise<T>): Promise<T> => {
-    if (writing.has(key)) throw new Error("An earlier write is in progress");
-    writing.add(key);
+  return async (keys, send) => {
+    if (keys.some((key) => writing.has(key))) throw new Error("An earlier write is in progress");
+    for (const key of keys) writing.add(key);
     try {
       return await send();
     } finally {
-      writing.delete(key);
+      for (const key of keys) writing.delete(key);
     }
   };
 }

@@ -9,6 +9,7 @@
 import type { Claim, Claimed, Entry, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
 import type { Client, ClientSource } from "./client.ts";
 import { absoluteExpiry, type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
+import { explainSize } from "./errors.ts";
 import { keyPrefixOf } from "./primary.ts";
 import { Script } from "./script.ts";
 
@@ -146,7 +147,7 @@ export class RedisLeases implements Leases<string> {
             note ?? "",
           ];
           const names = this.#names(client, key, note !== undefined);
-          const reply = await settle.run(client, names, args);
+          const reply = await settle.run(client, names, args).catch(explainSize(key));
           if (Number(reply[0]) === 1) this.#settled.add(settlement);
           return reply;
         })),

@@ -8,11 +8,12 @@ import { checkParameters, given } from "../address.ts";
 import { described } from "../validation.ts";
 import type { Client } from "./client.ts";
 import { adapt, type IORedis, isIORedis } from "./ioredis.ts";
+import { adaptRequester, requesterOf, type Upstash } from "./upstash.ts";
 
 /** The clients that the option `client` takes. */
 export const supportedClients =
   "a client, pool, cluster or sentinel of node-redis (not in legacy mode), " +
-  "or a client or cluster of ioredis";
+  "a client or cluster of ioredis, or a client of @upstash/redis";
 
 /**
  * Checks a client by duck typing because a user may have another installed version of the driver.
@@ -20,9 +21,15 @@ export const supportedClients =
  * @returns the client, with the interface of node-redis.
  * @throws {TypeError} if the client is not supported.
  */
-export function checkClient(given: Client | IORedis): Client {
+export function checkClient(given: Client | IORedis | Upstash): Client {
   if (isIORedis(given)) checkReplicas(given);
-  const client = isIORedis(given) ? adapt(given) : given;
+  const requester = requesterOf(given);
+  if (requester?.readYourWrites === false) refuseReplicas("readYourWrites", true, false);
+  const client = requester
+    ? adaptRequester(requester)
+    : isIORedis(given)
+    ? adapt(given)
+    : given as Client;
   const methods = ["connect", "on", "get", "mGet", "set", "mSet", "del"] as const;
   // In its legacy mode node-redis 4 calls callbacks and returns nothing.
   const { legacyMode } = (client as { options?: { legacyMode?: unknown } }).options ?? {};
@@ -44,15 +51,16 @@ export function checkClient(given: Client | IORedis): Client {
 function checkReplicas(client: object): void {
   const { scaleReads = "master", role = "master" } =
     (client as { options?: Record<string, unknown> }).options ?? {};
-  const refuse = (option: string, value: unknown) => {
-    const shown = typeof value === "string" ? JSON.stringify(value) : described(value);
-    throw new TypeError(
-      `Redis: option "client" must read from the primary, because replicas may be behind: ` +
-        `set its ${option} to "master", but it is ${shown}`,
-    );
-  };
-  if (scaleReads !== "master") refuse("scaleReads", scaleReads);
-  if (role !== "master") refuse("role", role);
+  if (scaleReads !== "master") refuseReplicas("scaleReads", "master", scaleReads);
+  if (role !== "master") refuseReplicas("role", "master", role);
+}
+
+function refuseReplicas(option: string, expected: unknown, value: unknown): never {
+  const shown = /^(string|boolean)$/.test(typeof value) ? JSON.stringify(value) : described(value);
+  throw new TypeError(
+    `Redis: option "client" must read from the primary, because replicas may be behind: ` +
+      `set its ${option} to ${JSON.stringify(expected)}, but it is ${shown}`,
+  );
 }
 
 /**

@@ -13,6 +13,7 @@ import * as mongodb7 from "mongodb";
 import * as mongodb5 from "mongodb5";
 import * as mongodb6 from "mongodb6";
 import mongoose from "mongoose";
+import * as upstash from "@upstash/redis";
 import * as redis4 from "redis4";
 import * as redis5 from "redis5";
 import * as redis6 from "redis";
@@ -46,8 +47,13 @@ Redis({ client: new ioredis5.Cluster([{ host: "localhost" }]) });
 Redis({ client: new ioredis6.Redis("redis://localhost").on("error", console.error) });
 Redis({ client: new ioredis6.Cluster([{ host: "localhost" }], { scaleReads: "master" }) });
 
+Redis({ client: new upstash.Redis({ url: "https://localhost", token: "token" }) });
+Redis({ client: upstash.Redis.fromEnv({ automaticDeserialization: false }) });
+
 // @ts-expect-error: not a client
 Redis({ client: new ioredis6.Redis().pipeline() });
+// @ts-expect-error: not a client
+Redis({ client: upstash.Redis.fromEnv().pipeline() });
 
 const options: redis6.RedisClientOptions = { name: "bot", socket: { tls: true } };
 Redis({ url: "rediss://localhost", config: options });

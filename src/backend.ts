@@ -50,9 +50,11 @@ export interface Packing<Encoded> {
 
 /** A stored value to replace. */
 export interface Replacement<Encoded> {
+  /** The session key. */
   readonly key: string;
   /** The value as it was read. */
   readonly before: Encoded;
+  /** The value to store instead. */
   readonly after: Encoded;
 }
 
@@ -92,6 +94,7 @@ export const defaultLimits: Limits = { keys: 128, bytes: 1_000_000 };
 
 /** Some of the stored entries, without their values, in an order that the backend chooses. */
 export interface Page {
+  /** The entries, of which one with an invalid value is one, too. */
   readonly entries: Pick<Entry<never>, "key" | "expires">[];
   /** The cursor of the next page; absent on the last page. */
   readonly next?: string;
@@ -109,6 +112,7 @@ export interface Plan {
 
 /** A claim of the lease on a key: the right to change its session, which one holder at a time has. */
 export interface Claim {
+  /** The session key. */
   readonly key: string;
   /** Identifies the claim and its holder: up to 255 printable ASCII characters. */
   readonly token: string;
@@ -120,6 +124,7 @@ export interface Claim {
 
 /** The lease on a key after a claim. */
 export interface Claimed<Encoded> {
+  /** The session key. */
   readonly key: string;
   /** The token of the claim if it was granted, otherwise that of the current holder. */
   readonly token: string;
@@ -147,6 +152,7 @@ export interface Settlement<Encoded> extends Claim {
 
 /** A settlement that changed nothing because the lease is lost. */
 export interface Refusal {
+  /** The session key. */
   readonly key: string;
   /** The token of the current holder, if there is one. */
   readonly token: string | undefined;
@@ -154,7 +160,9 @@ export interface Refusal {
 
 /** A lease that is held. */
 export interface Held {
+  /** The session key. */
   readonly key: string;
+  /** The token of the claim. */
   readonly token: string;
   /** How long the lease still lasts, in ms. */
   readonly left: number;
@@ -162,6 +170,7 @@ export interface Held {
 
 /** Some of the leases that are held. */
 export interface LeasePage {
+  /** The leases, in an order that the backend chooses. */
   readonly leases: Held[];
   /** The cursor of the next page; absent on the last page. */
   readonly next?: string | undefined;

@@ -94,7 +94,7 @@ export const defaultLimits: Limits = { keys: 128, bytes: 1_000_000 };
 
 /** Some of the stored entries, without their values, in an order that the backend chooses. */
 export interface Page {
-  /** The entries, of which one with an invalid value is one, too. */
+  /** The entries, in an order that the backend chooses. */
   readonly entries: Pick<Entry<never>, "key" | "expires">[];
   /** The cursor of the next page; absent on the last page. */
   readonly next?: string;

@@ -38,8 +38,8 @@ interface Native {
 }
 
 function loadNative(): Native {
-  const require = createRequire(import.meta.url);
-  return require(join(dirname(require.resolve("@deno/kv")), "_napi_index.cjs"));
+  const load = createRequire(import.meta.url);
+  return load(join(dirname(load.resolve("@deno/kv")), "_napi_index.cjs"));
 }
 
 /** An answer: status, type and content. */

@@ -22,8 +22,6 @@ type Topic = (test: Test, harness: Harness) => void;
 const storeTopics: readonly Topic[] = [
   ...[values, keys, order, batches, listing, prefixes, moves, expiry, lifecycle],
 ];
-/** What only the backend shows. */
-const backendTopics: readonly Topic[] = [replace, leases];
 
 /**
  * Defines the tests that every store must pass, with the test runner of your choice. They check values,
@@ -36,11 +34,15 @@ const backendTopics: readonly Topic[] = [replace, leases];
  *
  * @example
  * ```ts
- * import { test } from "node:test";
+ * import { SQLite } from "@telegraf/session/sqlite";
  * import { conformance } from "@telegraf/session/testing";
- * import { Memory } from "@telegraf/session";
+ * import { test } from "node:test";
  *
- * const stores = new Map();
+ * conformance({
+ *   test,
+ *   name: "SQLite",
+ *   store: (place, options) => SQLite({ filename: `./${place}.sqlite`, ...options }),
+ * });
  * ```
  */
 export function conformance(options: ConformanceOptions): void {
@@ -49,9 +51,8 @@ export function conformance(options: ConformanceOptions): void {
     // The contract's values would be encrypted, so `replace` is left out.
     run(withLayers(harness), [...storeTopics, leases, layers]);
   } else {
-    const contract = options.backend === undefined ? [] : backendTopics;
     const several = options.worker === undefined ? [] : [processes];
-    run(harness, [...storeTopics, ...contract, ...several, telegraf]);
+    run(harness, [...storeTopics, replace, leases, ...several, telegraf]);
   }
 }
 

@@ -78,7 +78,9 @@ class Connection implements AsyncDisposable {
   }
 }
 
-export function replace(test: Test, harness: Harness): void {
+export function replace(define: Test, harness: Harness): void {
+  const test: Test = (title, body, { skip } = {}) =>
+    define(title, body, { skip: harness.noBackend || skip });
   const open = (where: string) => Connection.open(harness, where);
   const skip = harness.noLeases;
 

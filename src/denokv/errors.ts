@@ -9,7 +9,7 @@ import { disconnected } from "../network.ts";
 
 /** Messages of `Deno.openKv` and of `@deno/kv`. `docs/errors.md` gives the reason for each. */
 const transientMessages =
-  /\bstatus(: |=| )(429|5\d\d)\b|error sending request|failed to read response body|^fetch failed|is locked$/;
+  /\bstatus(: |=| )(429|5\d\d)\b|error sending request|failed to read response body|^fetch failed|^The operation (timed out|was aborted due to timeout)|is locked$/;
 
 /** Whether the same call may succeed in a moment. */
 export function transient(error: unknown): boolean {

@@ -282,6 +282,20 @@ describe("Redis with Upstash's client", () => {
     await patient.delete("k");
   });
 
+  it("Redis with Upstash's client keeps to the client's own signal", async () => {
+    await using own = await Bridge.to(redisUrl);
+    const client = clientOf(own, { signal: () => AbortSignal.timeout(200) });
+    await using store = Redis({ client, prefix: `${place()}:`, timeout: 60_000 });
+    await store.set("k", 1);
+    own.fault = "silent";
+    const seen = own.requests.length;
+    const read = store.get("k");
+    await until(() => own.requests.length >= seen + 2, 20_000);
+    own.fault = undefined;
+    assert.equal(await read, 1);
+    await store.delete("k");
+  });
+
   it("Redis with Upstash's client sends no old write after a new one", async () => {
     let release: (() => void) | undefined;
     const gate = new Promise<void>((resolve) => release = resolve);

@@ -11,6 +11,8 @@ import { text } from "node:stream/consumers";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { freePort } from "../../scripts/servers/launch.ts";
+import { newPlace } from "../../src/testing/harness.ts";
+import { rows } from "../support/pg.ts";
 import { serverUrl } from "../support/servers.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -127,13 +129,13 @@ trace.setGlobalTracerProvider(
   new TracerProvider({ spanProcessors: [new SimpleSpanProcessor({ exporter: spans })] }),
 );
 metrics.setGlobalMeterProvider(new MeterProvider({ readers: [reader] }));
-// A span of an instrumentation of the driver, and a deadlock.
+// A span of an instrumentation of the driver, and a deadlock of the first claim.
 const { query } = pg.Client.prototype;
 let deadlocks = 0;
 pg.Client.prototype.query = function (...args) {
   const { text = "", values } = args[0];
   if (typeof args[1] === "function") trace.getTracer("pg").startSpan("query").end();
-  if (/lease/.test(text) && values !== undefined && typeof args[1] === "function" && deadlocks++ === 0) {
+  if (/AS claim/.test(text) && values !== undefined && typeof args[1] === "function" && deadlocks++ === 0) {
     return args[1](Object.assign(new Error("deadlock detected"), { code: "40P01" }));
   }
   return query.apply(this, args);
@@ -165,9 +167,14 @@ const steal = (user) =>
     }))),
   };
 }`;
+    // In a schema of its own the table is always new, and no other test uses it.
+    const schema = newPlace();
+    await rows(serverUrl("postgres"), `CREATE SCHEMA "${schema}"`);
+    const url = new URL(serverUrl("postgres"));
+    url.searchParams.set("options", `-c search_path=${schema}`);
     const found = await run(program("OpenTelemetry"), main(prepare, inspect), {
-      DATABASE_URL: serverUrl("postgres"),
-    });
+      DATABASE_URL: url.href,
+    }).finally(() => rows(serverUrl("postgres"), `DROP SCHEMA "${schema}" CASCADE`));
     const { spans, metrics } = found as { spans: Span[]; metrics: Metric[] };
     const byId = new Map(spans.map((span) => [span.id, span]));
     const named = (name: string) => spans.filter((span) => span.name === name);

@@ -54,18 +54,35 @@ export function backendOf<Options>(
   return backend(options);
 }
 
+/** What every backend has, by type. */
+const parts = {
+  string: ["system", "place", "scope"],
+  object: ["handle", "codec"],
+  function: [
+    ...["open", "read", "write", "replace", "renew", "remove", "page", "close", "transient"],
+  ],
+};
+
 /**
  * Makes a store on a database of your own. `docs/backend.md` shows how to write the backend.
  *
  * @typeParam Session what the bot keeps per chat.
  * @param options those that all stores have.
- * @throws {TypeError} if an option is unknown or has the wrong type.
+ * @throws {TypeError} if the backend lacks a part, or if an option is unknown or has the wrong type.
  * @throws {RangeError} if an option is out of range.
  */
 export function createStore<Session, Encoded = string>(
   backend: Backend<Encoded>,
   options: StoreOptions = {},
 ): Store<Session> {
+  for (const [type, names] of Object.entries(parts)) {
+    for (const name of names) {
+      const part = (backend as unknown as Record<string, unknown> | undefined)?.[name];
+      if (typeof part === type && part !== null) continue;
+      const expected = `${type === "object" ? "an" : "a"} ${type}`;
+      throw new TypeError(`createStore: the backend's "${name}" must be ${expected}`);
+    }
+  }
   checkOptions("createStore", options, storeRules);
   return makeStore(transformed("createStore", backend, options), options);
 }

@@ -12,6 +12,7 @@ import { createPool } from "mysql2";
 import { createPool as createPromisePool } from "mysql2/promise";
 import pg from "pg";
 import { createClient, createClientPool, createCluster } from "redis";
+import { createStore } from "../../backend.ts";
 import { DenoKV } from "../../denokv.ts";
 import { KyselyStore } from "../../kysely.ts";
 import { Memory } from "../../mod.ts";
@@ -19,7 +20,9 @@ import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { Redis } from "../../redis.ts";
+import type { Backend } from "../../src/backend.ts";
 import { missing } from "../../src/errors.ts";
+import { memoryBackend } from "../../src/memory.ts";
 import { SQLite } from "../../sqlite.ts";
 
 // deno-lint-ignore no-explicit-any
@@ -49,6 +52,25 @@ function refuses(name: string, options: unknown, message: string): void {
   const error = { name: "TypeError", message: `${name}: ${message}` };
   assert.throws(() => factories[name]!(options), error, `${name} ${message}`);
 }
+
+it("createStore names what a backend lacks", () => {
+  const backend = memoryBackend();
+  const required = Object.keys(backend).filter((name) => name !== "leases" && name !== "prune");
+  assert.ok(required.length > 12);
+  for (const name of required) {
+    for (const part of [undefined, null, 5]) {
+      const message = new RegExp(`^createStore: the backend's "${name}" must be an? `);
+      assert.throws(() => createStore({ ...backend, [name]: part }), {
+        name: "TypeError",
+        message,
+      });
+    }
+  }
+  for (const nothing of [undefined, null, "redis://localhost"]) {
+    assert.throws(() => createStore(nothing as never), /^TypeError: createStore: the backend's /);
+  }
+  createStore({ ...backend, leases: undefined, prune: undefined } as Backend);
+});
 
 describe("options", () => {
   it("for a client, pool or database, the error names the option to use", async () => {

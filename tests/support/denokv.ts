@@ -4,12 +4,11 @@ import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import * as http from "node:http";
 import * as http2 from "node:http2";
-import { createRequire } from "node:module";
 import type { AddressInfo, Socket } from "node:net";
-import { dirname, join } from "node:path";
 import process from "node:process";
 import { buffer } from "node:stream/consumers";
 import { type Kv, open } from "../../src/denokv/driver.ts";
+import { openDatabase } from "./kvDatabase.ts";
 
 /** The access token of the servers. */
 const token = "token";
@@ -29,26 +28,12 @@ export async function dropKv(kv: Kv, prefix: string): Promise<void> {
   }
 }
 
-/** The native part of `@deno/kv`. It takes and returns the messages of the protocol. */
-interface Native {
-  open(path: string, inMemory: undefined, debug: boolean): number;
-  close(id: number, debug: boolean): void;
-  snapshotRead(id: number, message: Uint8Array, debug: boolean): Promise<Uint8Array>;
-  atomicWrite(id: number, message: Uint8Array, debug: boolean): Promise<Uint8Array>;
-}
-
-function loadNative(): Native {
-  const load = createRequire(import.meta.url);
-  return load(join(dirname(load.resolve("@deno/kv")), "_napi_index.cjs"));
-}
-
 /** An answer: status, type and content. */
 type Reply = [status: number, type: string, content: string | Uint8Array];
 
 /** Serves a database in memory by the protocol KV Connect, as Deno Deploy does. */
 export class KvServer implements AsyncDisposable {
-  readonly #native = loadNative();
-  readonly #id: number = this.#native.open(":memory:", undefined, false);
+  readonly #database = openDatabase();
   readonly #sockets = new Set<Socket>();
   #server: http.Server | http2.Http2Server | undefined;
   #port = 0;
@@ -106,7 +91,7 @@ export class KvServer implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#server !== undefined) await this.stop();
-    this.#native.close(this.#id, false);
+    this.#database.close();
   }
 
   async #answer({ url, headers }: http.IncomingMessage, body: Buffer): Promise<Reply> {
@@ -125,12 +110,12 @@ export class KvServer implements AsyncDisposable {
     const protobuf = "application/x-protobuf";
     try {
       if (url === "/kv/snapshot_read") {
-        const answer = await this.#native.snapshotRead(this.#id, body, false);
+        const answer = await this.#database.call("snapshotRead", body);
         // The field `read_is_strongly_consistent`.
         return [200, protobuf, Buffer.concat([answer, Uint8Array.of(0x20, 1)])];
       }
       await this.beforeWrite?.(body);
-      const answer = await this.#native.atomicWrite(this.#id, body, false);
+      const answer = await this.#database.call("atomicWrite", body);
       await this.afterWrite?.();
       return [200, protobuf, answer];
     } catch (error) {

@@ -367,18 +367,21 @@ describe("Deno KV databases", () => {
 
   it("Deno KV reads the files of the other driver", { skip: onlyDeno }, async () => {
     const file = join(folder, `${place()}.kv`);
-    const { openKv } = await import("@deno/kv");
     const session = { text: "🔑é".repeat(20_000) };
-    // One after the other: two copies of SQLite in one process break each other's locks.
-    for (
-      const opened of [() => Deno.openKv(file), () => openKv(file, { implementation: "sqlite" })]
-    ) {
-      const kv = await opened();
-      await using store = DenoKV({ kv });
-      const { count = 0 } = await store.get("k") ?? {};
-      await store.set("k", { count: count + 1, ...session });
-      await store.update("l", (list = []) => [...list, count]);
-      kv.close();
+    // Each in a process of its own: two copies of SQLite in one process break each other's locks.
+    for (const open of ["Deno.openKv(file)", 'openKv(file, { implementation: "sqlite" })']) {
+      const { code, output } = await run(`
+        import { openKv } from "@deno/kv";
+        import { DenoKV } from "${entry("denokv", import.meta.url)}";
+        const file = ${JSON.stringify(file)};
+        const kv = await ${open};
+        await using store = DenoKV({ kv });
+        const { count = 0 } = await store.get("k") ?? {};
+        await store.set("k", { count: count + 1, text: "🔑é".repeat(20_000) });
+        await store.update("l", (list = []) => [...list, count]);
+        kv.close();
+      `);
+      assert.equal(code, 0, output);
     }
     await using store = DenoKV({ path: file });
     assert.deepEqual(await store.get("k"), { count: 2, ...session });

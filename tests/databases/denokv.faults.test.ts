@@ -10,7 +10,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { DenoKV, type DenoKVOptions } from "../../denokv.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { processes, type ProcessHarness } from "../suites/faults.ts";
-import { leaseModel } from "../suites/leaseModel.ts";
+import { leaseModel, realWorld } from "../suites/leaseModel.ts";
 import { model } from "../suites/model.ts";
 import { KvServer } from "../support/denokv.ts";
 import { run } from "../support/process.ts";
@@ -37,21 +37,7 @@ it("Deno KV behaves like a model under leases", () =>
   leaseModel(async () => {
     const options = harness.options(path, place());
     const stores = [harness.store(options), harness.store(options)] as const;
-    const backend = backendOf(DenoKV, options as DenoKVOptions);
-    await backend.open({
-      ...{ expiring: false, leasing: true, report() {} },
-      signal: new AbortController().signal,
-    });
-    return {
-      stores,
-      backend,
-      now: Date.now,
-      run: (promise) => promise,
-      async [Symbol.asyncDispose]() {
-        await backend.close();
-        for (const store of stores) await store.close();
-      },
-    };
+    return await realWorld(stores, backendOf(DenoKV, options as DenoKVOptions));
   }, { numRuns: 5 }));
 
 // Not in this process, because two copies of SQLite in one process break each other's locks.

@@ -22,6 +22,7 @@ import { assertLists } from "../../src/testing/harness.ts";
 import { requireVersion } from "../support/packages.ts";
 import { urlWith } from "../suites/faults.ts";
 import { Proxy } from "../support/proxy.ts";
+import { redisAt } from "../support/redis.ts";
 import { chats, exercise, exerciseLeases } from "../support/exercise.ts";
 import { place, serverUrl } from "../support/servers.ts";
 import { command, RedisServers } from "../support/redisServers.ts";
@@ -34,19 +35,7 @@ function createClient(at = url) {
   return redis6.createClient({ url: at }).on("error", () => {});
 }
 
-/** Runs a function with a direct connection, without the store. */
-async function direct<T>(
-  work: (client: ReturnType<typeof createClient>) => Promise<T>,
-): Promise<T> {
-  const client = createClient();
-  await client.connect();
-  try {
-    return await work(client);
-  } finally {
-    client.destroy();
-  }
-}
-
+const { direct, data } = redisAt(url);
 const upstream = requireVersion("@telegraf/session", "2.0.0-beta.7", "/redis");
 
 const harness: Harness = {
@@ -55,22 +44,7 @@ const harness: Harness = {
   worker: (where) => workerOf("redis", "Redis", { url, prefix: `${where}:` }),
   store: (where, options) => Redis({ url, prefix: `${where}:`, ...options }),
   backend: (where, options) => backendOf(Redis, { url, prefix: `${where}:`, ...options }),
-  drop: (where) =>
-    direct(async (client) => {
-      for await (const keys of client.scanIterator({ MATCH: `${where}:*`, COUNT: 1000 })) {
-        if (keys.length > 0) await client.del(keys);
-      }
-    }),
-  corrupt: (where, key) =>
-    direct(async (client) => void await client.set(`${where}:${key}`, "{no JSON")),
-  async writeOld(where, key, session) {
-    const client = createClient();
-    try {
-      await upstream.Redis({ client, prefix: `${where}:` }).set(key, session); // connects it
-    } finally {
-      client.destroy();
-    }
-  },
+  ...data,
 };
 
 conformance(harness);

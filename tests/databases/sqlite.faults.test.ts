@@ -9,7 +9,7 @@ import BetterSqlite3 from "better-sqlite3";
 import { SQLite, type SQLiteOptions } from "../../sqlite.ts";
 import { backendOf } from "../../src/store/factory.ts";
 import { processes, type ProcessHarness } from "../suites/faults.ts";
-import { leaseModel } from "../suites/leaseModel.ts";
+import { leaseModel, realWorld } from "../suites/leaseModel.ts";
 import { model } from "../suites/model.ts";
 import { place } from "../support/servers.ts";
 
@@ -31,21 +31,7 @@ it("SQLite behaves like a model under leases", () =>
     const options = harness.options(folder, place());
     const stores = [harness.store(options), harness.store(options)] as const;
     await stores[0].update("first", () => ["1"]); // adds the columns
-    const backend = backendOf(SQLite, options as SQLiteOptions);
-    await backend.open({
-      ...{ expiring: false, leasing: true, report() {} },
-      signal: new AbortController().signal,
-    });
-    return {
-      stores,
-      backend,
-      now: Date.now,
-      run: (promise) => promise,
-      async [Symbol.asyncDispose]() {
-        await backend.close();
-        for (const store of stores) await store.close();
-      },
-    };
+    return await realWorld(stores, backendOf(SQLite, options as SQLiteOptions));
   }, { numRuns: 5 }));
 
 it("SQLite stores the same sessions as a map while other connections lock the file", () =>

@@ -14,6 +14,7 @@ import { Cleanup } from "../support/cleanup.ts";
 import { conformance, workerOf } from "../support/conformance.ts";
 import { chats, exercise, exerciseLeases } from "../support/exercise.ts";
 import { requireVersion } from "../support/packages.ts";
+import { redisAt } from "../support/redis.ts";
 import { place, serverUrl } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { Bridge } from "../support/upstash.ts";
@@ -37,18 +38,7 @@ function createClient() {
   return redis6.createClient({ url: redisUrl }).on("error", () => {});
 }
 
-/** Runs a function with a direct connection, without the store. */
-async function direct<T>(
-  work: (client: ReturnType<typeof createClient>) => Promise<T>,
-): Promise<T> {
-  const client = createClient();
-  await client.connect();
-  try {
-    return await work(client);
-  } finally {
-    client.destroy();
-  }
-}
+const { direct, data } = redisAt(redisUrl);
 
 /** The names of the commands of each request that the work sends. */
 async function requestsOf(at: Bridge, work: () => Promise<unknown>): Promise<string[][]> {
@@ -74,22 +64,7 @@ for (const automaticDeserialization of [true, false]) {
       Redis({ client: clientOf(bridge, options), prefix: `${where}:`, ...more }),
     backend: (where, more) =>
       backendOf(Redis, { client: clientOf(bridge, options), prefix: `${where}:`, ...more }),
-    drop: (where) =>
-      direct(async (client) => {
-        for await (const keys of client.scanIterator({ MATCH: `${where}:*`, COUNT: 1000 })) {
-          if (keys.length > 0) await client.del(keys);
-        }
-      }),
-    corrupt: (where, key) =>
-      direct(async (client) => void await client.set(`${where}:${key}`, "{no JSON")),
-    async writeOld(where, key, session) {
-      const client = createClient();
-      try {
-        await upstream.Redis({ client, prefix: `${where}:` }).set(key, session); // connects it
-      } finally {
-        client.destroy();
-      }
-    },
+    ...data,
   });
 }
 

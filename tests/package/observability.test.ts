@@ -10,10 +10,9 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
+import pg from "pg";
 import { freePort } from "../../scripts/servers/launch.ts";
-import { newPlace } from "../../src/testing/harness.ts";
-import { rows } from "../support/pg.ts";
-import { serverUrl } from "../support/servers.ts";
+import { place as newPlace, serverUrl } from "../support/servers.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const document = readFileSync(join(root, "docs/observability.md"), "utf8");
@@ -23,6 +22,13 @@ function program(section: string): string {
   const [, body] = document.split(`\n## ${section}\n`);
   const [, code] = /^```ts\n([\s\S]*?)^```$/m.exec(body!.split("\n## ")[0]!)!;
   return code!;
+}
+
+/** Runs a statement on PostgreSQL. */
+async function query(text: string): Promise<void> {
+  const client = new pg.Client({ connectionString: serverUrl("postgres") });
+  await client.connect();
+  await client.query(text).finally(() => client.end());
 }
 
 /** Users that no other run has. Another holder takes the lease of the last one during its update. */
@@ -169,12 +175,12 @@ const steal = (user) =>
 }`;
     // In a schema of its own the table is always new, and no other test uses it.
     const schema = newPlace();
-    await rows(serverUrl("postgres"), `CREATE SCHEMA "${schema}"`);
+    await query(`CREATE SCHEMA "${schema}"`);
     const url = new URL(serverUrl("postgres"));
     url.searchParams.set("options", `-c search_path=${schema}`);
     const found = await run(program("OpenTelemetry"), main(prepare, inspect), {
       DATABASE_URL: url.href,
-    }).finally(() => rows(serverUrl("postgres"), `DROP SCHEMA "${schema}" CASCADE`));
+    }).finally(() => query(`DROP SCHEMA "${schema}" CASCADE`));
     const { spans, metrics } = found as { spans: Span[]; metrics: Metric[] };
     const byId = new Map(spans.map((span) => [span.id, span]));
     const named = (name: string) => spans.filter((span) => span.name === name);

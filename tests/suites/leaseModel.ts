@@ -31,6 +31,27 @@ export interface LeaseWorld extends AsyncDisposable {
   freeze?(store: number): () => void;
 }
 
+/** A world on a real database with the clock of this process. Opens the backend for leases. */
+export async function realWorld(
+  stores: LeaseWorld["stores"],
+  backend: LeaseWorld["backend"],
+): Promise<LeaseWorld> {
+  await backend.open({
+    ...{ expiring: false, leasing: true, report() {} },
+    signal: new AbortController().signal,
+  });
+  return {
+    stores,
+    backend,
+    now: Date.now,
+    run: (promise) => promise,
+    async [Symbol.asyncDispose]() {
+      await backend.close();
+      for (const store of stores) await store.close();
+    },
+  };
+}
+
 /** What an update does with its session. */
 type Kind = "append" | "delete" | "throw";
 

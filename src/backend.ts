@@ -200,6 +200,13 @@ export interface Leases<Encoded> {
   settle(settlements: Settlement<Encoded>[], signal: AbortSignal): MaybePromise<Refusal[]>;
   /** About `size` of the leases that are held and have not expired, in the manner of `page`. */
   held(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<LeasePage>;
+  /**
+   * Those of the leases on these keys that are held and have not expired, in any order. Changes nothing. It
+   * is called often, so it should be one round trip and take no lock.
+   *
+   * @param keys has no duplicates.
+   */
+  find(keys: string[], signal: AbortSignal): MaybePromise<Held[]>;
 }
 
 /** The arguments of `open`. */

@@ -95,6 +95,7 @@ function transformedLeases<Encoded>(
         signal,
       ),
     held: (start, size, signal) => leases.held(start, size, signal),
+    find: (keys, signal) => leases.find(keys, signal),
   };
 }
 

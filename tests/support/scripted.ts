@@ -63,6 +63,7 @@ export class Script {
             .then(() => leases.settle(settlements, signal)),
         held: (start, size, signal) =>
           step("held", start ? [start] : [], signal).then(() => leases.held(start, size, signal)),
+        find: (keys, signal) => step("find", keys, signal).then(() => leases.find(keys, signal)),
       },
       open: async ({ signal, report, expiring, leasing }) => {
         this.report = report;

@@ -22,6 +22,14 @@ export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
   return typeof (result as Promise<T> | undefined)?.then === "function";
 }
 
+/** Maps a result, now or later. */
+export function after<T, Result>(
+  result: MaybePromise<T>,
+  map: (result: T) => MaybePromise<Result>,
+): MaybePromise<Result> {
+  return isPromise(result) ? result.then(map) : map(result);
+}
+
 /** One stored session. */
 export interface Entry<Encoded> {
   /** The session key, as the caller of the store gave it (without the backend's prefix). */

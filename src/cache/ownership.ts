@@ -10,10 +10,10 @@
  */
 
 import type { Leases, MaybePromise, Refusal } from "../backend.ts";
-import { LeaseError, type LeaseHolder } from "../errors.ts";
+import { LeaseError } from "../errors.ts";
 import { describeHolder, holderOf, newToken } from "../lease/token.ts";
 import type { CacheOptions } from "../options.ts";
-import type { Clock, Timer } from "../store/clock.ts";
+import { type Clock, isYounger, never, present, type Timer } from "../store/clock.ts";
 import { ownersKey } from "../store/entry.ts";
 import type { Queue } from "../store/queue.ts";
 import type { Item } from "../store/tracing.ts";
@@ -27,8 +27,6 @@ const length = 8_000;
 
 /** How long after a renewal the holder relies on it, in ms. The rest is for requests on their way. */
 const reliable = length * 2 / 3;
-
-const never = { now: -Infinity, date: -Infinity };
 
 const lost = 'the lease of all sessions was lost, which the option "cache" needs';
 
@@ -52,10 +50,10 @@ export class Ownership<Encoded> {
   readonly #parts: Parts<Encoded>;
   readonly #clock: Clock;
   readonly #options: CacheOptions;
-  #token: string;
+  readonly #token: string;
   #isHeld = false;
-  /** Until when this process relies on the lease, in ms of the clock's `now()` and of its `date()`. */
-  #until = never;
+  /** When the last claim or renewal that succeeded was sent. */
+  #confirmed = never;
   /** The claim or renewal in progress. */
   #attempt: Promise<void> | undefined;
   #timer: Timer | undefined;
@@ -74,12 +72,9 @@ export class Ownership<Encoded> {
     this.#token = newToken(parts.clock.date());
   }
 
-  /**
-   * Whether no other process can have the lease. One clock stands still while the machine is suspended,
-   * and the other one may be set back, so both count.
-   */
+  /** Whether no other process can have the lease. */
   get isCertain(): boolean {
-    return this.#clock.now() < this.#until.now && this.#clock.date() < this.#until.date;
+    return isYounger(this.#confirmed, reliable, this.#clock);
   }
 
   /**
@@ -120,34 +115,23 @@ export class Ownership<Encoded> {
   async #hold(): Promise<void> {
     if (this.#isReleased) throw new Error("the store is closed");
     this.#clock.clearTimeout(this.#timer);
-    const wasCertain = this.isCertain;
-    const until = { now: this.#clock.now() + reliable, date: this.#clock.date() + reliable };
-    let isRenewed: boolean;
+    const sent = present(this.#clock);
+    let isKept = false;
     try {
-      isRenewed = this.#isHeld && await this.#renew();
-      if (!isRenewed) await this.#claim();
+      if (this.#isHeld) {
+        const [refusal] = await this.#settle(length);
+        // An answer that comes after the end of the lease does not tell whether others were faster.
+        isKept = refusal === undefined && isYounger(this.#confirmed, length, this.#clock);
+        if (!isKept) this.#lose(refusal);
+      }
+      if (!this.#isHeld) await this.#claim();
     } finally {
       if (this.#isHeld && !this.#isReleased) this.#renewLater();
     }
-    this.#until = until;
-    const { queue, sizeOf } = this.#parts;
-    // After a claim, and after a renewal that came late, others may still change sessions under leases of
-    // their own: `lease/guard.ts` tells them only now.
-    if (!isRenewed || !wasCertain) queue.cache = undefined;
-    else {
-      queue.cache ??= new CachedEntries(this.#options, {
-        now: () => this.#clock.now(),
-        isUsable: () => this.isCertain,
-        sizeOf,
-      });
-    }
-  }
-
-  /** Renews the lease. Returns whether this process still had it. */
-  async #renew(): Promise<boolean> {
-    const [refusal] = await this.#settle(length);
-    if (refusal !== undefined) this.#lose(holderOf(refusal.token));
-    return refusal === undefined;
+    this.#confirmed = sent;
+    // Not from the claim on: others that change sessions under leases must have noticed it, see
+    // `lease/guard.ts`.
+    if (isKept) this.#parts.queue.cache ??= this.#newCache();
   }
 
   async #claim(): Promise<void> {
@@ -167,18 +151,26 @@ export class Ownership<Encoded> {
     return call("settle", [one], (signal) => leases.settle([one], signal));
   }
 
-  #lose(holder: LeaseHolder | undefined): void {
-    const { queue, clock, report } = this.#parts;
-    this.#isHeld = false;
-    this.#until = never;
-    this.#token = newToken(clock.date());
+  #lose(refusal: Refusal | undefined): void {
+    const { queue, report } = this.#parts;
+    this.#isHeld = refusal === undefined;
+    this.#confirmed = never;
     this.epoch++;
     for (const key of queue.cache?.keys() ?? []) this.#outdated.add(key);
     queue.cache = undefined;
+    const holder = holderOf(refusal?.token);
     const why = lost + (holder === undefined ? "" : `; it went to ${describeHolder(holder)}`);
     const error = new LeaseError(why, { operation: "lock", holder });
     queue.rejectWrites(error);
     report(error);
+  }
+
+  #newCache(): CachedEntries<Encoded> {
+    return new CachedEntries(this.#options, {
+      now: () => this.#clock.now(),
+      isUsable: () => this.isCertain,
+      sizeOf: this.#parts.sizeOf,
+    });
   }
 
   #renewLater(): void {

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { describe, it } from "node:test";
 import type { LeaseError, Store, StoreOptions } from "../../mod.ts";
+import type { Backend } from "../../src/backend.ts";
 import type { CacheOptions } from "../../src/options.ts";
 import { never, Script, Transient } from "../support/scripted.ts";
 
@@ -16,12 +17,27 @@ function twoScripts(): [Script, Script] {
 }
 
 /** A store that answers from memory. */
-async function cached(script: Script, options: StoreOptions = {}): Promise<Store<Session>> {
-  const store: Store<Session> = script.store({ cache: true, ...options });
+async function cached(
+  script: Script,
+  options: StoreOptions = {},
+  changes: Partial<Backend> = {},
+): Promise<Store<Session>> {
+  const store: Store<Session> = script.store({ cache: true, ...options }, changes);
   await script.clock.run(store.ready());
   await script.clock.advance(3_000);
   script.calls.length = 0;
   return store;
+}
+
+/** A `read` whose answer takes the time that the function returns, in ms. */
+function slowly(script: Script, delay: () => number): Pick<Backend, "read"> {
+  return {
+    read: async (...query) => {
+      const found = await script.backend.read(...query);
+      await script.clock.wait(delay());
+      return found;
+    },
+  };
 }
 
 interface Session {
@@ -129,6 +145,18 @@ describe("a store with cache", () => {
     assert.deepEqual(calls(script), ["read a", "write a"]);
   });
 
+  it("does not keep the answer of a read that timed out before a write", async () => {
+    const script = new Script();
+    let delay = 5_000;
+    await using store = await cached(script, { timeout: 1_000 }, slowly(script, () => delay));
+    script.sessions.set("a", { key: "a", value: '{"count":1}' });
+    await script.clock.run(assert.rejects(store.get("a"), /timed out/));
+    delay = 0;
+    await script.clock.run(store.set("a", { count: 2 }));
+    await script.clock.advance(5_000);
+    assert.deepEqual(await script.clock.run(store.get("a")), { count: 2 });
+  });
+
   it("knows when sessions expire, with and without ttl", async () => {
     const script = new Script();
     await using store = await cached(script, { ttl: 10_000, pruneInterval: 0 });
@@ -139,7 +167,13 @@ describe("a store with cache", () => {
     assert.equal(await store.get("a"), undefined);
 
     const other = new Script();
-    await using plain = await cached(other);
+    // Databases tell the expiry only if they are asked for it.
+    await using plain = await cached(other, {}, {
+      read: async (keys, signal, expiring) => {
+        const found = await other.backend.read(keys, signal);
+        return expiring ? found : found.map(({ key, value }) => ({ key, value }));
+      },
+    });
     const expires = other.clock.date() + 5_000;
     other.sessions.set("a", { key: "a", value: '{"count":1}', expires });
     assert.deepEqual(await plain.get("a"), { count: 1 });
@@ -198,17 +232,15 @@ describe("a store with cache", () => {
 
   it("does not keep what a read found while an update was being stored", async () => {
     const script = new Script();
-    await using store = await cached(script);
+    await using store = await cached(script, {}, slowly(script, () => 500));
     script.sessions.set("a", { key: "a", value: '{"count":1}' });
-    script.before = (call) => {
-      if (call === "settle a") return script.clock.wait(300);
-      if (call === "read a") return script.clock.wait(500);
-    };
+    script.before = (call) => call === "settle a" ? script.clock.wait(300) : undefined;
     const update = store.update("a", () => ({ count: 2 }));
     await script.clock.advance(100); // it is being stored
-    // The read ends after the change has arrived, with what it found before.
     const found = store.get("a");
-    await script.clock.run(Promise.all([update, found]));
+    await script.clock.run(update);
+    assert.deepEqual(await script.clock.run(found), { count: 1 });
+    script.before = () => {};
     assert.deepEqual(await script.clock.run(store.get("a")), { count: 2 });
   });
 });
@@ -383,16 +415,38 @@ describe("a session that was read before the lease of all sessions was lost", ()
 
   it("is read again if the read began before that", async () => {
     const script = new Script();
-    await using store = await cached(script);
+    await using store = await cached(script, {}, slowly(script, () => 4_000));
     script.sessions.set("a", { key: "a", value: '{"count":1}' });
-    script.before = (call) => call === "read a" ? script.clock.wait(4_000) : undefined;
     const read = store.get("a");
+    await script.clock.advance(1);
     await lose(script);
     assert.deepEqual(await script.clock.run(read), { count: 9 });
   });
 });
 
 describe("clocks", () => {
+  it("tell that the process was stopped, before it reads or writes", async () => {
+    const script = new Script();
+    await using store = await cached(script);
+    await store.set("a", { count: 1 });
+    const session = (await store.get("a"))!;
+    // Another process has had the lease, and no timer has fired since then.
+    script.clock.setDate(script.clock.date() + 60_000);
+    script.data.leases.set(lease, { token: "other", until: 0, note: undefined });
+    script.sessions.set("a", { key: "a", value: '{"count":9}' });
+    const [changed, read] = [store.set("a", { ...session }), store.get("b")];
+    await assert.rejects(changed, /LeaseError.*was lost/);
+    await read;
+    assert.equal(script.sessions.get("a")!.value, '{"count":9}');
+
+    await script.clock.advance(3_000); // in memory again
+    await store.get("a");
+    script.clock.setDate(script.clock.date() + 60_000);
+    script.data.leases.set(lease, { token: "other", until: 0, note: undefined });
+    script.sessions.set("a", { key: "a", value: '{"count":10}' });
+    assert.deepEqual(await store.get("a"), { count: 10 });
+  });
+
   for (const [title, jump] of [["forward", 3_600_000], ["back", -3_600_000]] as const) {
     it(`may be set ${title}`, async () => {
       const script = new Script();
@@ -429,7 +483,6 @@ describe("leases of sessions", () => {
 
   it("do not change a session that another process may have in memory since", async () => {
     const [old, young] = twoScripts();
-    old.sessions.set("a", { key: "a", value: '{"count":1}' });
     const second: Store<Session> = young.store();
     // It has the lease of the session when the other process begins.
     const results: Promise<unknown>[] = [];
@@ -443,7 +496,11 @@ describe("leases of sessions", () => {
     }
     const settled = Promise.allSettled(results);
     await old.clock.advance(10);
-    const first = await cached(old); // advances by 3 s
+    const first: Store<Session> = old.store({ cache: true });
+    for (let i = 0; i < 2; i++) {
+      assert.equal(await old.clock.run(first.get("500")), undefined); // too early to keep this
+    }
+    await old.clock.advance(3_000);
     const known = await Promise.all([0, 500, 1_500, 2_500].map((key) => first.get(`${key}`)));
     await old.clock.advance(10_000);
     const stored = (await settled).map(({ status }) => status === "fulfilled");

@@ -12,6 +12,7 @@ import { inspect } from "node:util";
 import { type Backend, type Recipe, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
+import { cached } from "./cache.ts";
 import { model } from "./model.ts";
 import { exclusivelyUnderFaults } from "./processes.ts";
 import { type Fault, faults as allFaults, Proxy } from "../support/proxy.ts";
@@ -214,8 +215,12 @@ async function again<T>(work: () => Promise<T>): Promise<T> {
 }
 
 /** Runs the tests at the same time, because they mostly wait. */
-function atOnce(suite: string, tests: Record<string, () => Promise<void>>): void {
-  describe(suite, () => {
+export function atOnce(
+  suite: string,
+  tests: Record<string, () => Promise<void>>,
+  skip: string | false = false,
+): void {
+  describe(suite, { skip }, () => {
     let runs: Promise<void>[];
     before(() => {
       runs = Object.values(tests).map((test) => test());
@@ -618,6 +623,7 @@ export function processes(
 ): void {
   const { name } = harness;
   exclusivelyUnderFaults(harness, url, server);
+  cached(harness, url);
   it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };
     const workers = [0, 1, 2, 3].map(() => new Worker(harness.backend));

@@ -173,6 +173,9 @@ describe("MongoDB leases", () => {
         start = page.next;
       } while (start !== undefined);
       assert.deepEqual(held.sort(), [...keys].sort());
+      const found = await holder.leases.find(["missing", ...keys], signal);
+      assert.deepEqual(found.map(({ key }) => key).sort(), [...keys].sort());
+      assert.ok(found.every(({ left }) => left > long - 60_000 && left <= long));
       for (const key of keys.slice(1)) assert.deepEqual((await holder.read(key))?.value, { key });
       assert.equal(await holder.read(keys[0]!), undefined);
       assert.deepEqual(await holder.settle(removal(keys[1]!, "t")), []);
@@ -199,6 +202,8 @@ describe("MongoDB leases", () => {
     }
     await holder.claim(...keys.map((key) => lease(key, "t")));
     assert.deepEqual(sent.splice(0), ["update", "find"]);
+    assert.equal((await holder.leases.find(keys, signal)).length, 60);
+    assert.deepEqual(sent.splice(0), ["aggregate"]);
     const settlements = keys.map((key, i) => i % 2 ? write(key, "t", 2) : removal(key, "t"));
     assert.deepEqual(await holder.settle(...settlements), []);
     assert.deepEqual(sent.splice(0), ["delete", "update"]);

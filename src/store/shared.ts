@@ -420,7 +420,9 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     const before = this.#cache ?? options;
     for (const name of ["entries", "bytes", "age"] as const) {
       if (options[name] !== before[name]) {
-        throw new TypeError('option "cache" is not the same as that of another store on the same data');
+        throw new TypeError(
+          'option "cache" is not the same as that of another store on the same data',
+        );
       }
     }
     this.#cache = options;

@@ -468,7 +468,8 @@ describe("leases of sessions", () => {
     await first.set("a", { count: 1 });
     await using second: Store<Session> = young.store();
     const update = () => old.clock.run(second.update("a", () => ({ count: 2 })));
-    const refusal = /^LeaseError: .*process \d+.* has all sessions in memory, by the option "cache"/;
+    const refusal =
+      /^LeaseError: .*process \d+.* has all sessions in memory, by the option "cache"/;
     await assert.rejects(update(), refusal);
     await assert.rejects(old.clock.run(second.move("a", "b")), refusal);
     const middleware = second.exclusive({ getSessionKey: () => "a" });

@@ -4,36 +4,14 @@
  */
 
 import assert from "node:assert/strict";
-import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { it } from "node:test";
-import type { BatchTrace } from "../../mod.ts";
-import type { Store } from "../../mod.ts";
 import { makeCounter, message } from "../../src/testing/telegraf.ts";
+import { batchesOf, isCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { Worker } from "../support/worker.ts";
 import { atOnce, type ProcessHarness } from "./faults.ts";
 import { Chat, hold } from "./processes.ts";
-
-/** The batches of sessions that stores in this process send while the work runs. */
-async function batchesOf(work: () => Promise<unknown>): Promise<string[]> {
-  const batches: string[] = [];
-  const note = (message: unknown) => {
-    const { operation } = message as BatchTrace;
-    if (operation !== "claim" && operation !== "settle") batches.push(operation);
-  };
-  const channel = "tracing:telegraf-session:batch:start";
-  subscribe(channel, note);
-  await work();
-  unsubscribe(channel, note);
-  return batches;
-}
-
-/** Waits until the store answers from memory. */
-// deno-lint-ignore no-explicit-any
-export async function isCaching(store: Store<any>): Promise<void> {
-  await until(async () => (await batchesOf(() => store.has("1:1"))).length === 0);
-}
 
 /** Runs the tests. */
 export function cached(harness: ProcessHarness, url: () => string): void {
@@ -76,7 +54,10 @@ export function cached(harness: ProcessHarness, url: () => string): void {
     const chats = [1, 2, 3].map((user) => new Chat(user));
     const held = new Chat(4);
     const until5 = (worker: Worker) =>
-      until(() => Promise.resolve(chats.every((chat) => chat.acknowledgedOf(worker) >= 5)), 300_000);
+      until(
+        () => Promise.resolve(chats.every((chat) => chat.acknowledgedOf(worker) >= 5)),
+        300_000,
+      );
     const running = new Set([old, young]);
     const stream = (worker: Worker) =>
       Promise.all(chats.map(async (chat) => {

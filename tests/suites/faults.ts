@@ -409,7 +409,12 @@ export function faults(harness: FaultHarness): void {
     [`${name} operations time out if no reply arrives, and later ones succeed`]: blackHole,
     [`${name} operations time out if all connections of the pool are in use`]: exhaust,
     [`${name} closes while it connects again and gets no reply`]: closeInTheDark,
-    [`${name} holds the same data as a map, despite random connection faults`]: useAtRandom,
+    [`${name} holds the same data as a map, despite random connection faults`]: () =>
+      useAtRandom(6),
+    ...!harness.noLeases && {
+      [`${name} with cache holds the same data as a map, despite random connection faults`]: () =>
+        useAtRandom(3, { cache: true }),
+    },
   });
 
   it(`${name} operations time out while the server is suspended`, async (context) => {
@@ -527,14 +532,18 @@ export function faults(harness: FaultHarness): void {
   });
 
   /** Uses stores behind proxies at random. */
-  function useAtRandom(): Promise<void> {
-    return model({
-      open(where, options, proxy) {
-        const url = proxy === undefined ? server.url : urlWith(server.url, { host: proxy.host });
-        return harness.store({ ...harness.options(url, where), ...options });
+  function useAtRandom(runs: number, own?: StoreOptions): Promise<void> {
+    return model(
+      {
+        open(where, options, proxy) {
+          const url = proxy === undefined ? server.url : urlWith(server.url, { host: proxy.host });
+          return harness.store({ ...harness.options(url, where), ...options });
+        },
+        proxy: () => Proxy.to(server.url),
       },
-      proxy: () => Proxy.to(server.url),
-    }, 6);
+      runs,
+      own,
+    );
   }
 
   async function blackHole(): Promise<void> {

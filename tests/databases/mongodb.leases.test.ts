@@ -25,6 +25,7 @@ import { leases } from "../../src/testing/leases.ts";
 import { moves } from "../../src/testing/moves.ts";
 import { replace } from "../../src/testing/replace.ts";
 import { processes } from "../../src/testing/processes.ts";
+import { cached } from "../suites/cache.ts";
 import { type Harness, runTopics, workerOf } from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -143,6 +144,14 @@ function test(
     }
   });
 }
+
+cached({
+  name: "MongoDB",
+  backend: ["mongodb", "Mongo"],
+  options: (url, collection) => ({ url, collection }) as object,
+  store: (options) => Mongo(options),
+  noLeases,
+}, () => url);
 
 describe("MongoDB leases", () => {
   runTopics(harness, [leases, processes]);

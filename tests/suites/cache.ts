@@ -77,6 +77,11 @@ export function cached(harness: ProcessHarness, url: () => string): void {
     await young.call("openList", "bot", { ...options, cache: true });
     const second = stream(young);
     if (signal === "SIGTERM") await old.call("release");
+    if (signal === "SIGSTOP") {
+      // A process that is stopped in a transaction of SQLite keeps the lock of the file.
+      running.delete(old);
+      await first;
+    }
     old.signal(signal);
     running.delete(old);
     await until5(young);

@@ -334,11 +334,14 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Takes or renews the lease of all sessions, unless it is certain. */
   async #own(options: CacheOptions): Promise<void> {
-    if (!this.#needs.leasing) {
-      throw new Error(`the option "cache" needs leases: ${reason(this.leaseError)}`);
+    try {
+      if (!this.#needs.leasing) throw this.leaseError;
+      this.ownership ??= await this.#loadOwnership(options);
+      if (!this.ownership.isCertain) await this.ownership.hold();
+    } catch (error) {
+      if (this.#mayPass(error)) throw error;
+      throw new Error(`the option "cache" needs a lease: ${reason(error)}`, { cause: error });
     }
-    this.ownership ??= await this.#loadOwnership(options);
-    if (!this.ownership.isCertain) await this.ownership.hold();
   }
 
   async #loadOwnership(options: CacheOptions): Promise<Ownership<Encoded>> {

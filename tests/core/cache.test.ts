@@ -557,7 +557,14 @@ describe("stores with cache", () => {
       return { keys: 1, bytes: 1 };
     };
     await using store = script.store({ cache: true }, { handle: {}, open });
-    await assert.rejects(script.clock.run(store.get("a")), /"cache" needs leases: no permission/);
+    const why =
+      /^StoreError: Cannot read session "a": the option "cache" needs a lease: no permission/;
+    await assert.rejects(script.clock.run(store.get("a")), why);
+    script.before = (call) => {
+      if (call.startsWith("claim")) throw new Error("no permission");
+    };
+    await using reader = script.store({ cache: true });
+    await assert.rejects(script.clock.run(reader.get("a")), why);
   });
 
   it("refuse options that cannot work, and the key of the lease", async () => {

@@ -71,16 +71,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     clock: Clock,
   ): SharedBackend<Encoded> {
     const { handle, scope } = backend;
-    let shared = SharedBackend.of<Encoded>(backend);
-    if (shared === undefined) {
-      shared = new SharedBackend(backend, member, clock);
-      const scopes = SharedBackend.#all.get(handle) ?? new Map();
-      SharedBackend.#all.set(handle, scopes.set(scope, shared));
-    }
+    const shared = SharedBackend.of<Encoded>(backend) ?? new SharedBackend(backend, member, clock);
     shared.#checkOptions(backend.shared);
+    if (member.cache !== undefined) shared.#useCache(member.cache);
+    const scopes = SharedBackend.#all.get(handle) ?? new Map();
+    SharedBackend.#all.set(handle, scopes.set(scope, shared));
     shared.#members.add(member);
     if (member.expiring) shared.#require({ expiring: true });
-    if (member.cache !== undefined) shared.#useCache(member.cache);
     return shared;
   }
 

@@ -538,14 +538,16 @@ describe("leases of sessions", () => {
 describe("stores with cache", () => {
   it("may share a client, if they agree", async () => {
     const script = new Script();
-    await using store = await cached(script, { cache: { entries: 5 } });
-    await using other: Store<Session> = script.store();
-    await using same: Store<Session> = script.store({ cache: { entries: 5 } });
+    const store = await cached(script, { cache: { entries: 5 } });
+    const other: Store<Session> = script.store();
+    const same: Store<Session> = script.store({ cache: { entries: 5 } });
     await other.set("a", { count: 1 });
     assert.deepEqual(await store.get("a"), { count: 1 });
     assert.deepEqual(await same.get("a"), { count: 1 });
     assert.deepEqual(calls(script), ["write a"]);
     assert.throws(() => script.store({ cache: true }), /"cache" is not the same/);
+    for (const one of [store, other, same]) await one.close();
+    assert.equal(script.calls.at(-1), "close");
   });
 
   it("need leases", async () => {

@@ -28,6 +28,9 @@ const length = 8_000;
 /** How long after a renewal the holder relies on it, in ms. The rest is for requests on their way. */
 const reliable = length * 2 / 3;
 
+/** How long a request may take, in ms. There is time for another one, on another connection. */
+const patience = length / 2;
+
 const lost = 'the lease of all sessions was lost, which the option "cache" needs';
 
 /** The parts of the shared backend that ownership uses. */
@@ -35,10 +38,11 @@ interface Parts<Encoded> {
   readonly leases: Leases<Encoded>;
   readonly queue: Queue<Encoded>;
   readonly clock: Clock;
-  /** Calls the database. Rejects if it takes too long. */
+  /** Calls the database. Rejects if it takes longer than `most` ms. */
   call<T>(
     operation: "claim" | "settle",
     items: readonly Item[],
+    most: number,
     work: (signal: AbortSignal) => MaybePromise<T>,
   ): Promise<T>;
   sizeOf(value: Encoded): number;
@@ -137,7 +141,12 @@ export class Ownership<Encoded> {
   async #claim(): Promise<void> {
     const { leases, call } = this.#parts;
     const claims = [{ key: ownersKey, token: this.#token, length }];
-    const [claimed] = await call("claim", claims, (signal) => leases.claim(claims, signal));
+    const [claimed] = await call(
+      "claim",
+      claims,
+      patience,
+      (signal) => leases.claim(claims, signal),
+    );
     this.#isHeld = claimed!.token === this.#token;
     if (this.#isHeld) return;
     const holder = holderOf(claimed!.token);
@@ -148,7 +157,7 @@ export class Ownership<Encoded> {
   #settle(length: number): Promise<Refusal[]> {
     const { leases, call } = this.#parts;
     const one = { key: ownersKey, token: this.#token, length, change: undefined, absent: true };
-    return call("settle", [one], (signal) => leases.settle([one], signal));
+    return call("settle", [one], patience, (signal) => leases.settle([one], signal));
   }
 
   #lose(refusal: Refusal | undefined): void {

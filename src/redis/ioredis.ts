@@ -82,10 +82,13 @@ function makeAdapter(client: Commands): Client {
     get: (key) => answer(client.get(key)),
     mGet: (keys) => answer(client.mget(keys)),
     set: (key, value, expiry) =>
-      change([key], () =>
-        expiry === undefined
-          ? client.set(key, value)
-          : client.set(key, value, ...Object.entries(expiry).flat())),
+      change(
+        [key],
+        () =>
+          expiry === undefined
+            ? client.set(key, value)
+            : client.set(key, value, ...Object.entries(expiry).flat()),
+      ),
     mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
     del: (keys) => change([keys].flat(), () => client.del([keys].flat())),
     pTTL: (key) => answer(client.pttl(key)),

@@ -297,9 +297,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
       try {
         while (!this.opened) await this.#open();
         if (this.#cache !== undefined) {
-          await this.#own(this.#cache);
-          // The lease was lost, and this change was given up.
-          if (signal.aborted) throw timedOut;
+          await this.#own(this.#cache, signal);
         }
         const result = await work();
         this.lastError = undefined;
@@ -330,11 +328,14 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   /** Takes or renews the lease of all sessions, unless it is certain. */
-  async #own(options: CacheOptions): Promise<void> {
+  async #own(options: CacheOptions, signal: AbortSignal): Promise<void> {
     try {
       if (!this.#needs.leasing) throw this.leaseError;
       this.ownership ??= await this.#loadOwnership(options);
-      if (!this.ownership.isCertain) await this.ownership.hold();
+      while (!this.ownership.isCertain) {
+        await this.ownership.hold();
+        if (signal.aborted) throw timedOut; // the lease was lost, and this change was given up
+      }
     } catch (error) {
       if (this.#mayPass(error)) throw error;
       throw new Error(`the option "cache" needs a lease: ${reason(error)}`, { cause: error });
@@ -347,8 +348,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
       leases: this.#backend.leases as Leases<Encoded>,
       queue: this.queue,
       clock: this.#clock,
-      call: (operation, items, work) =>
-        withTimeout(this.#timeout, this.#clock, (signal) => {
+      call: (operation, items, most, work) =>
+        withTimeout(Math.min(this.#timeout, most), this.#clock, (signal) => {
           const call = () => work(signal);
           return isTraced(batches) ? this.#trace(operation, items, call, signal) : call();
         }),

@@ -425,6 +425,17 @@ describe("a session that was read before the lease of all sessions was lost", ()
 });
 
 describe("clocks", () => {
+  it("tell that the process was stopped while it waited for the lease", async () => {
+    const script = new Script();
+    await using store: Store<Session> = script.store({ cache: true });
+    script.before = (call) => {
+      if (call.startsWith("claim")) script.clock.setDate(script.clock.date() + 60_000);
+    };
+    await store.get("a");
+    const all = ["open leasing", `claim ${lease}`, `settle ${lease}`, "read a"];
+    assert.deepEqual(script.calls, all);
+  });
+
   it("tell that the process was stopped, before it reads or writes", async () => {
     const script = new Script();
     await using store = await cached(script);

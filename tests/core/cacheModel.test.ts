@@ -154,9 +154,10 @@ async function play(steps: Step[], seed: number, counts: Counts): Promise<void> 
       const reads = calls.length;
       if (process === 2) await it.store.update(key, append);
       else {
-        // Before that, changes under leases overlap as with a store without the option.
+        // Otherwise changes under leases overlap, as with a store without the option.
         if (!it.isCaching) return void await it.store.has(key);
         const list = await it.store.get(key);
+        if (!it.isCaching) return;
         if (calls.length === reads) counts.cached++;
         await it.store.set(key, await append(list));
       }

@@ -153,7 +153,7 @@ addWriteOptions(sessionCommand(
   );
 command(
   "leases URL",
-  "Print which updates hold the lease of a session: its key, the process, and for how long.",
+  "Print which updates hold the lease of a session: its key, the process, and for how long. Also the process that has all sessions in memory, by the option cache.",
   ([url], context) => leases(url!, context),
 );
 command("prune URL", "Delete expired sessions.", ([url], context) => prune(url!, context));

@@ -34,7 +34,8 @@ export async function copy(
   }
   const started = performance.now();
   await using source = await Database.open(fromLocation, context, { warn });
-  const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
+  const changes = !mode.dryRun;
+  const access = { prepare: changes, changes, mayBeMissing: mode.dryRun, warn };
   await using target = await Database.open(toLocation, context, access);
   progress = await startProgressOf(source, stderr);
   const batched = sourceOf(source, Math.min(source.limits.keys, target.limits.keys));

@@ -19,8 +19,10 @@ import type {
 } from "../backend.ts";
 import type { Plain } from "../codec/header.ts";
 import { StoreError } from "../errors.ts";
+import { describeHolder, holderOf } from "../lease/token.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
+import { ownersKey } from "../store/entry.ts";
 import type { StoreOptions } from "../options.ts";
 import { backendOf } from "../store/factory.ts";
 import { SharedBackend } from "../store/shared.ts";
@@ -38,6 +40,8 @@ export type Transforms = Pick<StoreOptions, "codec" | "version" | "migrate">;
 export interface Access {
   /** Whether to create or upgrade the schema. Otherwise opening changes nothing. */
   readonly prepare?: boolean;
+  /** Whether sessions will be changed: if a process has them in memory, prints a warning. */
+  readonly changes?: boolean;
   /** Whether a missing table, collection or file is no error. */
   readonly mayBeMissing?: boolean;
   /** How sessions are decoded and encoded. By default in the database's own format and any version. */
@@ -86,8 +90,9 @@ export class Database implements AsyncDisposable {
   static async open(
     location: Location,
     context: Context,
-    { prepare = false, mayBeMissing = false, transforms, warn = () => {} }: Access = {},
+    access: Access = {},
   ): Promise<Database> {
+    const { prepare = false, changes, mayBeMissing = false, transforms, warn = () => {} } = access;
     const { kind, url, parameters, title } = location;
     const { factories, keys, signal, timeout } = context;
     const file = fileOf(location);
@@ -130,6 +135,7 @@ export class Database implements AsyncDisposable {
       await database.close();
       throw new Failure(`${title} has no ${describe(location)}`);
     }
+    if (changes) await database.#warnOfOwner(context);
     return database;
   }
 
@@ -232,6 +238,26 @@ export class Database implements AsyncDisposable {
       start = page.next;
     } while (start !== undefined);
     return [...all.values()];
+  }
+
+  /** The process that has all sessions in memory, in words. */
+  async owner(): Promise<string | undefined> {
+    const { leases } = this.#connection;
+    if (this.missing || typeof leases === "string") return undefined;
+    const [owner] = await this.#query((connection, signal) =>
+      connection.run(() => leases.find([ownersKey], signal), signal)
+    );
+    if (owner === undefined) return undefined;
+    const holder = describeHolder(holderOf(owner.token));
+    return `${holder}, has all sessions in memory, by the option "cache"`;
+  }
+
+  async #warnOfOwner({ stderr }: Context): Promise<void> {
+    // Without the right to read leases, the changes may work nevertheless.
+    const owner = await this.owner().catch(() => {});
+    if (owner === undefined) return;
+    const danger = "It does not notice these changes, and may overwrite them: stop it first";
+    stderr.write(`Warning: ${this.title}: ${owner}. ${danger}.\n`);
   }
 
   async close(): Promise<void> {

@@ -8,7 +8,7 @@ import { randomUUID } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type { Plan } from "../backend.ts";
 import { defaults } from "../options.ts";
-import { isAlive } from "../store/entry.ts";
+import { isAlive, ownersKey } from "../store/entry.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit, Failure, interruption, sentence } from "./failure.ts";
@@ -120,9 +120,11 @@ export async function doctor(url: string, context: Context): Promise<number> {
     }
   }
 
-  /** Reports leases that are older than an update may hold one. */
+  /** Reports the process that has all sessions in memory, and leases that an update holds for too long. */
   async function readLeases(database: Database): Promise<void> {
-    const held = await database.leases();
+    const owner = await database.owner();
+    if (owner !== undefined) print("•", owner);
+    const held = (await database.leases()).filter(({ key }) => key !== ownersKey);
     if (held.length > 0) print("•", count(held.length, "lease is held", "leases are held"));
     for (const lease of overdueLeases(held)) print("•", `held for long: ${describeLease(lease)}`);
   }

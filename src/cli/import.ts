@@ -52,7 +52,8 @@ export async function importSessions(
   if (!url && from !== "-" && !existsSync(from)) throw new Failure(`There is no file ${from}`);
   const started = performance.now();
   const warn = (text: string) => stderr.write(`${text}\n`);
-  const access = { prepare: !mode.dryRun, mayBeMissing: mode.dryRun, warn };
+  const changes = !mode.dryRun;
+  const access = { prepare: changes, changes, mayBeMissing: mode.dryRun, warn };
   await using target = await Database.open(location, context, access);
   const progress = startProgress(stderr, undefined);
   const findings: Findings = { unconverted: 0, unreadable: 0 };

@@ -7,6 +7,7 @@
 import type { Held } from "../backend.ts";
 import { leaseDefaults } from "../lease/options.ts";
 import { describeProcess, holderOf } from "../lease/token.ts";
+import { ownersKey } from "../store/entry.ts";
 import type { Context } from "./context.ts";
 import { Database } from "./database.ts";
 import { exit } from "./failure.ts";
@@ -33,7 +34,8 @@ export function describeLease({ key, token, left }: Held): string {
   const who = holder === undefined
     ? "by an unknown holder"
     : `by ${describeProcess(holder)} for ${time(ageOf(token)!)}`;
-  return `${JSON.stringify(key)}  ${who}, ends in ${time(left)} unless it is renewed`;
+  const what = key === ownersKey ? 'all sessions (option "cache")' : JSON.stringify(key);
+  return `${what}  ${who}, ends in ${time(left)} unless it is renewed`;
 }
 
 /** How long ago the holder asked for the lease, in ms. */

@@ -36,7 +36,7 @@ export async function get(url: string, key: string, context: Context): Promise<n
 export async function remove(url: string, key: string, context: Context): Promise<number> {
   const location = locate(url);
   check(key);
-  await using database = await Database.open(location, context);
+  await using database = await Database.open(location, context, { changes: true });
   const found = await database.read([key]);
   if (found.length === 0) throw missing(key, database);
   if (context.signal.aborted) throw interruption();

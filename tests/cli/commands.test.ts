@@ -71,7 +71,7 @@ function three(place: Place): Promise<void> {
   ]).then(() => wait(200));
 }
 
-for (const { name, place, prunes } of kinds) {
+for (const { name, place, prunes, noLeases = false } of kinds) {
   describe(`${name} on the command line`, { timeout: 600_000 }, () => {
     it(`${name} stats counts sessions and bytes, and reports when sessions expire`, async () => {
       await using here = place();
@@ -208,6 +208,41 @@ for (const { name, place, prunes } of kinds) {
       assert.match(await ok("leases", here.url), /: 0 leases are held\n$/);
       // The table has no columns for leases, or the server cannot have any.
       assert.deepEqual(await here.find("1:1", "2:2", "missing"), []);
+    });
+
+    it(`${name} changes warn of a process that has all sessions in memory`, {
+      skip: noLeases,
+    }, async () => {
+      await using here = place();
+      await using there = text.place();
+      const store = here.store({ cache: true });
+      for (const key of ["1:1", "2:2", "3:3"]) await store.set(key, { n: 1 });
+      const line = '{"key":"5:5","session":1}';
+      const holder = `process ${process.pid}( on [^ ]+)?, since .*Z`;
+      const owner = `${holder}, has all sessions in memory, by the option "cache"`;
+      const danger = "It does not notice these changes, and may overwrite them: stop it first";
+      const warns = async (warning: RegExp, args: string[], input = "") => {
+        const { code, stdout, stderr } = await pipe(input, ...args);
+        assert.equal(code, 0, stdout + stderr);
+        assert.match(stderr, warning);
+      };
+      await there.fill([["4:4", 1]]);
+      const warning = new RegExp(`^Warning: ${name} .*: ${owner}\\. ${danger}\\.\n$`);
+      await warns(warning, ["delete", here.url, "1:1"]);
+      await warns(warning, ["copy", there.url, here.url]);
+      await warns(warning, ["import", "-", here.url], line);
+      await warns(/^$/, ["copy", here.url, there.url]);
+      await warns(/^$/, ["copy", "--dry-run", "--overwrite", there.url, here.url]);
+      await warns(/^$/, ["import", "--dry-run", "-", here.url], line);
+      await warns(/^$/, ["prune", here.url]);
+      const lease =
+        `  all sessions \\(option "cache"\\)  by process ${process.pid}( on .*)? for .*\n`;
+      assert.match(await ok("leases", here.url), new RegExp(`: 1 lease is held\n${lease}$`));
+      const checks = await ok("doctor", here.url);
+      assert.match(checks, new RegExp(`\n✓ read all sessions: 4 sessions\n• ${owner}\n✓ write`));
+      await store.close();
+      await warns(/^$/, ["delete", here.url, "2:2"]);
+      assert.doesNotMatch(await ok("doctor", here.url), /•/);
     });
 
     it(`${name} doctor finds no problem, and changes nothing`, async () => {
@@ -569,6 +604,25 @@ describe("the command line", { timeout: 600_000 }, () => {
         stdout,
         /✓ read all sessions: 1 session\n✗ write a session: .*NOPERM/,
       );
+    } finally {
+      await client.sendCommand(["ACL", "DELUSER", user]);
+      client.destroy();
+    }
+  });
+
+  it("Redis delete works without the right to find out who has all sessions", async () => {
+    await using here = kind("Redis").place();
+    await using store = here.store({ cache: true });
+    await store.set("1:1", { n: 1 });
+    const client = await createClient({ url: serverUrl("redis") }).connect();
+    const user = place();
+    try {
+      const rules = ["on", ">secret", "~*", "+@all", "-@scripting"];
+      await client.sendCommand(["ACL", "SETUSER", user, ...rules]);
+      const url = here.url.replace("://", `://${user}:secret@`);
+      const { code, stderr } = await cli("delete", url, "1:1");
+      assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+      await fails(1, /NOPERM/, "leases", url);
     } finally {
       await client.sendCommand(["ACL", "DELUSER", user]);
       client.destroy();

@@ -16,6 +16,7 @@ import { rules, storeRules } from "../../src/options.ts";
 import { backendOf, storeFactory } from "../../src/store/factory.ts";
 import { cli, kinds, type Place, sqliteContext, withKeys } from "../support/commandLine.ts";
 import { keys } from "../support/layers.ts";
+import { isCaching } from "../suites/cache.ts";
 import { place } from "../support/servers.ts";
 
 const [key1, key2] = keys as [string, string];
@@ -67,7 +68,7 @@ function succeeded({ code, stdout, stderr }: Awaited<ReturnType<typeof cli>>): s
   return stdout;
 }
 
-for (const { name, text, place } of kinds) {
+for (const { name, text, place, noLeases = false } of kinds) {
   describe(`${name} migrate`, { timeout: 600_000 }, () => {
     it(`${name} migrate runs the missing steps, and keeps expiry and newer versions`, async () => {
       using file = module(code);
@@ -151,6 +152,31 @@ for (const { name, text, place } of kinds) {
       const required = { encrypt: { keys: [key2], required: true }, ...newest };
       assert.deepEqual(await load(here, "1:1", required), { steps: [2, 3] });
       assert.deepEqual(await load(here, "2:2", { encrypt, ...newest }), { steps: [] });
+    });
+
+    it(`${name} rotate and migrate work while a process has all sessions in memory`, {
+      skip: noLeases,
+    }, async () => {
+      using file = module(code);
+      await using here = place();
+      const old = { encrypt, ...versioned(2) };
+      for (const key of ["1:1", "2:2", "3:3"]) await store(here, key, { steps: [] }, old);
+      const keys = [key2, key1];
+      const bot = here.store({ cache: true, encrypt: { keys }, ...newest });
+      await isCaching(bot);
+      const [first, second] = [await bot.get("1:1"), await bot.get("2:2")];
+      for (const args of [["rotate", here.url], ["migrate", here.url, "--module", file.path]]) {
+        const run = await withKeys(keys, args);
+        assert.match(succeeded(run), / 3 sessions of /);
+        assert.equal(run.stderr, "");
+      }
+      await bot.set("1:1", { ...first, changed: true });
+      await bot.set("2:2", second); // is not changed
+      await bot.close();
+      const required = { encrypt: { keys: [key2], required: true }, ...newest };
+      assert.deepEqual(await load(here, "1:1", required), { steps: [], changed: true });
+      assert.deepEqual(await load(here, "2:2", required), { steps: [] });
+      assert.deepEqual(await load(here, "3:3", required), { steps: [3] });
     });
   });
 }

@@ -127,6 +127,8 @@ export interface Kind {
   readonly text: boolean;
   /** Whether expired sessions stay until `prune` deletes them. */
   readonly prunes: boolean;
+  /** Why its stores cannot have leases. */
+  readonly noLeases?: string | undefined;
   readonly place: () => Place;
 }
 
@@ -219,6 +221,9 @@ export const kinds: Kind[] = [
     name: "MongoDB",
     text: false,
     prunes: true,
+    noLeases: process.env.TEST_MONGODB_KIND === "ferretdb"
+      ? "FerretDB 1 cannot change a document atomically"
+      : undefined,
     place() {
       const url = serverUrl("mongodb");
       const collection = place();

@@ -3,6 +3,7 @@
 import process from "node:process";
 import { cpus, totalmem } from "node:os";
 import { bare, ours, upstream } from "./contenders.ts";
+import type { Usage } from "./cpu.ts";
 import type { Memory } from "./growth.ts";
 import type { Quartiles, Result } from "./runner.ts";
 import type { Cell } from "./throughput.ts";
@@ -20,12 +21,16 @@ export interface Report {
   /** Versions of the peers, by package name. */
   versions: Record<string, string>;
   cells: Cell[];
+  /** CPU time of the client, by workload. */
+  cpu?: Record<string, Usage[]>;
   /** What `exclusive()` costs, by workload. */
   exclusive?: Record<string, Result[]>;
   startup?: Result[];
   /** Speed of our store with each number of stored sessions. */
   growth?: Record<"one" | "burst", Result[]>;
   memory?: Memory[];
+  /** Bytes of the heap for a session of 300 bytes in the cache. */
+  cachedSize?: number;
   /** Commands of a burst of 100 chats, by store. */
   commands?: Record<string, number>;
 }
@@ -43,13 +48,31 @@ export function machine(): string {
 
 /** A table with one line per store. */
 export function table(title: string, results: Result[], unit = "µs"): string {
-  const references = Object.keys(results[0]?.speedup ?? {});
+  const references = [...new Set(results.flatMap(({ speedup }) => Object.keys(speedup)))];
   const rows = results.map(({ store, time, speedup }) => [
     store,
     number(unit === "ms" ? time.median / 1000 : time.median),
-    ...references.map((name) => quartiles(speedup[name]!)),
+    ...references.map((name) => quartiles(speedup[name])),
   ]);
-  const head = ["", unit, ...references.map((name) => `× ${name}`)];
+  return grid(title, ["", unit, ...references.map((name) => `× ${name}`)], rows);
+}
+
+/** A table of the CPU time of the client, with one line per store. */
+export function cpuTable(title: string, results: Usage[]): string {
+  const references = Object.keys(results[0]?.relative ?? {});
+  const counted = results.some(({ instructions }) => instructions !== undefined);
+  const rows = results.map(({ store, cpu, relative, instructions }) => [
+    store,
+    quartiles(cpu),
+    ...references.map((name) => quartiles(relative[name])),
+    ...(counted ? [quartiles(instructions)] : []),
+  ]);
+  const heads = references.map((name) => `CPU / ${name}`);
+  return grid(title, ["", "µs of CPU", ...heads, ...(counted ? ["instructions"] : [])], rows);
+}
+
+/** A table whose first column has names, and the others numbers. */
+export function grid(title: string, head: string[], rows: string[][]): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => row[i]!.length)));
   const line = (row: string[]) =>
     row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
@@ -71,11 +94,13 @@ export function memoryTable(title: string, results: Memory[]): string {
 }
 
 /** The median, then both quartiles in parentheses. */
-function quartiles({ low, median, high }: Quartiles): string {
+function quartiles(measured: Quartiles | undefined): string {
+  if (measured === undefined) return "";
+  const { low, median, high } = measured;
   return `${number(median)} (${number(low)}–${number(high)})`;
 }
 
-function number(value: number): string {
+export function number(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 

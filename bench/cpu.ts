@@ -31,14 +31,10 @@ export interface CPUPlan {
   processes: number;
   /** Rounds with each process. */
   rounds: number;
-  /** Updates of a store in a round. */
-  updates: number;
-  /** Updates of each process before the first round. */
-  warmUp: number;
 }
 
 /** Time after which a round takes no further update, in ms: a flush of the disk may be slow. */
-const limit = 2000;
+const limit = 20_000;
 
 /** One round of one store, per update. */
 interface Sample {
@@ -55,13 +51,15 @@ export async function cpu(
   plan: CPUPlan,
 ): Promise<Usage[]> {
   const counting = canCount() ? "perf" : "";
+  // Some 10 ms: stores that are measured in quick succession find the machine in the same state.
+  const updates = Math.max(200, 10 * workload.count);
   const samples = new Map<string, Sample[]>(contenders.map(({ name }) => [name, []]));
   for (let i = 0; i < plan.processes; i++) {
     const processes = new Map<string, Process>();
     for (const name of [...samples.keys()]) {
       const one = new Process([backend, url, name, workload.name, tableName(), counting]);
       try {
-        await one.run(plan.warmUp);
+        await one.run(25 * updates); // bots run for days, with warm code
         processes.set(name, one);
       } catch (error) {
         if (required.includes(name)) throw error;
@@ -72,7 +70,7 @@ export async function cpu(
     const names = [...samples.keys()];
     for (let round = 0; round < plan.rounds; round++) {
       for (const i of shuffled(names.length)) {
-        samples.get(names[i]!)!.push(await processes.get(names[i]!)!.run(plan.updates));
+        samples.get(names[i]!)!.push(await processes.get(names[i]!)!.run(updates));
       }
     }
     for (const one of processes.values()) one.end();

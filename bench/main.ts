@@ -170,8 +170,8 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   }
   if (chosenParts.includes("cpu")) {
     const plan = quick
-      ? { processes: 1, rounds: Number(values.rounds ?? 10), updates: 500, warmUp: 3000 }
-      : { processes: 3, rounds: Number(values.rounds ?? 100), updates: 200, warmUp: 5000 };
+      ? { processes: 1, rounds: Number(values.rounds ?? 20) }
+      : { processes: 3, rounds: Number(values.rounds ?? 100) };
     report.cpu = {};
     for (const workload of chosenWorkloads.filter(({ name }) => ["one", "burst"].includes(name))) {
       const results = await cpu(backend, url, stores, workload, plan);

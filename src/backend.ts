@@ -22,6 +22,14 @@ export function isPromise<T>(result: MaybePromise<T>): result is Promise<T> {
   return typeof (result as Promise<T> | undefined)?.then === "function";
 }
 
+/** Maps a result, now or later. */
+export function after<T, Result>(
+  result: MaybePromise<T>,
+  map: (result: T) => MaybePromise<Result>,
+): MaybePromise<Result> {
+  return isPromise(result) ? result.then(map) : map(result);
+}
+
 /** One stored session. */
 export interface Entry<Encoded> {
   /** The session key, as the caller of the store gave it (without the backend's prefix). */
@@ -200,6 +208,13 @@ export interface Leases<Encoded> {
   settle(settlements: Settlement<Encoded>[], signal: AbortSignal): MaybePromise<Refusal[]>;
   /** About `size` of the leases that are held and have not expired, in the manner of `page`. */
   held(start: string | undefined, size: number, signal: AbortSignal): MaybePromise<LeasePage>;
+  /**
+   * Those of the leases on these keys that are held and have not expired, in any order. Changes nothing. It
+   * is called often, so it should be one round trip and take no lock.
+   *
+   * @param keys has no duplicates.
+   */
+  find(keys: string[], signal: AbortSignal): MaybePromise<Held[]>;
 }
 
 /** The arguments of `open`. */

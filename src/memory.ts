@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Backend, Claim, Entry, Leases } from "./backend.ts";
+import type { Backend, Claim, Entry, Held, Leases } from "./backend.ts";
 import { json } from "./codec/json.ts";
 
 /** A lease that is held until a time in ms since the epoch, or that was released at 0. */
@@ -73,6 +73,11 @@ export function memoryBackend(
 function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leases<string> {
   const hold = ({ key, token, length }: Claim) =>
     leases.set(key, { token, until: length > 0 ? now() + length : 0, note: leases.get(key)?.note });
+  const find = (keys: Iterable<string>): Held[] =>
+    [...keys].flatMap((key) => {
+      const { token = "", until = 0 } = leases.get(key) ?? {};
+      return until > now() ? { key, token, left: until - now() } : [];
+    });
   return {
     claim: (claims) =>
       claims.map((claim) => {
@@ -101,12 +106,10 @@ function memoryLeases({ sessions, leases }: MemoryData, now: () => number): Leas
         return [];
       }),
     held(start = "", size) {
-      const all = [...leases].flatMap(([key, { token, until }]) =>
-        until > now() ? { key, token, left: until - now() } : []
-      );
-      const { entries, next } = page(all, start, size);
+      const { entries, next } = page(find(leases.keys()), start, size);
       return { leases: entries, next };
     },
+    find,
   };
 }
 

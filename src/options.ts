@@ -41,6 +41,29 @@ export interface SessionCodec {
 // deno-lint-ignore no-explicit-any
 export type Migration = (session: any) => unknown;
 
+/** Options of the option `cache`. */
+export interface CacheOptions {
+  /**
+   * How many sessions are kept. From 1.
+   *
+   * @default {10000}
+   */
+  entries?: number | undefined;
+  /**
+   * About how many bytes the kept sessions and their keys may have. From 1.
+   *
+   * @default {64000000}
+   */
+  bytes?: number | undefined;
+  /**
+   * How long a session is kept after it was last read from the database or stored, in ms. It limits how long
+   * changes by others without the option stay unnoticed. From 1 to 2147483647.
+   *
+   * @default no limit
+   */
+  age?: number | undefined;
+}
+
 /** Options that every store has. */
 export interface StoreOptions {
   /**
@@ -125,6 +148,16 @@ export interface StoreOptions {
    * @default {false}
    */
   traceKeys?: boolean | undefined;
+  /**
+   * Keeps the sessions that this process has read or stored lately in memory, so that an update need not read
+   * its session. Changes are stored as before. For bots that run in one process: it takes a lease of all
+   * sessions, without which it neither reads nor stores any. A second process with the option waits for up
+   * to `timeout`, and then gets an error that names the first one. `update()` and `exclusive()` of other
+   * processes reject with a `LeaseError`. Others that store sessions are not noticed.
+   *
+   * @default {false}
+   */
+  cache?: boolean | CacheOptions | undefined;
 }
 
 /** The global object of Deno and of browsers. */
@@ -296,4 +329,5 @@ export const storeRules: Rules<StoreOptions> = {
     accepts: (value: string) => value === "throw" || value === "keep",
   },
   traceKeys: rules.flag,
+  cache: { type: ["boolean", "object"], expected: "true, false or a plain object" },
 };

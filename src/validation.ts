@@ -6,7 +6,9 @@
 
 import { Buffer } from "node:buffer";
 import {
+  type CacheOptions,
   type EncryptOptions,
+  milliseconds,
   type Rule,
   type Rules,
   rules,
@@ -174,6 +176,18 @@ const encryptRules: Rules<EncryptOptions> = {
   required: rules.flag,
 };
 
+const natural: Rule = {
+  type: "number",
+  expected: "a whole number from 1",
+  accepts: (value: number) => Number.isSafeInteger(value) && value >= 1,
+};
+
+const cacheRules: Rules<CacheOptions> = {
+  entries: natural,
+  bytes: natural,
+  age: milliseconds(1),
+};
+
 /**
  * Checks the parts of the options that their rules do not check.
  *
@@ -181,11 +195,12 @@ const encryptRules: Rules<EncryptOptions> = {
  * @throws {TypeError} if an option cannot work.
  */
 export function checkTransforms(name: string, options: StoreOptions): void {
-  const { encrypt, codec, version, migrate, onNewer } = options;
+  const { encrypt, codec, version, migrate, onNewer, cache } = options;
   const refuse = (option: string, why: string) => {
     throw new TypeError(`${name}: option "${option}" ${why}`);
   };
   if (encrypt !== undefined) checkEncrypt(name, encrypt, refuse);
+  if (typeof cache === "object") checkOptions(`${name}: cache`, cache, cacheRules);
   if (codec !== undefined) checkCodec(codec, refuse);
   if (version !== undefined) checkSteps(version, migrate ?? {}, refuse);
   else if (migrate !== undefined) refuse("migrate", 'needs the option "version"');

@@ -11,7 +11,7 @@ import type { Claim, Claimed, Held, LeasePage, Leases, Refusal, Settlement } fro
 import type { Commands } from "./commands.ts";
 import type { Database, Key, KvEntry } from "./driver.ts";
 import { leaseKey, load, put, sessionKey } from "./records.ts";
-import { transact, type Transaction } from "./transaction.ts";
+import { inGroups, transact, type Transaction } from "./transaction.ts";
 
 interface Lease {
   readonly token: string;
@@ -90,12 +90,17 @@ export class DenoKVLeases implements Leases<string> {
 
   async held(start: string | undefined, size: number): Promise<LeasePage> {
     const found = await this.#commands.list("lease", start, size);
-    const now = Date.now();
-    const leases = found.flatMap((entry): Held[] => {
-      const { token, until } = parse(entry)!;
-      return until > now ? [{ key: keyOf(entry), token, left: until - now }] : [];
-    });
+    const leases = found.flatMap(heldLease);
     return { leases, next: found.length < size ? undefined : keyOf(found.at(-1)!) };
+  }
+
+  find(keys: string[]): Promise<Held[]> {
+    return inGroups(keys, async (group) => {
+      const found = await this.#database.kv.getMany(
+        group.map((key) => leaseKey(this.#prefix, key)),
+      );
+      return found.flatMap(heldLease);
+    });
   }
 
   #keys({ key }: Claim): Key[] {
@@ -115,6 +120,13 @@ export class DenoKVLeases implements Leases<string> {
 
 function parse({ value }: KvEntry): Lease | undefined {
   return value === null ? undefined : JSON.parse(Buffer.from(value as Uint8Array).toString());
+}
+
+/** The lease in an entry of the database, if it is held. */
+function heldLease(entry: KvEntry): Held[] {
+  const { token = "", until = 0 } = parse(entry) ?? {};
+  const left = until - Date.now();
+  return left > 0 ? [{ key: keyOf(entry), token, left }] : [];
 }
 
 /** The session key of a lease. */

@@ -7,6 +7,7 @@
 import type { Claim, Claimed, Leases, Refusal, Settlement } from "../backend.ts";
 import type { Clock } from "../store/clock.ts";
 import { DeadlineTimer } from "../store/deadline.ts";
+import { OwnerGuard } from "./guard.ts";
 import { byKey, type Job, Lane, type Waiter } from "../store/lane.ts";
 import type { SharedBackend } from "../store/shared.ts";
 import type { Call } from "../store/tracing.ts";
@@ -32,6 +33,7 @@ export class LeaseQueue<Encoded> {
   constructor(shared: SharedBackend<Encoded>, leases: Leases<Encoded>, clock: Clock) {
     this.#shared = shared;
     const { queue } = shared;
+    const guard = new OwnerGuard(leases, clock);
     const lanes = {
       executor: shared,
       // An earlier `set` without a lease comes first, so that an `update` sees it.
@@ -42,7 +44,8 @@ export class LeaseQueue<Encoded> {
       ...lanes,
       execute: (jobs, signal) => {
         const claims = jobs.map(({ claim }) => claim);
-        const work = () => leases.claim(claims, signal);
+        const claim = () => leases.claim(claims, signal);
+        const work = () => shared.isCaching ? claim() : guard.claim(claim, signal);
         return shared.runLeased("claim", claims, work, signal, jobs);
       },
       results: (answers, jobs) => byKey(answers, jobs) as Claimed<Encoded>[],
@@ -52,7 +55,9 @@ export class LeaseQueue<Encoded> {
       size: ({ settlement }) => settlement.change ? shared.size(settlement.change.value) : 0,
       execute: (jobs, signal) => {
         const settlements = jobs.map(({ settlement }) => settlement);
-        const work = () => leases.settle(settlements, signal);
+        const isChange = settlements.some(({ change }) => change !== undefined);
+        const settle = () => leases.settle(settlements, signal);
+        const work = () => isChange && !shared.isCaching ? guard.change(settle, signal) : settle();
         return shared.runLeased("settle", settlements, work, signal, jobs);
       },
       results: byKey,
@@ -65,6 +70,7 @@ export class LeaseQueue<Encoded> {
     );
     const resumeWrites = queue.attach({
       isRunning: (key) => both.some((lane) => lane.isRunning(key)),
+      isSettling: (key) => this.#settlements.get(key) !== undefined,
       schedule: () => both.forEach((lane) => lane.schedule()),
       stop: () => this.#deadlines.stop(),
     });

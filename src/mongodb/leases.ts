@@ -108,14 +108,22 @@ export class MongoLeases implements Leases<unknown> {
       collection.aggregate<Held>([
         { $match },
         { $sort: { key: 1 } },
-        // DocumentDB has no `$$NOW` in `$match`.
-        { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },
-        { $match: { left: { $gt: 0 } } },
+        ...selectHeld,
         { $limit: size },
       ], { signal }).toArray()
     );
-    const held = leases.map(({ left, ...rest }) => ({ ...rest, left: Number(left) }));
-    return { leases: held, next: leases.length < size ? undefined : leases.at(-1)!.key };
+    return {
+      leases: leases.map(toHeld),
+      next: leases.length < size ? undefined : leases.at(-1)!.key,
+    };
+  }
+
+  async find(keys: string[], signal: AbortSignal): Promise<Held[]> {
+    const pipeline = [{ $match: { key: { $in: keys } } }, ...selectHeld];
+    const leases = await this.#commands.run((collection) =>
+      collection.aggregate<Held>(pipeline, { signal }).toArray()
+    );
+    return leases.map(toHeld);
   }
 
   async #claimOne(claim: Claim, signal: AbortSignal): Promise<Document> {
@@ -217,6 +225,16 @@ export class MongoLeases implements Leases<unknown> {
   #count(settlements: Settlement<unknown>[], found: number): void {
     if (found === settlements.length) settlements.forEach((it) => this.#settled.add(it));
   }
+}
+
+/** The stages that select leases that are held. DocumentDB has no `$$NOW` in `$match`. */
+const selectHeld = [
+  { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },
+  { $match: { left: { $gt: 0 } } },
+];
+
+function toHeld({ left, ...lease }: Held): Held {
+  return { ...lease, left: Number(left) };
 }
 
 const missing = { $exists: false };

@@ -235,6 +235,9 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
   const given = value("session", 0);
   // As text it would be a VARCHAR of the derived table, and MySQL 8.0.22 and newer truncate that to 64 KB.
   const session = given === "?" ? fromBytes : given;
+  const held = `SELECT ${
+    columns[0]
+  }, lease, \`until\` - (${now}) FROM ${table} WHERE \`until\` > ${now}`;
   const remove = (count: number) =>
     `DELETE FROM ${table} WHERE note IS NULL AND (\`key\`, lease) IN (${marks(count, "(?, ?)")})`;
   return {
@@ -268,10 +271,8 @@ function leases(dialect: Dialect, shape: Shape, { returning }: Settings): LeaseS
         marks(count, "?")
       }) ${unlimited} FOR UPDATE`
     ),
-    held: memoized((size) =>
-      `SELECT ${columns[0]}, lease, \`until\` - (${now}) FROM ${table}
-      WHERE \`key\` > ? AND \`until\` > ${now} ORDER BY \`key\` LIMIT ${size}`
-    ),
+    held: memoized((size) => `${held} AND \`key\` > ? ORDER BY \`key\` LIMIT ${size}`),
+    find: memoized((count) => `${held} AND \`key\` IN (${marks(count, "?")}) ${unlimited}`),
   };
 }
 

@@ -151,6 +151,7 @@ function leases(table: string): LeaseStatements {
       ? ""
       : ` AND ${column} = ANY(ARRAY(SELECT key FROM ${table} WHERE key IN (${keys(count, step)})
         ORDER BY key COLLATE "C" FOR UPDATE))`;
+  const held = `SELECT key, lease, (until - ${now})::text FROM ${table} WHERE until > ${now}`;
   const remove = (count: number) =>
     `DELETE FROM ${table} WHERE note IS NULL
       AND (key, lease) IN (${rowsOf(count, ["key", "lease"], value)})` +
@@ -189,10 +190,8 @@ function leases(table: string): LeaseStatements {
         keys(count, 1)
       })`
     ),
-    held: memoized((size) =>
-      `SELECT key, lease, (until - ${now})::text FROM ${table}
-      WHERE key > $1::text AND until > ${now} ORDER BY key COLLATE "C" LIMIT ${size}`
-    ),
+    held: memoized((size) => `${held} AND key > $1::text ORDER BY key COLLATE "C" LIMIT ${size}`),
+    find: memoized((count) => `${held} AND key IN (${keys(count, 1)})`),
   };
 }
 

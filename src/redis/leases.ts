@@ -6,7 +6,16 @@
  * @module
  */
 
-import type { Claim, Claimed, Entry, LeasePage, Leases, Refusal, Settlement } from "../backend.ts";
+import type {
+  Claim,
+  Claimed,
+  Entry,
+  Held,
+  LeasePage,
+  Leases,
+  Refusal,
+  Settlement,
+} from "../backend.ts";
 import type { Client, ClientSource } from "./client.ts";
 import { absoluteExpiry, type Commands, mark, relativeExpiry, settleAll } from "./commands.ts";
 import { explainSize } from "./errors.ts";
@@ -56,10 +65,19 @@ if KEYS[3] then redis.call('SET', KEYS[3], ARGV[6], 'PX', ${noteLife}) end
 redis.call('PEXPIRE', KEYS[2], length > 0 and length + ${grace} or ${afterRelease})
 return {1}`);
 
-/** Its key is the lease. Returns the token and the remaining ms, if the lease is held. */
-const look = new Script(`
-local left = redis.call('PTTL', KEYS[1]) - ${grace}
-return left > 0 and {redis.call('GET', KEYS[1]), left} or {}`);
+/** Returns the token and the remaining ms of the lease `key`, if it is held. */
+const returnHeld = `
+local left = redis.call('PTTL', key) - ${grace}
+return left > 0 and {redis.call('GET', key), left} or {}`;
+
+/** Its key is the lease. */
+const look = new Script(`local key = KEYS[1] ${returnHeld}`);
+
+/**
+ * Its keys are the session, the lease, and a name that does not exist. A replica, which may be behind,
+ * refuses to delete that.
+ */
+const find = new Script(`local key = KEYS[2] redis.call('DEL', KEYS[3]) ${returnHeld}`);
 
 /** The part of a name that decides about its slot in a cluster: its hash tag, or all of it. */
 function slotted(name: string): string {
@@ -69,13 +87,16 @@ function slotted(name: string): string {
 /** Marks the name of a lease, after the prefix. */
 const leaseMark = `${mark}lease`;
 
+/** What belongs to a session. Nothing is ever stored as "none". */
+type Kind = "lease" | "note" | "none";
+
 /**
- * The name of a lease or note. It begins with the prefix, so that the rights of a user apply to it.
+ * The name of what belongs to a session. It begins with the prefix, so that the rights of a user apply to it.
  *
  * @throws {RangeError} if it would be in another slot of a cluster than its session.
  */
 function nameOf(
-  kind: "lease" | "note",
+  kind: Kind,
   prefix: string,
   key: string,
   client: Client,
@@ -116,7 +137,11 @@ export class RedisLeases implements Leases<string> {
     const replies = await this.#source.run(signal, (client) =>
       settleAll(
         claims.map(({ key, token, length, noted }) =>
-          claim.run(client, this.#names(client, key, noted), [token, `${length}`, expiring])
+          claim.run(client, this.#names(client, key, noted && "note"), [
+            token,
+            `${length}`,
+            expiring,
+          ])
         ),
       ));
     return claims.map(({ key }, i) => {
@@ -146,7 +171,7 @@ export class RedisLeases implements Leases<string> {
             `${change?.expires === undefined ? 0 : relativeExpiry(change.expires)}`,
             note ?? "",
           ];
-          const names = this.#names(client, key, note !== undefined);
+          const names = this.#names(client, key, note !== undefined && "note");
           const reply = await settle.run(client, names, args).catch(explainSize(key));
           if (Number(reply[0]) === 1) this.#settled.add(settlement);
           return reply;
@@ -172,9 +197,20 @@ export class RedisLeases implements Leases<string> {
     });
   }
 
-  /** The names of the session, of the lease, and of the note. */
-  #names(client: Client, key: string, noted?: boolean): string[] {
-    const kinds = noted ? ["lease", "note"] as const : ["lease"] as const;
+  async find(keys: string[], signal: AbortSignal): Promise<Held[]> {
+    const replies = await this.#source.run(
+      signal,
+      (client) => settleAll(keys.map((key) => find.run(client, this.#names(client, key, "none")))),
+    );
+    return keys.flatMap((key, i) => {
+      const [token, left] = replies[i] as unknown[];
+      return token === undefined ? [] : { key, token: String(token), left: Number(left) };
+    });
+  }
+
+  /** The names of the session, of the lease, and of something else. */
+  #names(client: Client, key: string, other?: Kind | false): string[] {
+    const kinds: Kind[] = other ? ["lease", other] : ["lease"];
     const { isCluster } = this.#source;
     const names = kinds.map((kind) => nameOf(kind, this.#prefix, key, client, isCluster));
     return [this.#prefix + key, ...names];

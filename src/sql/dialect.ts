@@ -94,6 +94,8 @@ export interface LeaseStatements {
   holders?(claims: number): string;
   /** Selects key, token and remaining ms of up to `size` leases that are held, after a key. */
   held(size: number): string;
+  /** Selects the same of leases that are held. Its values are the keys. */
+  find(keys: number): string;
 }
 
 /** Quotes an identifier. Doubles quotation marks inside it, so that none can end it early. */

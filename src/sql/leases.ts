@@ -8,6 +8,7 @@
 import type {
   Claim,
   Claimed,
+  Held,
   LeasePage,
   Leases,
   MaybePromise,
@@ -47,7 +48,7 @@ export const paddedValues: LeaseValues = {
  *
  * @param statements returns the statements, if the table has the columns of leases.
  * @param run runs a script on some keys. The database has its changes when this resolves.
- * @param peek reads before a claim, without the lock that a claim takes, where such a lock exists.
+ * @param peek reads without the lock that a claim takes, where such a lock exists.
  */
 export function sqlLeases(
   statements: () => Pick<Statements, "leases">,
@@ -67,6 +68,11 @@ export function sqlLeases(
       // The command line opens tables without the columns.
       if (statements().leases === undefined) return { leases: [] };
       return run(leases().held(start, size), signal, 1);
+    },
+    find(keys, signal) {
+      if (statements().leases === undefined) return [];
+      const script = leases().find(keys);
+      return peek?.(script) ?? run(script, signal, keys.length);
     },
   };
 }
@@ -155,12 +161,16 @@ class SqlLeases {
 
   *held(start: string, size: number): Script<LeasePage> {
     const rows = yield [this.#statements.held(size), this.#values.key(start)];
-    const leases = rows.map(([key, token, left]) => ({
-      key: String(key),
-      token: String(token),
-      left: Number(left),
-    }));
+    const leases = rows.map(toHeld);
     return { leases, next: rows.length < size ? undefined : leases.at(-1)!.key };
+  }
+
+  *find(keys: string[]): Script<Held[]> {
+    const items = keys.map((key) => ({ key }));
+    const rows = yield* this.#run(this.#statements.find, items, ({ key }) => [
+      this.#values.key(key),
+    ]);
+    return rows.map(toHeld);
   }
 
   /** Runs a statement for items, in the order of their keys, so that processes do not deadlock. */
@@ -180,6 +190,10 @@ class SqlLeases {
     }
     return rows;
   }
+}
+
+function toHeld([key, token, left]: Row): Held {
+  return { key: String(key), token: String(token), left: Number(left) };
 }
 
 /** The rows of a VALUES list, with the placeholder of each value. */

@@ -91,6 +91,7 @@ const now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 /** The statements on leases, for one row each: SQLite has no round trips, and D1 takes few values. */
 function leases(table: string): LeaseStatements {
+  const held = `SELECT key, lease, until - ${now} FROM ${table} WHERE until > ${now}`;
   const remove = `DELETE FROM ${table} WHERE key = ? AND lease = ? AND note IS NULL`;
   return {
     most: 1,
@@ -116,8 +117,7 @@ function leases(table: string): LeaseStatements {
     read: () => `SELECT key, session, expires, lease, note FROM ${table} WHERE key = ?`,
     holders: () =>
       `SELECT key, lease FROM ${table} WHERE key = ? AND lease <> ? AND until > ${now}`,
-    held: (size) =>
-      `SELECT key, lease, until - ${now} FROM ${table}
-      WHERE key > ? AND until > ${now} ORDER BY key LIMIT ${size}`,
+    held: (size) => `${held} AND key > ? ORDER BY key LIMIT ${size}`,
+    find: () => `${held} AND key = ?`,
   };
 }

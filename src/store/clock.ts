@@ -23,6 +23,25 @@ export interface Clock {
   clearTimeout(timer: Timer | undefined): void;
 }
 
+/** A moment, by both clocks: one stands still while the machine is suspended, the other may be set. */
+export interface Moment {
+  readonly now: number;
+  readonly date: number;
+}
+
+/** The moment before all others. */
+export const never: Moment = { now: -Infinity, date: -Infinity };
+
+/** The present moment. */
+export function present(clock: Clock): Moment {
+  return { now: clock.now(), date: clock.date() };
+}
+
+/** Whether the moment was less than `ms` ago, by both clocks. */
+export function isYounger({ now, date }: Moment, ms: number, clock: Clock): boolean {
+  return clock.now() - now < ms && clock.date() - date < ms;
+}
+
 /** The clock of the machine. */
 export const systemClock: Clock = {
   now: () => performance.now(),

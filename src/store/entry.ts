@@ -14,6 +14,9 @@ export interface Expiring {
   readonly expires?: number;
 }
 
+/** The key of the lease of all sessions, for the option `cache`. */
+export const ownersKey = "telegraf-session:cache";
+
 /** Whether there is an entry and it has not expired. */
 export function isAlive(entry: Expiring | undefined, now: number = Date.now()): boolean {
   return entry !== undefined && (entry.expires ?? Infinity) > now;
@@ -36,6 +39,7 @@ export function checkKey(key: unknown): string {
   if (bytes === 0 || bytes > 512) {
     throw new RangeError(`A session key must have 1 to 512 bytes in UTF-8, but has ${bytes}`);
   }
+  if (key === ownersKey) throw new RangeError(`A session cannot have the key "${ownersKey}"`);
   if (!isValid(key)) throw new RangeError("A session key must be valid Unicode without NUL");
   return key;
 }

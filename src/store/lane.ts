@@ -104,9 +104,10 @@ export class Lane<T, J extends Job<T>, Outcome> {
    * Rejects callers whose deadline has passed. Abandons the batch in progress if no caller waits for
    * it any more.
    *
+   * @param now in ms of the clock's `now()`; infinite for all callers.
    * @returns the next deadline.
    */
-  rejectOverdue(now: number): number {
+  rejectOverdue(now: number, error: unknown = timedOut): number {
     let next = Infinity;
     let batchIsAwaited = false;
     for (const job of [...this.waiting.values(), ...this.#running.values()]) {
@@ -116,7 +117,7 @@ export class Lane<T, J extends Job<T>, Outcome> {
           job.waiters.push(waiter);
           next = Math.min(next, waiter.deadline);
         } else {
-          waiter.reject(timedOut);
+          waiter.reject(error);
           this.#options.onReject?.(job.key);
         }
       }

@@ -13,6 +13,8 @@ export interface Origin<Encoded> {
   readonly shared: object;
   /** The queue's version of the key, taken before the read. */
   readonly version: number;
+  /** The epoch of the lease of all sessions, taken before the read. */
+  readonly epoch: number;
 }
 
 /**

@@ -14,7 +14,8 @@
  * @module
  */
 
-import type { Entry, Limits, MaybePromise } from "../backend.ts";
+import { after, type Entry, type Limits, type MaybePromise } from "../backend.ts";
+import type { CachedEntries } from "../cache/entries.ts";
 import type { Clock } from "./clock.ts";
 import { DeadlineTimer } from "./deadline.ts";
 import { byKey, type Job, type Jobs, Lane, type Waiter } from "./lane.ts";
@@ -50,6 +51,8 @@ export interface Executor<Encoded> {
 export interface LeaseActivity {
   /** Whether a claim or settlement of the key is in progress. */
   isRunning(key: string): boolean;
+  /** Whether a settlement of the key waits or is in progress. */
+  isSettling(key: string): boolean;
   /** Starts what has waited for a write. */
   schedule(): void;
   /** Stops its timer. */
@@ -70,6 +73,8 @@ export class Queue<Encoded> {
   /** Counts the writes per hash of their key, so that idle keys use no memory. */
   readonly #versions = new Uint32Array(4096);
   readonly #deadlines: DeadlineTimer;
+  /** What this process knows about stored sessions while no other process can change them. */
+  cache: CachedEntries<Encoded> | undefined;
   /** What leases tell the queue about a key, if there are leases. */
   #leases: LeaseActivity | undefined;
 
@@ -85,9 +90,7 @@ export class Queue<Encoded> {
       get eager() {
         return executor.embedded;
       },
-      execute(jobs, signal) {
-        return executor.read(keysOf(jobs), signal, undefined, jobs);
-      },
+      execute: (jobs, signal) => this.#executeReads(jobs, signal),
       results: byKey,
       onBatchEnd: () => this.#writes.schedule(), // for writes that waited for a read of their key
     });
@@ -97,7 +100,11 @@ export class Queue<Encoded> {
         content === undefined || renewal ? 0 : executor.size(content.value),
       // Reads cannot starve a write: while it waits, `read` answers from it and adds no job.
       ready: (key) => this.#reads.get(key) === undefined && !this.#leases?.isRunning(key),
-      execute: (jobs, signal) => this.#executeWrites(jobs, signal),
+      execute: (jobs, signal) => {
+        const { cache } = this;
+        const stored = this.#executeWrites(jobs, signal);
+        return cache === undefined ? stored : this.#keepStored(stored, jobs, cache);
+      },
       onBatchEnd: () => this.#leases?.schedule(), // for leases that waited for a write of their key
       onReject: (key) => this.countWrite(key),
     });
@@ -107,6 +114,8 @@ export class Queue<Encoded> {
   read(key: string, waiter: Waiter<Content<Encoded>>): void {
     const write = this.#writes.get(key);
     if (write !== undefined) return waiter.resolve(write.content);
+    const cached = this.cache?.get(key);
+    if (cached !== undefined) return waiter.resolve(cached.content);
     const read = this.#reads.get(key);
     if (read !== undefined) read.waiters.push(waiter);
     else this.#reads.add({ key, waiters: [waiter] });
@@ -152,6 +161,12 @@ export class Queue<Encoded> {
   /** Changes the version of a key. Also called for writes that do not go through this queue. */
   countWrite(key: string): void {
     this.#versions[this.#slot(key)]!++;
+    this.cache?.delete(key);
+  }
+
+  /** Rejects all pending writes. What the database has of those in progress is unknown. */
+  rejectWrites(error: unknown): void {
+    this.#writes.rejectOverdue(Infinity, error);
   }
 
   /** Whether the key has a pending write. */
@@ -189,6 +204,38 @@ export class Queue<Encoded> {
     let hash = 0;
     for (let i = 0; i < key.length; i++) hash = Math.imul(hash, 31) + key.charCodeAt(i) | 0;
     return hash & (this.#versions.length - 1);
+  }
+
+  #executeReads(
+    jobs: Job<Content<Encoded>>[],
+    signal: AbortSignal,
+  ): MaybePromise<Entry<Encoded>[]> {
+    const { cache } = this;
+    const keys = keysOf(jobs);
+    if (cache === undefined) return this.#executor.read(keys, signal, undefined, jobs);
+    const versions = keys.map((key) => this.#leases?.isSettling(key) ? -1 : this.version(key));
+    // With the expiry also if this store has no `ttl`: the database forgets the session then.
+    return after(this.#executor.read(keys, signal, true, jobs), (entries) => {
+      const found = byKey(entries, jobs);
+      for (const [i, key] of keys.entries()) {
+        // Otherwise it was written meanwhile, or before this read by a settlement that had not ended.
+        if (this.version(key) === versions[i]) cache.put(key, found[i]);
+      }
+      return entries;
+    });
+  }
+
+  /** Keeps what has been stored, unless a newer write waits or the write was given up. */
+  #keepStored(
+    stored: MaybePromise<void>,
+    jobs: WriteJob<Encoded>[],
+    cache: CachedEntries<Encoded>,
+  ): MaybePromise<void> {
+    return after(stored, () => {
+      for (const job of jobs) {
+        if (this.#writes.get(job.key) === job) cache.put(job.key, job.content);
+      }
+    });
   }
 
   #executeWrites(jobs: WriteJob<Encoded>[], signal: AbortSignal): MaybePromise<void> {

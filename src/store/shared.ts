@@ -19,6 +19,9 @@ import {
   type Plan,
   type Replacement,
 } from "../backend.ts";
+import type { Ownership } from "../cache/ownership.ts";
+import { reason } from "../errors.ts";
+import type { CacheOptions } from "../options.ts";
 import type { Clock } from "./clock.ts";
 import { backOff, timedOut, withTimeout } from "./deadline.ts";
 import { batchesOf, type Jobs } from "./lane.ts";
@@ -33,6 +36,8 @@ export interface Member {
   readonly expiring: boolean;
   /** Gets errors that happen in the background. */
   readonly report: (error: unknown) => void;
+  /** If given, sessions are kept in memory, and all members use them. */
+  readonly cache?: CacheOptions | undefined;
   /** If given, opening is a dry run that passes the planned changes to this function. */
   readonly plan?: (plan: Plan) => void;
 }
@@ -75,6 +80,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     shared.#checkOptions(backend.shared);
     shared.#members.add(member);
     if (member.expiring) shared.#require({ expiring: true });
+    if (member.cache !== undefined) shared.#useCache(member.cache);
     return shared;
   }
 
@@ -91,6 +97,10 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   #healthy = false;
   /** What the database is prepared for, or has to be. */
   #needs: Needs = { expiring: false, leasing: false };
+  /** The option `cache` of the first store that has it. */
+  #cache: CacheOptions | undefined;
+  /** The lease of all sessions, for that option. Loaded when it is needed. */
+  ownership: Ownership<Encoded> | undefined;
   /** Why the database could not be prepared for leases. */
   leaseError: unknown;
   /** The last error since a call succeeded. */
@@ -180,6 +190,16 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     return this.#batch("prune", [], work, signal);
   }
 
+  /** Changes when the lease of all sessions was lost. */
+  get epoch(): number {
+    return this.ownership?.epoch ?? 0;
+  }
+
+  /** Whether this process is, or will be, the only one with the sessions. */
+  get isCaching(): boolean {
+    return this.#cache !== undefined;
+  }
+
   /** Leases on the keys, or the reason why there are none. */
   get leases(): Leases<Encoded> | string {
     return this.#backend.leases ?? "its backend has none";
@@ -217,6 +237,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     const { handle, scope } = this.#backend;
     SharedBackend.#all.get(handle)!.delete(scope);
     await this.#opening?.catch(() => {});
+    await this.ownership?.release();
     await this.#backend.close();
     this.#state = "closed";
   }
@@ -254,7 +275,9 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Opens the database if necessary and does the work. Retries while errors are transient. */
   run<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
-    if (!this.#healthy) return this.#runWithRetries(work, signal);
+    if (!this.#healthy || this.ownership?.isCertain === false) {
+      return this.#runWithRetries(work, signal);
+    }
     // The fast path adds nothing to the work because every operation would pay for it.
     const failed = async (error: unknown) => {
       await this.#backOffOrThrow(error, 0, signal);
@@ -276,6 +299,11 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     for (;; failures++) {
       try {
         while (!this.opened) await this.#open();
+        if (this.#cache !== undefined) {
+          await this.#own(this.#cache);
+          // The lease was lost, and this change was given up.
+          if (signal.aborted) throw timedOut;
+        }
         const result = await work();
         this.lastError = undefined;
         this.#healthy = this.opened;
@@ -294,9 +322,39 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
       this.lastError = error;
       this.#healthy = false;
     }
-    if (error !== timedOut && !this.#backend.transient(error)) throw error;
+    if (!this.#mayPass(error)) throw error;
     await backOff(failures, this.#clock, signal);
     if (signal.aborted) throw error;
+  }
+
+  /** Whether the same work may succeed in a moment. */
+  #mayPass(error: unknown): boolean {
+    return error === timedOut || error === this.ownership?.rival || this.#backend.transient(error);
+  }
+
+  /** Takes or renews the lease of all sessions, unless it is certain. */
+  async #own(options: CacheOptions): Promise<void> {
+    if (!this.#needs.leasing) {
+      throw new Error(`the option "cache" needs leases: ${reason(this.leaseError)}`);
+    }
+    this.ownership ??= await this.#loadOwnership(options);
+    if (!this.ownership.isCertain) await this.ownership.hold();
+  }
+
+  async #loadOwnership(options: CacheOptions): Promise<Ownership<Encoded>> {
+    const { Ownership } = await import("../cache/ownership.ts");
+    return this.ownership ?? new Ownership({
+      leases: this.#backend.leases as Leases<Encoded>,
+      queue: this.queue,
+      clock: this.#clock,
+      call: (operation, items, work) =>
+        withTimeout(this.#timeout, this.#clock, (signal) => {
+          const call = () => work(signal);
+          return isTraced(batches) ? this.#trace(operation, items, call, signal) : call();
+        }),
+      sizeOf: (value) => this.size(value),
+      report: this.#report,
+    }, options);
   }
 
   /** One attempt serves all callers. A failure is forgotten, so the next operation tries again. */
@@ -353,6 +411,21 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
         : "is not the same as that of another store on the same data"; // it may be a secret
       throw new TypeError(`option "${option}" ${differ}; use the same value for both`);
     }
+  }
+
+  #useCache(options: CacheOptions): void {
+    if (typeof this.leases === "string") {
+      throw new TypeError(`option "cache": this store cannot hold leases: ${this.leases}`);
+    }
+    const before = this.#cache ?? options;
+    for (const name of ["entries", "bytes", "age"] as const) {
+      if (options[name] !== before[name]) {
+        throw new TypeError('option "cache" is not the same as that of another store on the same data');
+      }
+    }
+    this.#cache = options;
+    this.#healthy = false;
+    this.#require({ leasing: true });
   }
 
   /** Opens the database again if it was prepared for less. */

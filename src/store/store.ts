@@ -215,11 +215,14 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const { storedAs } = backend.codec;
     if (options.onError && storedAs) this.#losses = new Losses(storedAs, this.#report);
     if (options.debug ?? debugByEnvironment()) this.#late = this.#loadLate(options.onError);
+    const { cache = false } = options;
     this.#member = {
       timeout: this.#timeout,
       expiring: this.#ttl !== undefined,
       report: this.#report,
+      cache: cache === true ? {} : cache || undefined,
     };
+
     this.#shared = SharedBackend.join(backend, this.#member, clock);
   }
 
@@ -236,6 +239,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     again?: () => Promise<Session | undefined>,
   ): Promise<Session | undefined> {
     const shared = this.#shared;
+    const { epoch } = shared;
     let version: number;
     const read = (key: string, waiter: Waiter<Content<Encoded>>) => {
       const turn = this.#exclusive?.turnToRead(key);
@@ -245,9 +249,12 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       shared.queue.read(key, waiter);
     };
     const finish = (content: Content<Encoded>) => {
+      // Others may have changed the session between this read and the new lease of all sessions.
+      if (epoch !== shared.epoch) return this.#get(key);
+      shared.ownership?.noteRead(key);
       if (content === undefined || !this.#isAlive(content)) return undefined;
       const session = this.#decode(content.key, content.value);
-      setOrigin(session, { shared, content, version });
+      setOrigin(session, { shared, content, version, epoch });
       return session;
     };
     return this.#keyed("read", key, read, finish, again);
@@ -271,7 +278,10 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     this.#late?.then((late) => late.forget(key), this.#report);
     return this.#keyed<void>("delete", key, (key, waiter) => {
       const turn = this.#exclusive?.turnToWrite(key);
-      if (turn === undefined) return queue.write(key, undefined, waiter);
+      if (turn === undefined) {
+        this.#shared.ownership?.check(key, undefined);
+        return queue.write(key, undefined, waiter);
+      }
       if (turn.content !== undefined) turn.write(null);
       waiter.resolve();
     });
@@ -527,11 +537,13 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       if (!unchanged) {
         const changed = { key, value, expires };
         turn.write(changed);
-        setOrigin(session, { shared: this.#shared, content: changed, version: queue.version(key) });
+        const [shared, version] = [this.#shared, queue.version(key)];
+        setOrigin(session, { shared, content: changed, version, epoch: shared.epoch });
       }
       return waiter.resolve();
     }
     const origin = originOf<Encoded>(session, this.#shared);
+    this.#shared.ownership?.check(key, origin?.epoch);
     const content = origin?.content;
     const unchanged = content?.key === key && origin!.version === queue.version(key) &&
       this.#codec.equal(content.value, value);
@@ -574,7 +586,7 @@ class BackendStore<Session, Encoded> implements Store<Session> {
   async #move(from: string, to: string, overwrite: boolean): Promise<boolean> {
     const { queue } = this.#shared;
     const keys = [from, to];
-    const versions = () => keys.map((key) => queue.version(key)).join();
+    const versions = () => [this.#shared.epoch, ...keys.map((key) => queue.version(key))].join();
     for (let moved = false;;) {
       for (const key of keys) {
         await this.#keyed<void>("write", key, (key, waiter) => queue.written(key, waiter));
@@ -649,10 +661,10 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     operation: Operation,
     rawKey: string,
     work: (key: string, waiter: Waiter<Result>) => void,
-    finish?: (result: Result) => T,
+    finish?: (result: Result) => T | Promise<T>,
     again?: () => Promise<T>,
   ): Promise<T> {
-    let resolve!: (result: T) => void, rejectPromise!: (error: unknown) => void;
+    let resolve!: (result: T | Promise<T>) => void, rejectPromise!: (error: unknown) => void;
     const promise = new Promise<T>((onResult, onError) => {
       resolve = onResult;
       rejectPromise = onError;

@@ -51,6 +51,7 @@ function comparable(backend: Backend<Plain<unknown>>): Backend<Plain<unknown>> {
         })),
       settle: (settlements, signal) => leases.settle(settlements, signal),
       held: (start, size, signal) => leases.held(start, size, signal),
+      find: (keys, signal) => leases.find(keys, signal),
     },
   };
 }

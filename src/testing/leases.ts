@@ -68,6 +68,12 @@ class Holder implements AsyncDisposable {
     return [...(await this.all()).values()].map(({ key, token }) => `${key} ${token}`).sort();
   }
 
+  /** The leases on some keys that are held, in the order of the keys. */
+  async find(...keys: string[]): Promise<Held[]> {
+    const found = await retry(this.backend, () => this.leases.find(keys, signal));
+    return [...found].sort((a, b) => keys.indexOf(a.key) - keys.indexOf(b.key));
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.backend.close();
   }
@@ -337,6 +343,64 @@ export function leases(define: Test, harness: Harness): void {
       i % 5 === 0 ? `${key} other` : i % 3 === 0 ? `${key} t1` : []
     );
     assert.deepEqual(await holder.held(), kept.sort());
+  });
+
+  test("a lease is found by its key only while it is held", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await using other = await open(where);
+    for (const key of ["k", "missing"]) {
+      assert.deepEqual(await other.find(key), []);
+      await holder.claim("t1", 60_000, key);
+      const [found, ...others] = await other.find(key);
+      assert.deepEqual([found?.key, found?.token, others], [key, "t1", []]);
+      assert.ok(found!.left > 0 && found!.left <= 60_000, `${found!.left}`);
+      assert.deepEqual(await holder.settled("t1", undefined, long, key), []);
+      const [renewed] = await other.find(key);
+      assert.ok(renewed!.left > 60_000 && renewed!.left <= long, `${renewed!.left}`);
+      assert.deepEqual(await holder.settled("t1", { a: 2 }, 0, key), []);
+      assert.deepEqual(await other.find(key), []);
+      await holder.claim("t2", 1, key);
+      await wait(5);
+      assert.deepEqual(await other.find(key), []);
+    }
+  });
+
+  test("of several keys those are found whose leases are held", async (store, where) => {
+    const keys = [...Array.from({ length: 20 }, (_, i) => `k${i}`), "ключ 🔑", "K1", "{a}b"];
+    await store.set("k1", { a: 1 });
+    await store.set("never claimed", { a: 1 });
+    await using holder = await open(where);
+    await holder.claim("t1", long, ...keys);
+    await holder.claim("t1", long, "not asked for");
+    const released = keys.filter((_, i) => i % 3 === 0);
+    const release = { token: "t1", length: 0, change: undefined };
+    assert.deepEqual(await holder.settle(...released.map((key) => ({ ...release, key }))), []);
+    const found = await holder.find("never claimed", ...keys, "missing");
+    const expected = keys.filter((_, i) => i % 3 !== 0);
+    assert.deepEqual(found.map(({ key }) => key), expected);
+    assert.ok(found.every(({ token, left }) => token === "t1" && left > 0 && left <= long));
+    assert.deepEqual((await holder.find("K1", "k1")).map(({ key }) => key), ["k1"]);
+  });
+
+  test("to look for a lease changes nothing", async (store, where) => {
+    await store.set("k", { a: 1 });
+    await using holder = await open(where);
+    await using other = await open(where);
+    for (let i = 0; i < 3; i++) assert.deepEqual(await other.find("k", "missing"), []);
+    await assertLists(store, ["k"]);
+    assert.deepEqual(await holder.claimed("t1"), ["t1", { a: 1 }]);
+    assert.deepEqual(await holder.claimed("t1", "missing", 1), ["t1"]);
+    await wait(5);
+    for (let i = 0; i < 3; i++) {
+      assert.deepEqual((await other.find("k", "missing")).map(({ key }) => key), ["k"]);
+    }
+    assert.deepEqual(await other.claimed("t2"), ["t1"]);
+    assert.deepEqual(await holder.settled("t1", undefined, 0, "missing"), []);
+    assert.deepEqual(await other.claimed("t2", "missing"), ["t2"]);
+    assert.deepEqual(await holder.settled("t1", { a: 2 }), []);
+    await assertLists(store, ["k"]);
+    assert.deepEqual(await other.claimed("t2"), ["t2", { a: 2 }]);
   });
 
   test("many processes that claim one key: one gets it", async (_store, where) => {

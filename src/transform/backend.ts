@@ -11,7 +11,7 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type Backend, type Codec, isPromise, type Leases, type MaybePromise } from "../backend.ts";
+import { after, type Backend, type Codec, isPromise, type Leases } from "../backend.ts";
 import { needsCodec, newer, type Plain } from "../codec/header.ts";
 import { reason, type StoreError, VersionError } from "../errors.ts";
 import type { StoreOptions } from "../options.ts";
@@ -95,12 +95,8 @@ function transformedLeases<Encoded>(
         signal,
       ),
     held: (start, size, signal) => leases.held(start, size, signal),
+    find: (keys, signal) => leases.find(keys, signal),
   };
-}
-
-/** Maps a result. Embedded databases stay synchronous. */
-function after<T, Result>(result: MaybePromise<T>, map: (result: T) => Result) {
-  return isPromise(result) ? result.then(map) : map(result);
 }
 
 /** Sessions and their plain form. */

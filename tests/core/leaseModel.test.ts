@@ -17,11 +17,11 @@ function open(): Promise<LeaseWorld> {
   const frozen: (Promise<void> | undefined)[] = [];
   const make = (store: number) => {
     const backend = memoryBackend(data, clock.date);
-    const { claim, settle, held } = backend.leases as Leases<string>;
+    const { claim, settle, ...others } = backend.leases as Leases<string>;
     const leases: Leases<string> = {
       claim: async (...args) => (await frozen[store], claim(...args)),
       settle: async (...args) => (await frozen[store], settle(...args)),
-      held,
+      ...others,
     };
     return makeStore<List, string>({ ...backend, leases }, { ttl }, clock);
   };

@@ -438,6 +438,7 @@ describe("traces", () => {
     }
     assert.deepEqual(seen, [
       "open leasing in open",
+      "find telegraf-session:cache in claim",
       "claim a in claim",
       "update",
       "settle a in settle",

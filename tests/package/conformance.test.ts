@@ -51,13 +51,22 @@ const faults: Record<string, [expected: RegExp, change: Change]> = {
       leases: {
         ...leases,
         async claim(claims, signal) {
-          for (const { key } of claims) {
-            const { leases: held } = await leases.held(undefined, 1e9, signal);
-            const { token } = held.find((it) => it.key === key) ?? {};
-            if (!token) continue;
+          for (const { key, token } of await leases.find(claims.map(({ key }) => key), signal)) {
             await leases.settle([{ key, token, length: 0, change: undefined }], signal);
           }
           return leases.claim(claims, signal);
+        },
+      },
+    }),
+  ],
+  "claims the leases that it looks for": [
+    /changes nothing/,
+    (_, leases) => ({
+      leases: {
+        ...leases,
+        find(keys, signal) {
+          leases.claim(keys.map((key) => ({ key, token: "t", length: 60_000 })), signal);
+          return [];
         },
       },
     }),

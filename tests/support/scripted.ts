@@ -2,6 +2,7 @@
 
 import type { Backend, Limits } from "../../src/backend.ts";
 // What stores load when they need it. To load it during a test would take time of the real clock.
+import "../../src/cache/ownership.ts";
 import "../../src/lease/exclusive.ts";
 import { memoryBackend, MemoryData } from "../../src/memory.ts";
 import type { StoreOptions } from "../../src/options.ts";
@@ -28,9 +29,9 @@ export function gate(): { readonly opened: Promise<void>; open(): void } {
 }
 
 export class Script {
-  readonly clock = new ManualClock();
-  readonly data = new MemoryData();
-  readonly sessions = this.data.sessions;
+  readonly clock: ManualClock;
+  readonly data: MemoryData;
+  readonly sessions: MemoryData["sessions"];
   /** Each call with its keys, in the order in which the calls began. */
   readonly calls: string[] = [];
   /** Thrown by the next calls, one each. A call succeeds if its place has `undefined`. */
@@ -41,7 +42,11 @@ export class Script {
   readonly signals: AbortSignal[] = [];
   readonly backend: Backend;
 
-  constructor(limits: Partial<Limits> = {}) {
+  /** @param other a script with the same clock and data: that of another process. */
+  constructor(limits: Partial<Limits> = {}, other?: Script) {
+    this.clock = other?.clock ?? new ManualClock();
+    this.data = other?.data ?? new MemoryData();
+    this.sessions = this.data.sessions;
     const memory = memoryBackend(this.data, this.clock.date);
     const leases = memory.leases as Exclude<typeof memory.leases, string | undefined>;
     const step = async (name: string, keys: string[], signal?: AbortSignal) => {
@@ -63,6 +68,7 @@ export class Script {
             .then(() => leases.settle(settlements, signal)),
         held: (start, size, signal) =>
           step("held", start ? [start] : [], signal).then(() => leases.held(start, size, signal)),
+        find: (keys, signal) => step("find", keys, signal).then(() => leases.find(keys, signal)),
       },
       open: async ({ signal, report, expiring, leasing }) => {
         this.report = report;

@@ -43,7 +43,7 @@ export const upstream = "2.0.0-beta.7";
 export const bare = "bare driver";
 
 /** The stores that every part measures, if it can. The benchmark fails if one of them does. */
-export const required = [ours, upstream, bare];
+export const required = [ours, cached, upstream, bare];
 
 const upstreamEntry = (name: string) =>
   requireVersion("@telegraf/session", "2.0.0-beta.7", `/${name}`);

@@ -133,7 +133,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const stores = contenders[backend].filter(({ name }) =>
     values.stores === undefined
       // FerretDB is not used to compare with peers: some of them do not work with it.
-      ? !(quick || fake) || [...required, cached].includes(name)
+      ? !(quick || fake) || required.includes(name)
       : values.stores.split(",").some((beginning) => name.startsWith(beginning))
   );
   const chosenParts = list(values.parts ?? (quick ? "throughput,commands" : parts.join()), parts);
@@ -187,7 +187,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     for (const [title, results] of Object.entries(report.exclusive)) print(table(title, results));
   }
   if (chosenParts.includes("delay") && server) {
-    const few = stores.filter(({ name }) => [...required, cached].includes(name));
+    const few = stores.filter(({ name }) => required.includes(name));
     for (const delay of numbers(values.delays)) {
       await using proxy = await Proxy.to(url);
       proxy.delay = delay;

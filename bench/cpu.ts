@@ -33,8 +33,10 @@ export interface CPUPlan {
   rounds: number;
 }
 
-/** Time after which a round takes no further update, in ms: a flush of the disk may be slow. */
-const limit = 20_000;
+/** The time of a round, in ms. Less would measure how a process awakes. */
+const slice = 50;
+/** The time before the first round, in ms. Bots run for days, with warm code. */
+const warmUp = 2000;
 
 /** One round of one store, per update. */
 interface Sample {
@@ -51,15 +53,13 @@ export async function cpu(
   plan: CPUPlan,
 ): Promise<Usage[]> {
   const counting = canCount() ? "perf" : "";
-  // Some 10 ms: stores that are measured in quick succession find the machine in the same state.
-  const updates = Math.max(200, 10 * workload.count);
   const samples = new Map<string, Sample[]>(contenders.map(({ name }) => [name, []]));
   for (let i = 0; i < plan.processes; i++) {
     const processes = new Map<string, Process>();
     for (const name of [...samples.keys()]) {
       const one = new Process([backend, url, name, workload.name, tableName(), counting]);
       try {
-        await one.run(25 * updates); // bots run for days, with warm code
+        await one.run(warmUp);
         processes.set(name, one);
       } catch (error) {
         if (required.includes(name)) throw error;
@@ -70,7 +70,7 @@ export async function cpu(
     const names = [...samples.keys()];
     for (let round = 0; round < plan.rounds; round++) {
       for (const i of shuffled(names.length)) {
-        samples.get(names[i]!)!.push(await processes.get(names[i]!)!.run(updates));
+        samples.get(names[i]!)!.push(await processes.get(names[i]!)!.run(slice));
       }
     }
     for (const one of processes.values()) one.end();
@@ -89,7 +89,7 @@ export async function cpu(
   }));
 }
 
-/** The process of a store. It runs as many updates as it is sent, and prints a sample. */
+/** The process of a store. It runs updates for as many ms as it is told, and prints a sample. */
 class Process {
   readonly #child: ReturnType<typeof start>;
   readonly #lines: AsyncIterator<string>;
@@ -99,8 +99,8 @@ class Process {
     this.#lines = createInterface(this.#child.stdout)[Symbol.asyncIterator]();
   }
 
-  async run(updates: number): Promise<Sample> {
-    this.#child.stdin.write(`${updates}\n`);
+  async run(time: number): Promise<Sample> {
+    this.#child.stdin.write(`${time}\n`);
     const { value, done } = await this.#lines.next();
     if (done) throw new Error("the measured process failed");
     return JSON.parse(value);
@@ -120,10 +120,10 @@ async function measured([backend, url, name, work, place, counting]: string[]): 
   const run = workload.prepare(store, 300);
   for await (const line of createInterface(process.stdin)) {
     const counter = counting ? await Counter.start() : undefined;
-    const end = performance.now() + limit;
+    const end = performance.now() + Number(line);
     const before = process.cpuUsage();
     let done = 0;
-    for (; done < Number(line) && performance.now() < end; done += workload.count) await run();
+    for (; performance.now() < end; done += workload.count) await run();
     const { user, system } = process.cpuUsage(before);
     const instructions = await counter?.stop();
     const sample: Sample = {

@@ -41,7 +41,13 @@ export type {
   UpdateContext,
   UpdateOptions,
 } from "./src/lease/options.ts";
-export type { EncryptOptions, Migration, SessionCodec, StoreOptions } from "./src/options.ts";
+export type {
+  CacheOptions,
+  EncryptOptions,
+  Migration,
+  SessionCodec,
+  StoreOptions,
+} from "./src/options.ts";
 export {
   followMigrations,
   type MigrationContext,

@@ -75,6 +75,9 @@ export interface LeaseHolder {
 /**
  * The lease on a session could not be had within `wait` (`operation` is `"lock"`), or it was lost before
  * the session was stored (`operation` is `"write"`). In both cases nothing of this update is stored.
+ *
+ * With the option `cache` it may be the lease of all sessions that was lost, and the last write of this
+ * process may be stored. A process without the option gets this error if another one has all sessions.
  */
 export class LeaseError extends StoreError {
   /** The name of the class. */

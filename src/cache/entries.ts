@@ -5,7 +5,7 @@
  */
 
 import type { CacheOptions } from "../options.ts";
-import type { Content } from "../store/queue.ts";
+import type { Content, Known } from "../store/queue.ts";
 
 /** What is stored under a key, as far as this process knows. */
 interface Item<Encoded> {
@@ -33,7 +33,7 @@ interface Parts<Encoded> {
 }
 
 /** Entries by key. The least recently used ones give way to new ones. */
-export class CachedEntries<Encoded> {
+export class CachedEntries<Encoded> implements Known<Encoded> {
   readonly #limits: Required<{ [Name in keyof CacheOptions]: number }>;
   readonly #parts: Parts<Encoded>;
   /** The least recently used one first. */
@@ -49,7 +49,6 @@ export class CachedEntries<Encoded> {
     this.#parts = parts;
   }
 
-  /** What is known about the key; `undefined` if nothing is. */
   get(key: string): Item<Encoded> | undefined {
     const item = this.#items.get(key);
     if (item === undefined || !this.#parts.isUsable()) return undefined;

@@ -101,29 +101,37 @@ export class MongoLeases implements Leases<unknown> {
   }
 
   async held(start = "", size: number, signal: AbortSignal): Promise<LeasePage> {
-    const $match = { key: { $gt: start }, until: { $gt: released } };
-    const any = await this.#commands.run((collection) => collection.findOne($match, { signal }));
-    if (any === null) return { leases: [] }; // perhaps the server cannot have leases
-    const leases = await this.#commands.run((collection) =>
-      collection.aggregate<Held>([
-        { $match },
-        { $sort: { key: 1 } },
-        ...selectHeld,
-        { $limit: size },
-      ], { signal }).toArray()
-    );
-    return {
-      leases: leases.map(toHeld),
-      next: leases.length < size ? undefined : leases.at(-1)!.key,
-    };
+    const leases = await this.#select({ $gt: start }, size, signal);
+    return { leases, next: leases.length < size ? undefined : leases.at(-1)!.key };
   }
 
-  async find(keys: string[], signal: AbortSignal): Promise<Held[]> {
-    const pipeline = [{ $match: { key: { $in: keys } } }, ...selectHeld];
-    const leases = await this.#commands.run((collection) =>
-      collection.aggregate<Held>(pipeline, { signal }).toArray()
-    );
-    return leases.map(toHeld);
+  find(keys: string[], signal: AbortSignal): Promise<Held[]> {
+    return this.#select({ $in: keys }, keys.length, signal);
+  }
+
+  /** Up to `size` leases that are held, by the condition on their keys. */
+  async #select(key: object, size: number, signal: AbortSignal): Promise<Held[]> {
+    const $match = { key, until: { $gt: released } };
+    const pipeline = [
+      { $match },
+      { $sort: { key: 1 } },
+      // DocumentDB has no `$$NOW` in `$match`.
+      { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },
+      { $match: { left: { $gt: 0 } } },
+      { $limit: size },
+    ];
+    try {
+      const found = await this.#commands.run((collection) =>
+        collection.aggregate<Held>(pipeline, { signal }).toArray()
+      );
+      return found.map(({ left, ...rest }) => ({ ...rest, left: Number(left) }));
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      // A server that cannot have leases may refuse the pipeline.
+      const any = await this.#commands.run((collection) => collection.findOne($match, { signal }));
+      if (any !== null) throw error;
+      return [];
+    }
   }
 
   async #claimOne(claim: Claim, signal: AbortSignal): Promise<Document> {
@@ -225,16 +233,6 @@ export class MongoLeases implements Leases<unknown> {
   #count(settlements: Settlement<unknown>[], found: number): void {
     if (found === settlements.length) settlements.forEach((it) => this.#settled.add(it));
   }
-}
-
-/** The stages that select leases that are held. DocumentDB has no `$$NOW` in `$match`. */
-const selectHeld = [
-  { $project: { _id: 0, key: 1, token: "$lease", left: { $subtract: ["$until", "$$NOW"] } } },
-  { $match: { left: { $gt: 0 } } },
-];
-
-function toHeld({ left, ...lease }: Held): Held {
-  return { ...lease, left: Number(left) };
 }
 
 const missing = { $exists: false };

@@ -35,21 +35,17 @@ export class Commands {
   ): Promise<Entry<string>[]> {
     const names = keys.map((key) => this.#name(key));
     return this.#source.run(signal, async (client, reads) => {
+      // The usual read of one update, without the promises of the others.
+      if (names.length === 1 && !expiring) {
+        return entriesOf(keys, [refuseQueued(await reads.get(names[0]!))], []);
+      }
       const getValues = () => this.#values(names, reads);
       const getExpiries = () => expiring ? expiriesOf(names, reads) : [];
       // Several connections could answer in another order.
       const [values, expiries] = client.forBatch
         ? await Promise.all([getValues(), getExpiries()])
         : [await getValues(), await getExpiries()];
-      const entries: Entry<string>[] = [];
-      for (let i = 0; i < keys.length; i++) {
-        const value = values[i];
-        if (value === null || value === undefined) continue;
-        // The proxy Envoy reads the values from several servers, and one of them may have failed.
-        if (isError(value)) throw value;
-        entries.push({ key: keys[i]!, value: String(value), expires: expiries[i] });
-      }
-      return entries;
+      return entriesOf(keys, values, expiries);
     });
   }
 
@@ -154,6 +150,23 @@ export class Commands {
     }
     return refuseQueued(await reads.mGet(names)) as unknown[];
   }
+}
+
+/** The entries that exist. */
+function entriesOf(
+  keys: string[],
+  values: unknown[],
+  expiries: (number | undefined)[],
+): Entry<string>[] {
+  const entries: Entry<string>[] = [];
+  for (let i = 0; i < keys.length; i++) {
+    const value = values[i];
+    if (value === null || value === undefined) continue;
+    // The proxy Envoy reads the values from several servers, and one of them may have failed.
+    if (isError(value)) throw value;
+    entries.push({ key: keys[i]!, value: String(value), expires: expiries[i] });
+  }
+  return entries;
 }
 
 /** When names expire, in ms since the epoch; `undefined` for never. */

@@ -57,9 +57,9 @@ export function adapt(client: IORedis): Client {
 }
 
 function makeAdapter(client: Commands): Client {
-  const inOrder = client.isCluster
-    ? sequence()
-    : <T>(_: string[], send: () => Promise<T>) => send();
+  const inOrder = client.isCluster ? sequence() : undefined;
+  const change = (keys: string[], send: () => Promise<unknown>) =>
+    inOrder === undefined ? answer(send()) : inOrder(keys, () => answer(send()));
   const scannable = (node: Commands): Pick<Client, "scan"> => ({
     async scan(cursor, { MATCH, COUNT }) {
       const [next, keys] = await answer(node.scan(cursor, "MATCH", MATCH, "COUNT", COUNT));
@@ -82,9 +82,12 @@ function makeAdapter(client: Commands): Client {
     get: (key) => answer(client.get(key)),
     mGet: (keys) => answer(client.mget(keys)),
     set: (key, value, expiry) =>
-      inOrder([key], () => answer(client.set(key, value, ...Object.entries(expiry ?? {}).flat()))),
+      change([key], () =>
+        expiry === undefined
+          ? client.set(key, value)
+          : client.set(key, value, ...Object.entries(expiry).flat())),
     mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
-    del: (keys) => inOrder([keys].flat(), () => answer(client.del([keys].flat()))),
+    del: (keys) => change([keys].flat(), () => client.del([keys].flat())),
     pTTL: (key) => answer(client.pttl(key)),
     pExpire: (key, ms) => answer(client.pexpire(key, ms)),
     evalSha: (hash, { keys, arguments: args }) =>
@@ -114,12 +117,10 @@ export function sequence(): <T>(keys: string[], send: () => Promise<T>) => Promi
   };
 }
 
-async function answer<T>(reply: Promise<T>): Promise<T> {
-  try {
-    return await reply;
-  } catch (error) {
-    throw withoutCommand(error as { command?: unknown });
-  }
+function answer<T>(reply: Promise<T>): Promise<T> {
+  return reply.catch((error) => {
+    throw withoutCommand(error);
+  });
 }
 
 /** Removes the arguments of the command, which may be a password or a session. */

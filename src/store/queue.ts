@@ -15,7 +15,6 @@
  */
 
 import { after, type Entry, type Limits, type MaybePromise } from "../backend.ts";
-import type { CachedEntries } from "../cache/entries.ts";
 import type { Clock } from "./clock.ts";
 import { DeadlineTimer } from "./deadline.ts";
 import { byKey, type Job, type Jobs, Lane, type Waiter } from "./lane.ts";
@@ -59,6 +58,15 @@ export interface LeaseActivity {
   stop(): void;
 }
 
+/** What this process knows about stored sessions, while no other process can change them. */
+export interface Known<Encoded> {
+  /** What is stored under the key; `undefined` if that is not known. */
+  get(key: string): { readonly content: Content<Encoded> } | undefined;
+  put(key: string, content: Content<Encoded>): void;
+  delete(key: string): void;
+  keys(): Iterable<string>;
+}
+
 interface WriteJob<Encoded> extends Job<void> {
   content: Content<Encoded>;
   /** Whether the value is already stored, so that only its expiry has to be written. */
@@ -73,8 +81,8 @@ export class Queue<Encoded> {
   /** Counts the writes per hash of their key, so that idle keys use no memory. */
   readonly #versions = new Uint32Array(4096);
   readonly #deadlines: DeadlineTimer;
-  /** What this process knows about stored sessions while no other process can change them. */
-  cache: CachedEntries<Encoded> | undefined;
+  /** With the option `cache`: the sessions in memory. */
+  cache: Known<Encoded> | undefined;
   /** What leases tell the queue about a key, if there are leases. */
   #leases: LeaseActivity | undefined;
 
@@ -229,7 +237,7 @@ export class Queue<Encoded> {
   #keepStored(
     stored: MaybePromise<void>,
     jobs: WriteJob<Encoded>[],
-    cache: CachedEntries<Encoded>,
+    cache: Known<Encoded>,
   ): MaybePromise<void> {
     return after(stored, () => {
       for (const job of jobs) {

@@ -71,16 +71,13 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     clock: Clock,
   ): SharedBackend<Encoded> {
     const { handle, scope } = backend;
-    let shared = SharedBackend.of<Encoded>(backend);
-    if (shared === undefined) {
-      shared = new SharedBackend(backend, member, clock);
-      const scopes = SharedBackend.#all.get(handle) ?? new Map();
-      SharedBackend.#all.set(handle, scopes.set(scope, shared));
-    }
+    const shared = SharedBackend.of<Encoded>(backend) ?? new SharedBackend(backend, member, clock);
     shared.#checkOptions(backend.shared);
+    if (member.cache !== undefined) shared.#useCache(member.cache);
+    const scopes = SharedBackend.#all.get(handle) ?? new Map();
+    SharedBackend.#all.set(handle, scopes.set(scope, shared));
     shared.#members.add(member);
     if (member.expiring) shared.#require({ expiring: true });
-    if (member.cache !== undefined) shared.#useCache(member.cache);
     return shared;
   }
 
@@ -334,11 +331,14 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Takes or renews the lease of all sessions, unless it is certain. */
   async #own(options: CacheOptions): Promise<void> {
-    if (!this.#needs.leasing) {
-      throw new Error(`the option "cache" needs leases: ${reason(this.leaseError)}`);
+    try {
+      if (!this.#needs.leasing) throw this.leaseError;
+      this.ownership ??= await this.#loadOwnership(options);
+      if (!this.ownership.isCertain) await this.ownership.hold();
+    } catch (error) {
+      if (this.#mayPass(error)) throw error;
+      throw new Error(`the option "cache" needs a lease: ${reason(error)}`, { cause: error });
     }
-    this.ownership ??= await this.#loadOwnership(options);
-    if (!this.ownership.isCertain) await this.ownership.hold();
   }
 
   async #loadOwnership(options: CacheOptions): Promise<Ownership<Encoded>> {
@@ -420,7 +420,9 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     const before = this.#cache ?? options;
     for (const name of ["entries", "bytes", "age"] as const) {
       if (options[name] !== before[name]) {
-        throw new TypeError('option "cache" is not the same as that of another store on the same data');
+        throw new TypeError(
+          'option "cache" is not the same as that of another store on the same data',
+        );
       }
     }
     this.#cache = options;

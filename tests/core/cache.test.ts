@@ -468,7 +468,8 @@ describe("leases of sessions", () => {
     await first.set("a", { count: 1 });
     await using second: Store<Session> = young.store();
     const update = () => old.clock.run(second.update("a", () => ({ count: 2 })));
-    const refusal = /^LeaseError: .*process \d+.* has all sessions in memory, by the option "cache"/;
+    const refusal =
+      /^LeaseError: .*process \d+.* has all sessions in memory, by the option "cache"/;
     await assert.rejects(update(), refusal);
     await assert.rejects(old.clock.run(second.move("a", "b")), refusal);
     const middleware = second.exclusive({ getSessionKey: () => "a" });
@@ -537,14 +538,16 @@ describe("leases of sessions", () => {
 describe("stores with cache", () => {
   it("may share a client, if they agree", async () => {
     const script = new Script();
-    await using store = await cached(script, { cache: { entries: 5 } });
-    await using other: Store<Session> = script.store();
-    await using same: Store<Session> = script.store({ cache: { entries: 5 } });
+    const store = await cached(script, { cache: { entries: 5 } });
+    const other: Store<Session> = script.store();
+    const same: Store<Session> = script.store({ cache: { entries: 5 } });
     await other.set("a", { count: 1 });
     assert.deepEqual(await store.get("a"), { count: 1 });
     assert.deepEqual(await same.get("a"), { count: 1 });
     assert.deepEqual(calls(script), ["write a"]);
     assert.throws(() => script.store({ cache: true }), /"cache" is not the same/);
+    for (const one of [store, other, same]) await one.close();
+    assert.equal(script.calls.at(-1), "close");
   });
 
   it("need leases", async () => {
@@ -556,7 +559,14 @@ describe("stores with cache", () => {
       return { keys: 1, bytes: 1 };
     };
     await using store = script.store({ cache: true }, { handle: {}, open });
-    await assert.rejects(script.clock.run(store.get("a")), /"cache" needs leases: no permission/);
+    const why =
+      /^StoreError: Cannot read session "a": the option "cache" needs a lease: no permission/;
+    await assert.rejects(script.clock.run(store.get("a")), why);
+    script.before = (call) => {
+      if (call.startsWith("claim")) throw new Error("no permission");
+    };
+    await using reader = script.store({ cache: true });
+    await assert.rejects(script.clock.run(reader.get("a")), why);
   });
 
   it("refuse options that cannot work, and the key of the lease", async () => {

@@ -200,5 +200,8 @@ it("processes with and without cache lose no update", async () => {
   );
   await fc.assert(property, { numRuns: 150, endOnFailure: true });
   // The steps lead to what they are for.
-  assert.ok(Math.min(counts.acknowledged, counts.refused, counts.cached) > 50, JSON.stringify(counts));
+  assert.ok(
+    Math.min(counts.acknowledged, counts.refused, counts.cached) > 50,
+    JSON.stringify(counts),
+  );
 });

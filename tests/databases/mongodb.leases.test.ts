@@ -25,6 +25,7 @@ import { leases } from "../../src/testing/leases.ts";
 import { moves } from "../../src/testing/moves.ts";
 import { replace } from "../../src/testing/replace.ts";
 import { processes } from "../../src/testing/processes.ts";
+import { cached } from "../suites/cache.ts";
 import { type Harness, runTopics, workerOf } from "../support/conformance.ts";
 import { requireVersion } from "../support/packages.ts";
 import { place, serverUrl } from "../support/servers.ts";
@@ -144,6 +145,14 @@ function test(
   });
 }
 
+cached({
+  name: "MongoDB",
+  backend: ["mongodb", "Mongo"],
+  options: (url, collection) => ({ url, collection }) as object,
+  store: (options) => Mongo(options),
+  noLeases,
+}, () => url);
+
 describe("MongoDB leases", () => {
   runTopics(harness, [leases, processes]);
   // FerretDB 1, which runs the rest of the suite, has no atomic changes.
@@ -173,6 +182,9 @@ describe("MongoDB leases", () => {
         start = page.next;
       } while (start !== undefined);
       assert.deepEqual(held.sort(), [...keys].sort());
+      const found = await holder.leases.find(["missing", ...keys], signal);
+      assert.deepEqual(found.map(({ key }) => key).sort(), [...keys].sort());
+      assert.ok(found.every(({ left }) => left > long - 60_000 && left <= long));
       for (const key of keys.slice(1)) assert.deepEqual((await holder.read(key))?.value, { key });
       assert.equal(await holder.read(keys[0]!), undefined);
       assert.deepEqual(await holder.settle(removal(keys[1]!, "t")), []);
@@ -199,6 +211,8 @@ describe("MongoDB leases", () => {
     }
     await holder.claim(...keys.map((key) => lease(key, "t")));
     assert.deepEqual(sent.splice(0), ["update", "find"]);
+    assert.equal((await holder.leases.find(keys, signal)).length, 60);
+    assert.deepEqual(sent.splice(0), ["aggregate"]);
     const settlements = keys.map((key, i) => i % 2 ? write(key, "t", 2) : removal(key, "t"));
     assert.deepEqual(await holder.settle(...settlements), []);
     assert.deepEqual(sent.splice(0), ["delete", "update"]);

@@ -4,7 +4,9 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Redis as IORedis } from "ioredis";
 import type { Store } from "../../mod.ts";
-import { Redis } from "../../redis.ts";
+import { Redis, type RedisOptions } from "../../redis.ts";
+import type { Backend, Leases } from "../../src/backend.ts";
+import { backendOf } from "../../src/store/factory.ts";
 import { Cleanup } from "../support/cleanup.ts";
 import { requireVersion } from "../support/packages.ts";
 import { Proxy } from "../support/proxy.ts";
@@ -69,6 +71,34 @@ describe("Redis failover", () => {
       }
     });
   }
+
+  it("Redis looks for no lease on a replica, which may be behind", async () => {
+    await using servers = new RedisServers();
+    await using cleanup = new Cleanup();
+    const port = await servers.single();
+    const ioredis = cleanup.of(new IORedis(url(port)), (client) => client.disconnect());
+    const pool = requireVersion("redis", "6").createClientPool({ url: url(port) });
+    pool.on("error", () => {});
+    await pool.connect();
+    cleanup.of(pool, (pool) => pool.destroy());
+    for (const options of [{ url: url(port) }, { client: ioredis }, { client: pool }]) {
+      await command(port, "REPLICAOF", "NO", "ONE");
+      const backend = cleanup.of(
+        backendOf(Redis, options as RedisOptions) as Backend,
+        (backend) => backend.close(),
+      );
+      const { signal } = new AbortController();
+      await backend.open({ expiring: false, leasing: true, signal, report() {} });
+      const leases = backend.leases as Leases<string>;
+      await leases.claim([{ key: "k", token: "t", length: 600_000 }], signal);
+      assert.equal((await leases.find(["k"], signal)).length, 1);
+      await demote(port);
+      await assert.rejects(async () => await leases.find(["k", "l"], signal), (error: Error) => {
+        assert.match(error.message, /READONLY/);
+        return backend.transient(error);
+      });
+    }
+  });
 
   it("Redis says that the server is a replica", async () => {
     await using servers = new RedisServers();

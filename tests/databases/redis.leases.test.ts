@@ -97,6 +97,8 @@ describe("Redis leases", () => {
         }
         const held = await heldLeases(leases);
         assert.deepEqual([...held.keys()].sort(), awkwardKeys.toSorted());
+        const found = await leases.find([...awkwardKeys, "missing"], signal);
+        assert.deepEqual(found.map(({ key }) => key), [...awkwardKeys]);
         const listed = new Set<string>();
         for (let start: string | undefined;;) {
           const page = await backend.page(start, 100, signal);

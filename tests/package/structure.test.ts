@@ -51,6 +51,7 @@ const allowed: Record<string, string[]> = {
   "src": ["src/codec/json.ts"],
   "src/store": [
     ...floor,
+    "src/cache/ownership.ts",
     "src/codec/losses.ts",
     "src/lease/exclusive.ts",
     "src/lease/options.ts",
@@ -58,6 +59,7 @@ const allowed: Record<string, string[]> = {
     "src/transform/rewrite.ts",
   ],
   "src/lease": [...floor, "src/store/"],
+  "src/cache": [...floor, "src/lease/token.ts", "src/store/"],
   "src/codec": floor,
   "src/redis": floor,
   "src/transform": [...floor, "src/codec/header.ts"],

@@ -12,6 +12,7 @@ import { inspect } from "node:util";
 import { type Backend, type Recipe, startServers } from "../../scripts/servers/index.ts";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { cert } from "../support/certificate.ts";
+import { cached } from "./cache.ts";
 import { model } from "./model.ts";
 import { exclusivelyUnderFaults } from "./processes.ts";
 import { type Fault, faults as allFaults, Proxy } from "../support/proxy.ts";
@@ -214,8 +215,12 @@ async function again<T>(work: () => Promise<T>): Promise<T> {
 }
 
 /** Runs the tests at the same time, because they mostly wait. */
-function atOnce(suite: string, tests: Record<string, () => Promise<void>>): void {
-  describe(suite, () => {
+export function atOnce(
+  suite: string,
+  tests: Record<string, () => Promise<void>>,
+  skip: string | false = false,
+): void {
+  describe(suite, { skip }, () => {
     let runs: Promise<void>[];
     before(() => {
       runs = Object.values(tests).map((test) => test());
@@ -404,7 +409,12 @@ export function faults(harness: FaultHarness): void {
     [`${name} operations time out if no reply arrives, and later ones succeed`]: blackHole,
     [`${name} operations time out if all connections of the pool are in use`]: exhaust,
     [`${name} closes while it connects again and gets no reply`]: closeInTheDark,
-    [`${name} holds the same data as a map, despite random connection faults`]: useAtRandom,
+    [`${name} holds the same data as a map, despite random connection faults`]: () =>
+      useAtRandom(6),
+    ...!harness.noLeases && {
+      [`${name} with cache holds the same data as a map, despite random connection faults`]: () =>
+        useAtRandom(3, { cache: true }),
+    },
   });
 
   it(`${name} operations time out while the server is suspended`, async (context) => {
@@ -522,14 +532,18 @@ export function faults(harness: FaultHarness): void {
   });
 
   /** Uses stores behind proxies at random. */
-  function useAtRandom(): Promise<void> {
-    return model({
-      open(where, options, proxy) {
-        const url = proxy === undefined ? server.url : urlWith(server.url, { host: proxy.host });
-        return harness.store({ ...harness.options(url, where), ...options });
+  function useAtRandom(runs: number, own?: StoreOptions): Promise<void> {
+    return model(
+      {
+        open(where, options, proxy) {
+          const url = proxy === undefined ? server.url : urlWith(server.url, { host: proxy.host });
+          return harness.store({ ...harness.options(url, where), ...options });
+        },
+        proxy: () => Proxy.to(server.url),
       },
-      proxy: () => Proxy.to(server.url),
-    }, 6);
+      runs,
+      own,
+    );
   }
 
   async function blackHole(): Promise<void> {
@@ -618,6 +632,7 @@ export function processes(
 ): void {
   const { name } = harness;
   exclusivelyUnderFaults(harness, url, server);
+  cached(harness, url);
   it(`${name} keeps the complete last writes of 4 processes, and no process fails`, async () => {
     const options = { ...harness.options(url(), place()), timeout: 60_000 };
     const workers = [0, 1, 2, 3].map(() => new Worker(harness.backend));

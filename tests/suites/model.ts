@@ -8,6 +8,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import fc from "fast-check";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { type Fault, faults, type Proxy } from "../support/proxy.ts";
+import { isCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 
 /** Describes a backend to the test. */
@@ -54,10 +55,17 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
 );
 
 /** Runs the steps. Operations are only awaited at steps that need it. */
-async function play(harness: ModelHarness, steps: Step[], place: string): Promise<void> {
+async function play(
+  harness: ModelHarness,
+  steps: Step[],
+  place: string,
+  own: StoreOptions,
+): Promise<void> {
   const proxy = await harness.proxy?.();
   const options = { timeout: 60_000 };
-  let store = harness.open(place, options, proxy);
+  const open = () => harness.open(place, { ...options, ...own }, proxy);
+  let store = open();
+  if (own.cache) await isCaching(store);
   /** The values that each key may hold: the last written one, and earlier ones after an error. */
   const model = new Map<string, Set<string>>();
   let count = 0;
@@ -123,7 +131,7 @@ async function play(harness: ModelHarness, steps: Step[], place: string): Promis
         case "reopen": {
           const closing = store.close();
           await Promise.all([closing, settle()]);
-          store = harness.open(place, options, proxy);
+          store = open();
           break;
         }
       }
@@ -144,11 +152,19 @@ async function play(harness: ModelHarness, steps: Step[], place: string): Promis
   }
 }
 
-/** Runs random steps. Each run has its own data. */
-export async function model(harness: ModelHarness, numRuns: number): Promise<void> {
+/**
+ * Runs random steps. Each run has its own data.
+ *
+ * @param own options of the store.
+ */
+export async function model(
+  harness: ModelHarness,
+  numRuns: number,
+  own: StoreOptions = {},
+): Promise<void> {
   const property = fc.asyncProperty(
     fc.array(steps, { minLength: 20, maxLength: 80 }),
-    (steps) => play(harness, steps, place()),
+    (steps) => play(harness, steps, place(), own),
   );
   // A failed run reports its steps. Shrinking them would take too long.
   await fc.assert(property, { numRuns, endOnFailure: true });

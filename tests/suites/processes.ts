@@ -21,7 +21,7 @@ interface Restartable {
 }
 
 /** A chat to which several processes send updates, of which some may fail. */
-class Chat {
+export class Chat {
   readonly #user: number;
   readonly #processes: Worker[] = [];
   /** The numbers of the updates of each process that were acknowledged. */
@@ -49,7 +49,7 @@ class Chat {
     } catch (error) {
       const { name, message } = error as WorkerError;
       const why = `${name}: ${message}`;
-      assert.match(why, /^LeaseError: |: the process of the bots ended/);
+      assert.match(why, /^(Lease|Closed)Error: |: the process of the bots ended/);
       this.errors.push(why);
       return false;
     }
@@ -234,7 +234,7 @@ interface Scene {
 }
 
 /** Sends an update whose handler waits. Returns when it does. */
-async function hold(chat: Chat, worker: Worker): Promise<{ update: Promise<boolean> }> {
+export async function hold(chat: Chat, worker: Worker): Promise<{ update: Promise<boolean> }> {
   const update = chat.send(worker, "bot", true);
   await until(async () => await worker.call("isHolding") as boolean);
   return { update };

@@ -3,6 +3,7 @@
  * and answers each with one line. Any other output is a defect.
  */
 
+import { subscribe } from "node:diagnostics_channel";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { setTimeout as wait } from "node:timers/promises";
@@ -28,6 +29,17 @@ const bots = new Map<string, Bot>();
 const [path, factory] = process.argv.slice(2) as [string, string];
 const loading = import(fileURLToPath(entry(path, import.meta.url)));
 
+let reads = 0;
+subscribe("tracing:telegraf-session:batch:start", (message) => {
+  if ((message as { operation: string }).operation === "read") reads++;
+});
+
+// As bots do it.
+process.once("SIGTERM", async () => {
+  for (const { store } of bots.values()) await store.close();
+  process.exit();
+});
+
 const realNow = Date.now;
 /** Ends the wait of a handler, while one waits. */
 let release: (() => void) | undefined;
@@ -49,12 +61,10 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
 
   /** Makes a bot under `exclusive()` that appends to a list in the session of each user. */
   openExclusive: (name: string, options: object, times: object = {}) =>
-    openExclusive(name, options, { list: [] as unknown[] }, async (session, text) => {
-      const [process, number, holds] = JSON.parse(text);
-      const read = session.list.length;
-      await (holds ? hold() : wait(Math.random() * 2));
-      session.list.push([process, number, read]);
-    }, times),
+    openBot(name, options, { list: [] }, append, times),
+
+  /** The same without `exclusive()`. */
+  openList: (name: string, options: object) => openBot(name, options, { list: [] }, append),
 
   /** Sends such an update. If it holds, its handler waits for `release`. */
   send: (name: string, user: number, process: number, number: number, holds: boolean) =>
@@ -67,12 +77,12 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
 
   /** Makes a bot under `exclusive()` that counts updates, and takes `ms` for each. */
   openStorm: (name: string, options: object, ms: number) =>
-    openExclusive(name, options, { count: 0 }, async (session, text) => {
+    openBot(name, options, { count: 0 }, async (session, text) => {
       const { count } = session;
       waits.push(performance.now() - Number(text));
       if (ms > 0) await wait(ms);
       session.count = count + 1;
-    }),
+    }, {}),
 
   /** Sends updates to chats in turn, all at the same time. */
   async storm(name: string, chats: number, updates: number) {
@@ -106,6 +116,9 @@ const handlers: Record<string, (...args: any[]) => unknown> = {
 
   get: (name: string, key: string) => bots.get(name)!.store.get(key),
   set: (name: string, key: string, value: unknown) => bots.get(name)!.store.set(key, value),
+
+  /** How often sessions were read from the database. */
+  reads: () => reads,
 
   /** The reported errors, as a log could show them. */
   reported: () => reported.map(dump),
@@ -158,18 +171,30 @@ async function hold(): Promise<void> {
   release = undefined;
 }
 
-/** Makes a bot under `exclusive()`. Its handler gets the session and the text of each message. */
-async function openExclusive<Session extends object>(
+/** Appends an update to the list in a session. */
+async function append({ list }: { list: unknown[] }, text: string): Promise<void> {
+  const [process, number, holds] = JSON.parse(text);
+  const read = list.length;
+  await (holds ? hold() : wait(Math.random() * 2));
+  list.push([process, number, read]);
+}
+
+/**
+ * Makes a bot. Its handler gets the session and the text of each message.
+ *
+ * @param times options of `exclusive()`; without it if they are absent.
+ */
+async function openBot<Session extends object>(
   name: string,
   options: object,
   first: Session,
   handle: (session: Session, text: string) => Promise<void>,
-  times: object = {},
+  times?: object,
 ): Promise<void> {
   const { [factory]: make } = await loading;
   const store = make({ ...options, onError: (error: unknown) => reported.push(error) });
   const bot = makeBot<Context & { session: Session }>();
-  bot.use(store.exclusive({ wait: 600_000, ...times }));
+  if (times !== undefined) bot.use(store.exclusive({ wait: 600_000, ...times }));
   bot.use(session({ store, defaultSession: () => structuredClone(first) }));
   bot.use((ctx) => handle(ctx.session, (ctx.message as { text: string }).text));
   bots.set(name, { store, handle: (update) => bot.handleUpdate(update) });

@@ -18,7 +18,7 @@ import { Mongo } from "../../mongodb.ts";
 import { MySQL } from "../../mysql.ts";
 import { Postgres } from "../../pg.ts";
 import { Redis } from "../../redis.ts";
-import type { Backend, Entry } from "../../src/backend.ts";
+import type { Backend, Entry, Held, Leases } from "../../src/backend.ts";
 import type { Context } from "../../src/cli/context.ts";
 import type { StoreOptions } from "../../src/options.ts";
 import { backendOf } from "../../src/store/factory.ts";
@@ -116,6 +116,8 @@ export interface Place extends AsyncDisposable {
   write(key: string, value: string): Promise<void>;
   /** Everything that is stored. */
   raw(): Promise<Raw>;
+  /** The leases on some keys that are held, as the command line finds them. */
+  find(...keys: string[]): Promise<Held[]>;
 }
 
 /** A database. */
@@ -148,6 +150,7 @@ function made<O>(
     },
     write: (key, value) => write(backendOf(factory, own), [{ key, value }]),
     raw: () => rawOf(backendOf(factory, own)),
+    find: (...keys) => find(backendOf(factory, own), keys),
     async [Symbol.asyncDispose]() {
       await drop();
     },
@@ -161,6 +164,16 @@ async function write(backend: Backend<unknown>, entries: Entry<unknown>[]): Prom
     for (let i = 0; i < entries.length; i += 64) {
       await backend.write(entries.slice(i, i + 64), signal, true);
     }
+  } finally {
+    await backend.close();
+  }
+}
+
+async function find(backend: Backend<unknown>, keys: string[]): Promise<Held[]> {
+  const { signal } = new AbortController();
+  try {
+    await backend.open({ signal, expiring: true, leasing: false, report() {}, plan() {} });
+    return await (backend.leases as Leases<unknown>).find(keys, signal);
   } finally {
     await backend.close();
   }

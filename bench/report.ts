@@ -2,11 +2,11 @@
 
 import process from "node:process";
 import { cpus, totalmem } from "node:os";
-import { bare, ours, upstream } from "./contenders.ts";
+import { bare, cached, ours, upstream } from "./contenders.ts";
 import type { Usage } from "./cpu.ts";
 import type { Memory } from "./growth.ts";
 import type { Quartiles, Result } from "./runner.ts";
-import type { Cell } from "./throughput.ts";
+import { type Cell, uncached } from "./throughput.ts";
 
 /** The results of one backend. */
 export interface Report {
@@ -75,7 +75,8 @@ export function cpuTable(title: string, results: Usage[]): string {
 export function grid(title: string, head: string[], rows: string[][]): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => row[i]!.length)));
   const line = (row: string[]) =>
-    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
+    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ")
+      .trimEnd();
   return [title, line(head), ...rows.map(line)].join("\n") + "\n";
 }
 
@@ -104,22 +105,24 @@ export function number(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** The speed of our store relative to 2.0.0-beta.7 and to the bare driver, one line per cell. */
+/** The speed of our store relative to 2.0.0-beta.7 and to the bare driver, and of `cache` to it. */
 export function summary({ cells }: Report): string {
   const lines = cells.flatMap(({ workload, size, delay, results }) => {
     const result = results.find(({ store }) => store === ours);
     if (result === undefined) return [];
     const fastest = [...results]
-      .filter(({ store }) => store !== bare && !/memory|no session/.test(store))
+      .filter(({ store }) => store === ours || !/^@telegraf|^bare|memory|no session/.test(store))
       .sort((a, b) => a.time.median - b.time.median)[0]!;
     const { [upstream]: old, [bare]: limit } = result.speedup;
+    const more = results.find(({ store }) => store === cached)?.speedup[uncached];
     return [
       [
         `${workload}, ${size} bytes${delay ? `, ${delay} ms` : ""}`,
         old ? `${number(old.median)} × beta.7` : "",
         limit ? `${number(limit.median)} × bare` : "",
+        more ? `cache: ${number(more.median)} ×` : "",
         fastest.store === ours ? "" : `faster: ${fastest.store}`,
-      ].map((cell, i) => cell.padEnd([26, 18, 14, 0][i]!)).join("  ").trimEnd(),
+      ].map((cell, i) => cell.padEnd([28, 14, 12, 14, 0][i]!)).join("  ").trimEnd(),
     ];
   });
   return lines.join("\n");

@@ -132,8 +132,7 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const { quick } = values;
   const stores = contenders[backend].filter(({ name }) =>
     values.stores === undefined
-      // FerretDB is not used to compare with peers: some of them do not work with it.
-      // FerretDB 1 has no leases, which a cache needs.
+      // Some peers do not work with FerretDB, and version 1 has no leases, which a cache needs.
       ? !(quick || fake) || required.includes(name) && !(fake && name === cached)
       : values.stores.split(",").some((beginning) => name.startsWith(beginning))
   );

@@ -39,7 +39,7 @@ export function chart(folder: string): string {
       .sort((a, b) => b.rate - a.rate);
     for (const { store, rate } of rates) {
       const length = Math.max(1, bar * rate / rates[0]!.rate);
-      const mine = store === ours;
+      const mine = store.startsWith(ours);
       const weight = mine ? 'font-weight="600"' : "";
       shapes.push(
         text(left - 10, y + 13, store, `text-anchor="end" font-size="13" ${weight}`),

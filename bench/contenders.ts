@@ -1,8 +1,11 @@
 /** The measured stores: ours, those of 2.0.0-beta.7 (`upstream`), peers, and bare drivers. */
 
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { BatchTrace } from "../mod.ts";
 import { requireVersion } from "../tests/support/packages.ts";
 import { peer } from "./peers.ts";
 
@@ -35,11 +38,46 @@ export interface Contender {
 
 /** Names that the report looks for. */
 export const ours = "@telegraf/session";
+export const cached = "@telegraf/session, cache";
 export const upstream = "2.0.0-beta.7";
 export const bare = "bare driver";
 
+/** The stores that every part measures, if it can. The benchmark fails if one of them does. */
+export const required = [ours, cached, upstream, bare];
+
 const upstreamEntry = (name: string) =>
   requireVersion("@telegraf/session", "2.0.0-beta.7", `/${name}`);
+
+/** Our store, without and with `cache`. */
+function own(
+  open: (url: string, name: string, options: { cache?: true }) => Promise<Store>,
+): Contender[] {
+  return [
+    { name: ours, open: (url, name) => open(url, name, {}) },
+    { name: cached, open: async (url, name) => whenCached(await open(url, name, { cache: true })) },
+  ];
+}
+
+/** Returns the store when it answers from its cache: a few seconds after it was opened. */
+async function whenCached(store: Store): Promise<Store> {
+  let reads = 0;
+  const count = (batch: unknown) => {
+    if ((batch as BatchTrace).operation === "read") reads++;
+  };
+  const channel = "tracing:telegraf-session:batch:start";
+  subscribe(channel, count);
+  try {
+    for (let before = -1; before < reads; await sleep(100)) {
+      await store.set("0", { count: 0 });
+      before = reads;
+      await store.get("0");
+    }
+  } finally {
+    unsubscribe(channel, count);
+  }
+  await store.delete("0");
+  return store;
+}
 
 /** A store of express-session, which has callbacks instead of promises. */
 // deno-lint-ignore no-explicit-any
@@ -117,12 +155,51 @@ export async function redisClient(url: string) {
   return client;
 }
 
+/** A client of ioredis. */
+function ioredis(url: string, options: { keyPrefix?: string } = {}) {
+  const { Redis } = peer("ioredis");
+  return new Redis(url, options);
+}
+
+/** The part of node-redis and ioredis that the bare store uses. */
+interface BareRedis {
+  get(name: string): Promise<string | null>;
+  set(name: string, value: string): unknown;
+  del(name: string): unknown;
+}
+
+function bareRedis(client: BareRedis, name: string, close: () => unknown): Store {
+  return {
+    async get(key) {
+      const text = await client.get(`${name}:${key}`);
+      return text === null ? undefined : JSON.parse(text);
+    },
+    set: (key, session) => client.set(`${name}:${key}`, JSON.stringify(session)),
+    delete: (key) => client.del(`${name}:${key}`),
+    close,
+  };
+}
+
 const redis: Contender[] = [
+  ...own(async (url, name, options) => {
+    const { Redis } = await import("../redis.ts");
+    return Redis({ url, prefix: `${name}:`, ...options });
+  }),
   {
-    name: ours,
+    name: `${ours}, ioredis`,
     async open(url, name) {
       const { Redis } = await import("../redis.ts");
-      return Redis({ url, prefix: `${name}:` });
+      const client = ioredis(url);
+      const store = Redis({ client, prefix: `${name}:` });
+      return {
+        get: (key) => store.get(key),
+        set: (key, session) => store.set(key, session),
+        delete: (key) => store.delete(key),
+        async close() {
+          await store.close();
+          client.disconnect();
+        },
+      };
     },
   },
   {
@@ -139,15 +216,14 @@ const redis: Contender[] = [
     name: bare,
     async open(url, name) {
       const client = await redisClient(url);
-      return {
-        async get(key) {
-          const text = await client.get(`${name}:${key}`);
-          return text === null ? undefined : JSON.parse(text);
-        },
-        set: (key, session) => client.set(`${name}:${key}`, JSON.stringify(session)),
-        delete: (key) => client.del(`${name}:${key}`),
-        close: () => client.destroy(),
-      };
+      return bareRedis(client, name, () => client.destroy());
+    },
+  },
+  {
+    name: `${bare}, ioredis`,
+    open(url, name) {
+      const client = ioredis(url);
+      return bareRedis(client, name, () => client.disconnect());
     },
   },
   {
@@ -160,8 +236,7 @@ const redis: Contender[] = [
     package: "@grammyjs/storage-redis",
     open(url, name) {
       // This store needs ioredis.
-      const { Redis } = peer("ioredis");
-      const instance = new Redis(url, { keyPrefix: `${name}:` });
+      const instance = ioredis(url, { keyPrefix: `${name}:` });
       const { RedisAdapter } = peer("@grammyjs/storage-redis");
       return grammy(new RedisAdapter({ instance }), () => instance.disconnect());
     },
@@ -192,13 +267,10 @@ async function pgPool(connectionString: string) {
 }
 
 const postgres: Contender[] = [
-  {
-    name: ours,
-    async open(url, table) {
-      const { Postgres } = await import("../pg.ts");
-      return Postgres({ url, table });
-    },
-  },
+  ...own(async (url, table, options) => {
+    const { Postgres } = await import("../pg.ts");
+    return Postgres({ url, table, ...options });
+  }),
   {
     name: upstream,
     package: "@telegraf/session",
@@ -280,13 +352,10 @@ async function mysqlPool(uri: string) {
 }
 
 const mysql: Contender[] = [
-  {
-    name: ours,
-    async open(url, table) {
-      const { MySQL } = await import("../mysql.ts");
-      return MySQL({ url, table });
-    },
-  },
+  ...own(async (url, table, options) => {
+    const { MySQL } = await import("../mysql.ts");
+    return MySQL({ url, table, ...options });
+  }),
   {
     name: upstream,
     package: "@telegraf/session",
@@ -383,13 +452,10 @@ const upstreamSQLite = (name: string, wal: boolean): Contender => ({
 });
 
 const sqlite: Contender[] = [
-  {
-    name: ours,
-    async open(path, table) {
-      const { SQLite } = await import("../sqlite.ts");
-      return SQLite({ filename: `${path}/${table}.sqlite`, table });
-    },
-  },
+  ...own(async (path, table, options) => {
+    const { SQLite } = await import("../sqlite.ts");
+    return SQLite({ filename: `${path}/${table}.sqlite`, table, ...options });
+  }),
   upstreamSQLite(upstream, false),
   upstreamSQLite(`${upstream}, WAL + NORMAL`, true),
   {
@@ -443,13 +509,10 @@ export async function mongoClient(url: string) {
 }
 
 const mongodb: Contender[] = [
-  {
-    name: ours,
-    async open(url, collection) {
-      const { Mongo } = await import("../mongodb.ts");
-      return Mongo({ url, collection });
-    },
-  },
+  ...own(async (url, collection, options) => {
+    const { Mongo } = await import("../mongodb.ts");
+    return Mongo({ url, collection, ...options });
+  }),
   {
     name: upstream,
     package: "@telegraf/session",

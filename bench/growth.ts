@@ -1,6 +1,5 @@
 /** The cost of many stored sessions: time, memory of the process, and space in the database. */
 
-import { spawn } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import process from "node:process";
 import { text } from "node:stream/consumers";
@@ -8,12 +7,14 @@ import { fileURLToPath } from "node:url";
 import {
   type Backend,
   bare,
+  cached,
   contenders,
   ours,
   redisClient,
   type Store,
   upstream,
 } from "./contenders.ts";
+import { start } from "./process.ts";
 import { compare, type Effort, measure, type Result } from "./runner.ts";
 import { tableName } from "./throughput.ts";
 import { fill, key, update } from "./workloads.ts";
@@ -71,15 +72,30 @@ export async function memory(backend: Backend, url: string, count: number): Prom
   for (const store of [ours, upstream, bare]) {
     // 2.0.0-beta.7 would take minutes, because it writes each session to the disk separately.
     if (backend === "sqlite" && store === upstream) continue;
-    const file = fileURLToPath(import.meta.url);
-    const flags = "deno" in process.versions
-      ? ["run", "-A", "--no-check", "--v8-flags=--expose-gc"]
-      : ["--expose-gc"];
-    const args = [...flags, file, backend, store, url, String(count), tableName()];
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
-    results.push({ store, ...JSON.parse(await text(child.stdout)) });
+    results.push({ store, ...await measureAlone(backend, store, url, count) });
   }
   return results;
+}
+
+async function measureAlone(
+  backend: Backend,
+  store: string,
+  url: string,
+  count: number,
+): Promise<Omit<Memory, "store">> {
+  const file = fileURLToPath(import.meta.url);
+  const child = start(file, [backend, store, url, String(count), tableName()]);
+  return JSON.parse(await text(child.stdout));
+}
+
+/** The size of a session of 300 bytes in the cache, as bytes of the heap. */
+export async function cachedSize(backend: Backend, url: string): Promise<number> {
+  const count = 10_000;
+  const [own, other] = [
+    await measureAlone(backend, cached, url, count),
+    await measureAlone(backend, ours, url, count),
+  ];
+  return (own.heap - other.heap) / (count - 1000);
 }
 
 async function measureMemory(

@@ -17,25 +17,36 @@ import { Proxy } from "../tests/support/proxy.ts";
 import { chart } from "./chart.ts";
 import { cleanUp } from "./cleanup.ts";
 import { countCommands } from "./commands.ts";
+import { cpu } from "./cpu.ts";
 import {
   type Backend,
   backends,
-  bare,
+  cached,
   type Contender,
   contenders,
   folder,
   ours,
-  upstream,
+  required,
 } from "./contenders.ts";
 import { exclusive } from "./exclusive.ts";
-import { growth, memory } from "./growth.ts";
+import { goals } from "./goals.ts";
+import { cachedSize, growth, memory } from "./growth.ts";
 import { installPeers, peerVersions } from "./peers.ts";
-import { machine, memoryTable, type Report, runtime, summary, table } from "./report.ts";
+import { cpuTable, machine, memoryTable, type Report, runtime, summary, table } from "./report.ts";
 import { startup } from "./startup.ts";
 import { tableNames, throughput } from "./throughput.ts";
 import { workloads } from "./workloads.ts";
 
-const parts = ["throughput", "exclusive", "delay", "startup", "memory", "growth", "commands"];
+const parts = [
+  "throughput",
+  "cpu",
+  "exclusive",
+  "delay",
+  "startup",
+  "memory",
+  "growth",
+  "commands",
+];
 
 const usage = `Usage: deno task bench [options]        (or: node bench/main.ts [options])
 
@@ -95,8 +106,11 @@ async function main(): Promise<void> {
   } finally {
     folder.remove();
   }
-  for (const report of reports.filter(({ cells }) => cells.length > 0)) {
-    console.log(`\n${report.server} on ${report.runtime}: ${ours}\n${summary(report)}`);
+  for (const report of reports) {
+    const name = `${report.server} on ${report.runtime}`;
+    if (report.cells.length > 0) console.log(`\n${name}: ${ours}\n${summary(report)}`);
+    const reached = goals(report);
+    if (reached !== "") console.log(`\n${name}: ${reached}`);
   }
 }
 
@@ -118,8 +132,8 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   const { quick } = values;
   const stores = contenders[backend].filter(({ name }) =>
     values.stores === undefined
-      // FerretDB is not used to compare with peers: some of them do not work with it.
-      ? !(quick || fake) || [ours, upstream, bare].includes(name)
+      // Some peers do not work with FerretDB, and version 1 has no leases, which a cache needs.
+      ? !(quick || fake) || required.includes(name) && !(fake && name === cached)
       : values.stores.split(",").some((beginning) => name.startsWith(beginning))
   );
   const chosenParts = list(values.parts ?? (quick ? "throughput,commands" : parts.join()), parts);
@@ -154,6 +168,18 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
   if (chosenParts.includes("throughput")) {
     await cells(url, 0, workloads.map(({ name }) => name), stores);
   }
+  if (chosenParts.includes("cpu")) {
+    const plan = quick
+      ? { processes: 1, rounds: Number(values.rounds ?? 20) }
+      : { processes: 3, rounds: Number(values.rounds ?? 100) };
+    report.cpu = {};
+    for (const workload of chosenWorkloads.filter(({ name }) => ["one", "burst"].includes(name))) {
+      const results = await cpu(backend, url, stores, workload, plan);
+      report.cpu[workload.name] = results;
+      const embedded = server ? "" : ", with that of the database";
+      print(cpuTable(`CPU time of the client per update${embedded}: ${workload.title}`, results));
+    }
+  }
   if (chosenParts.includes("exclusive") && !fake) { // FerretDB 1 has no leases
     const own = contenders[backend].find(({ name }) => name === ours)!;
     const effort = { rounds: Number(values.rounds ?? 20), slice: 30, warmUp: 30, limit: 20_000 };
@@ -161,12 +187,12 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     for (const [title, results] of Object.entries(report.exclusive)) print(table(title, results));
   }
   if (chosenParts.includes("delay") && server) {
-    const few = stores.filter(({ name }) => [ours, upstream, bare].includes(name));
+    const few = stores.filter(({ name }) => required.includes(name));
     for (const delay of numbers(values.delays)) {
       await using proxy = await Proxy.to(url);
       proxy.delay = delay;
       const delayed = Object.assign(new URL(url), { host: proxy.host }).href;
-      await cells(delayed, delay, ["one", "burst", "loops", "same"], few);
+      await cells(delayed, delay, ["one", "burst", "loops", "same", "unchanged"], few);
     }
   }
   if (chosenParts.includes("startup")) {
@@ -178,6 +204,10 @@ async function measure(backend: Backend, server?: Server): Promise<Report> {
     const count = 100_000;
     report.memory = await memory(backend, url, count);
     console.log(`\n${memoryTable(`${count.toLocaleString("en-US")} sessions`, report.memory)}`);
+    report.cachedSize = await cachedSize(backend, url);
+    console.log(
+      `Each session of 300 bytes in the cache: ${report.cachedSize.toFixed(0)} bytes of heap`,
+    );
   }
   if (chosenParts.includes("growth") && !fake) {
     const effort = { rounds: Number(values.rounds ?? 40), slice: 15, warmUp: 30, limit: 60_000 };

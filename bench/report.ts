@@ -2,10 +2,11 @@
 
 import process from "node:process";
 import { cpus, totalmem } from "node:os";
-import { bare, ours, upstream } from "./contenders.ts";
+import { bare, cached, ours, upstream } from "./contenders.ts";
+import type { Usage } from "./cpu.ts";
 import type { Memory } from "./growth.ts";
 import type { Quartiles, Result } from "./runner.ts";
-import type { Cell } from "./throughput.ts";
+import { type Cell, uncached } from "./throughput.ts";
 
 /** The results of one backend. */
 export interface Report {
@@ -20,12 +21,16 @@ export interface Report {
   /** Versions of the peers, by package name. */
   versions: Record<string, string>;
   cells: Cell[];
+  /** CPU time of the client, by workload. */
+  cpu?: Record<string, Usage[]>;
   /** What `exclusive()` costs, by workload. */
   exclusive?: Record<string, Result[]>;
   startup?: Result[];
   /** Speed of our store with each number of stored sessions. */
   growth?: Record<"one" | "burst", Result[]>;
   memory?: Memory[];
+  /** Bytes of the heap for a session of 300 bytes in the cache. */
+  cachedSize?: number;
   /** Commands of a burst of 100 chats, by store. */
   commands?: Record<string, number>;
 }
@@ -43,16 +48,35 @@ export function machine(): string {
 
 /** A table with one line per store. */
 export function table(title: string, results: Result[], unit = "µs"): string {
-  const references = Object.keys(results[0]?.speedup ?? {});
+  const references = [...new Set(results.flatMap(({ speedup }) => Object.keys(speedup)))];
   const rows = results.map(({ store, time, speedup }) => [
     store,
     number(unit === "ms" ? time.median / 1000 : time.median),
-    ...references.map((name) => quartiles(speedup[name]!)),
+    ...references.map((name) => quartiles(speedup[name])),
   ]);
-  const head = ["", unit, ...references.map((name) => `× ${name}`)];
+  return grid(title, ["", unit, ...references.map((name) => `× ${name}`)], rows);
+}
+
+/** A table of the CPU time of the client, with one line per store. */
+export function cpuTable(title: string, results: Usage[]): string {
+  const references = Object.keys(results[0]?.relative ?? {});
+  const counted = results.some(({ instructions }) => instructions !== undefined);
+  const rows = results.map(({ store, cpu, relative, instructions }) => [
+    store,
+    quartiles(cpu),
+    ...references.map((name) => quartiles(relative[name])),
+    ...(counted ? [quartiles(instructions)] : []),
+  ]);
+  const heads = references.map((name) => `CPU / ${name}`);
+  return grid(title, ["", "µs of CPU", ...heads, ...(counted ? ["instructions"] : [])], rows);
+}
+
+/** A table whose first column has names, and the others numbers. */
+export function grid(title: string, head: string[], rows: string[][]): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => row[i]!.length)));
   const line = (row: string[]) =>
-    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
+    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ")
+      .trimEnd();
   return [title, line(head), ...rows.map(line)].join("\n") + "\n";
 }
 
@@ -71,30 +95,34 @@ export function memoryTable(title: string, results: Memory[]): string {
 }
 
 /** The median, then both quartiles in parentheses. */
-function quartiles({ low, median, high }: Quartiles): string {
+function quartiles(measured: Quartiles | undefined): string {
+  if (measured === undefined) return "";
+  const { low, median, high } = measured;
   return `${number(median)} (${number(low)}–${number(high)})`;
 }
 
-function number(value: number): string {
+export function number(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** The speed of our store relative to 2.0.0-beta.7 and to the bare driver, one line per cell. */
+/** The speed of our store relative to 2.0.0-beta.7 and to the bare driver, and of `cache` to it. */
 export function summary({ cells }: Report): string {
   const lines = cells.flatMap(({ workload, size, delay, results }) => {
     const result = results.find(({ store }) => store === ours);
     if (result === undefined) return [];
     const fastest = [...results]
-      .filter(({ store }) => store !== bare && !/memory|no session/.test(store))
+      .filter(({ store }) => store === ours || !/^@telegraf|^bare|memory|no session/.test(store))
       .sort((a, b) => a.time.median - b.time.median)[0]!;
     const { [upstream]: old, [bare]: limit } = result.speedup;
+    const more = results.find(({ store }) => store === cached)?.speedup[uncached];
     return [
       [
         `${workload}, ${size} bytes${delay ? `, ${delay} ms` : ""}`,
         old ? `${number(old.median)} × beta.7` : "",
         limit ? `${number(limit.median)} × bare` : "",
+        more ? `cache: ${number(more.median)} ×` : "",
         fastest.store === ours ? "" : `faster: ${fastest.store}`,
-      ].map((cell, i) => cell.padEnd([26, 18, 14, 0][i]!)).join("  ").trimEnd(),
+      ].map((cell, i) => cell.padEnd([28, 14, 12, 14, 0][i]!)).join("  ").trimEnd(),
     ];
   });
   return lines.join("\n");

@@ -59,7 +59,8 @@ async function timed(task: Task, runs: number): Promise<number> {
   return performance.now() - start;
 }
 
-function shuffled(length: number): number[] {
+/** The numbers from 0 to `length` - 1 in random order. */
+export function shuffled(length: number): number[] {
   const order = Array.from({ length }, (_, i) => i);
   for (let i = length - 1; i > 0; i--) {
     const j = Math.floor(Math.random() * (i + 1));
@@ -87,11 +88,11 @@ export function compare(measured: Measured[], references: string[]): Result[] {
 }
 
 /** The speed relative to another task, from the ratio in each round. */
-function speedup(of: Measured, other: Measured): Quartiles {
+export function speedup(of: Measured, other: Measured): Quartiles {
   return quartiles(of.times.map((time, round) => other.times[round]! / time));
 }
 
-function quartiles(values: number[]): Quartiles {
+export function quartiles(values: number[]): Quartiles {
   const sorted = values.toSorted((a, b) => a - b);
   const at = (share: number) => {
     const place = (sorted.length - 1) * share;

@@ -1,7 +1,23 @@
 /** Measures how fast the stores are. */
 
-import { bare, type Contender, ours, type Store, upstream } from "./contenders.ts";
-import { compare, type Effort, measure, type Measured, type Result, type Task } from "./runner.ts";
+import {
+  bare,
+  cached,
+  type Contender,
+  ours,
+  required,
+  type Store,
+  upstream,
+} from "./contenders.ts";
+import {
+  compare,
+  type Effort,
+  measure,
+  type Measured,
+  type Result,
+  speedup,
+  type Task,
+} from "./runner.ts";
 import { botOnly, fill, type Workload } from "./workloads.ts";
 
 export interface Cell {
@@ -18,7 +34,11 @@ export interface Plan extends Effort {
   openings: number;
 }
 
-const memory = botOnly[0]!.name;
+/** The name of the bot with Telegraf's own store, as a reference. */
+export const inMemory = botOnly[0]!.name;
+
+/** The name of our store without `cache`, as a reference for the store with it. */
+export const uncached = "without cache";
 
 /** Measures the stores in one workload. */
 export async function throughput(
@@ -42,7 +62,7 @@ export async function throughput(
           tasks.push({ name, run: workload.prepare(store, size) });
         } catch (error) {
           // Some stores do not work with some servers, for example keyv with FerretDB.
-          if ([ours, upstream, bare].includes(name)) throw error;
+          if (required.includes(name)) throw error;
           console.error(`${name} is skipped: ${(error as Error).message}`);
           working = working.filter((other) => other.name !== name);
         }
@@ -65,11 +85,16 @@ export async function throughput(
       await Promise.all(stores.map((store) => store.close()));
     }
   }
-  return compare(measured, [upstream, bare, memory]);
+  const results = compare(measured, [upstream, bare, inMemory]);
+  const at = (name: string) => measured.findIndex((one) => one.name === name);
+  if (at(cached) >= 0 && at(ours) >= 0) {
+    results[at(cached)]!.speedup[uncached] = speedup(measured[at(cached)]!, measured[at(ours)]!);
+  }
+  return results;
 }
 
 /** Returns the result of the work, or rejects after this many ms. */
-async function within<T>(ms: number, work: T | Promise<T>): Promise<T> {
+export async function within<T>(ms: number, work: T | Promise<T>): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error(`timed out after ${ms} ms`)), ms);
   try {

@@ -16,7 +16,7 @@ import { rules, storeRules } from "../../src/options.ts";
 import { backendOf, storeFactory } from "../../src/store/factory.ts";
 import { cli, kinds, type Place, sqliteContext, withKeys } from "../support/commandLine.ts";
 import { keys } from "../support/layers.ts";
-import { isCaching } from "../suites/cache.ts";
+import { isCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 
 const [key1, key2] = keys as [string, string];

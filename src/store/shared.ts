@@ -272,9 +272,8 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Opens the database if necessary and does the work. Retries while errors are transient. */
   run<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
-    if (!this.#healthy || this.ownership?.isCertain === false) {
-      return this.#runWithRetries(work, signal);
-    }
+    const owns = this.#cache === undefined || this.ownership?.isCertain === true;
+    if (!this.#healthy || !owns) return this.#runWithRetries(work, signal);
     // The fast path adds nothing to the work because every operation would pay for it.
     const failed = async (error: unknown) => {
       await this.#backOffOrThrow(error, 0, signal);
@@ -331,9 +330,9 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   async #own(options: CacheOptions, signal: AbortSignal): Promise<void> {
     try {
       if (!this.#needs.leasing) throw this.leaseError;
-      this.ownership ??= await this.#loadOwnership(options);
-      while (!this.ownership.isCertain) {
-        await this.ownership.hold();
+      const ownership = this.ownership ?? await this.#loadOwnership(options);
+      while (!ownership.isCertain) {
+        await ownership.hold();
         if (signal.aborted) throw timedOut; // the lease was lost, and this change was given up
       }
     } catch (error) {
@@ -344,7 +343,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   async #loadOwnership(options: CacheOptions): Promise<Ownership<Encoded>> {
     const { Ownership } = await import("../cache/ownership.ts");
-    return this.ownership ?? new Ownership({
+    return this.ownership ??= new Ownership({
       leases: this.#backend.leases as Leases<Encoded>,
       queue: this.queue,
       clock: this.#clock,

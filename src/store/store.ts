@@ -273,13 +273,14 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     return this.#trace("delete", key, () => this.#delete(key));
   }
 
-  #delete(key: string): Promise<void> {
+  /** @param isChecked whether to refuse it if the session may have been read too early. */
+  #delete(key: string, isChecked = true): Promise<void> {
     const { queue } = this.#shared;
     this.#late?.then((late) => late.forget(key), this.#report);
     return this.#keyed<void>("delete", key, (key, waiter) => {
       const turn = this.#exclusive?.turnToWrite(key);
       if (turn === undefined) {
-        this.#shared.ownership?.check(key, undefined);
+        if (isChecked) this.#shared.ownership?.check(key, undefined);
         return queue.write(key, undefined, waiter);
       }
       if (turn.content !== undefined) turn.write(null);
@@ -323,9 +324,9 @@ class BackendStore<Session, Encoded> implements Store<Session> {
     const prefix = checkPrefix("clear()", options);
     await this.#trace("clear", undefined, async () => {
       const pending = this.#shared.queue.writing().filter((key) => key.startsWith(prefix));
-      await Promise.all(pending.map((key) => this.#delete(key)));
+      await Promise.all(pending.map((key) => this.#delete(key, false)));
       for await (const page of this.#pages(prefix, () => true)) {
-        await Promise.all(page.map((key) => this.#delete(key)));
+        await Promise.all(page.map((key) => this.#delete(key, false)));
       }
     });
   }

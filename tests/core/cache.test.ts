@@ -323,6 +323,29 @@ describe("the lease of all sessions", () => {
     assert.equal(old.sessions.size, 0);
   });
 
+  it("is claimed once for all operations that begin together", async () => {
+    const script = new Script();
+    await using store: Store<Session> = script.store({ cache: true });
+    const all = [store.get("a"), store.set("b", { count: 1 }), store.ready(), store.size()];
+    await script.clock.run(Promise.all(all));
+    await script.clock.run(store.update("c", () => ({ count: 1 })));
+    assert.equal(script.calls.filter((call) => call === `claim ${lease}`).length, 1);
+  });
+
+  it("is taken also if the client was in use without it", async () => {
+    const script = new Script();
+    await using other: Store<Session> = script.store();
+    await script.clock.run(other.update("a", () => ({ count: 1 })));
+    script.before = (call) => call === "read b" ? script.clock.wait(100) : undefined;
+    const reading = other.get("b");
+    await script.clock.advance(1);
+    await using store: Store<Session> = script.store({ cache: true });
+    await script.clock.run(reading);
+    script.calls.length = 0;
+    await script.clock.run(store.get("a"));
+    assert.deepEqual(script.calls, [`claim ${lease}`, "read a"]);
+  });
+
   it("is renewed while the process does nothing, and keeps no process alive", async () => {
     const [old, young] = twoScripts();
     await using first = await cached(old);
@@ -393,6 +416,8 @@ describe("a session that was read before the lease of all sessions was lost", ()
     await script.clock.run(store.set("c", { count: 1 })); // was never read
     assert.equal(script.sessions.get("a")!.value, '{"count":3}');
     assert.equal(script.sessions.get("b")!.value, '{"count":9}');
+    await script.clock.run(store.clear());
+    assert.equal(script.sessions.size, 0);
   });
 
   it("is not stored by a write that waits or is repeated", async () => {

@@ -336,9 +336,15 @@ describe("the lease of all sessions", () => {
     const script = new Script();
     await using other: Store<Session> = script.store();
     await script.clock.run(other.update("a", () => ({ count: 1 })));
-    script.before = (call) => call === "read b" ? script.clock.wait(100) : undefined;
+    let attempts = 0;
+    script.before = (call) => {
+      if (call !== "read b") return;
+      if (++attempts === 1) throw new Transient("down");
+      return script.clock.wait(100);
+    };
     const reading = other.get("b");
-    await script.clock.advance(1);
+    await script.clock.advance(50);
+    assert.equal(attempts, 2); // it is being repeated
     await using store: Store<Session> = script.store({ cache: true });
     await script.clock.run(reading);
     script.calls.length = 0;

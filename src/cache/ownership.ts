@@ -117,7 +117,6 @@ export class Ownership<Encoded> {
   }
 
   async #hold(): Promise<void> {
-    if (this.#isReleased) throw new Error("the store is closed");
     this.#clock.clearTimeout(this.#timer);
     const sent = present(this.#clock);
     let isKept = false;

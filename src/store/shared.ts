@@ -332,6 +332,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
       if (!this.#needs.leasing) throw this.leaseError;
       const ownership = this.ownership ?? await this.#loadOwnership(options);
       while (!ownership.isCertain) {
+        this.#checkOpen(); // an operation that was given up must not claim it after its release
         await ownership.hold();
         if (signal.aborted) throw timedOut; // the lease was lost, and this change was given up
       }
@@ -376,10 +377,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   async #openFor(needs: Needs): Promise<void> {
-    // The release of a lease that was granted during `close` must not connect again.
-    if (this.#state === "closing" || this.#state === "closed") {
-      throw new Error("the store is closed");
-    }
+    this.#checkOpen(); // the release of a lease that was granted during `close` must not connect again
     const opening = { ...needs, report: this.#report, plan: this.#plan };
     this.#state = "opening";
     try {
@@ -394,6 +392,12 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
       });
     } finally {
       if (this.#state === "opening") this.#state = "idle";
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#state === "closing" || this.#state === "closed") {
+      throw new Error("the store is closed");
     }
   }
 

@@ -332,6 +332,24 @@ describe("the lease of all sessions", () => {
     assert.equal(script.calls.filter((call) => call === `claim ${lease}`).length, 1);
   });
 
+  it("is not claimed after the store was closed", async () => {
+    const script = new Script();
+    const store: Store<Session> = script.store({ cache: true, timeout: 1_000 });
+    let fail = () => {};
+    script.before = (call) =>
+      call.startsWith("open")
+        ? new Promise((_, reject) => fail = () => reject(new Transient("down")))
+        : undefined;
+    const reading = assert.rejects(store.get("a"), /timed out/);
+    await script.clock.run(reading);
+    script.before = () => {};
+    const closing = store.close();
+    fail();
+    await script.clock.run(closing);
+    await script.clock.advance(20_000);
+    assert.deepEqual(script.calls.filter((call) => call.startsWith("claim")), []);
+  });
+
   it("is taken also if the client was in use without it", async () => {
     const script = new Script();
     await using other: Store<Session> = script.store();

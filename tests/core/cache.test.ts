@@ -1,11 +1,14 @@
 /** The option `cache`, on a backend in memory and a clock that the test moves. */
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import process from "node:process";
 import { describe, it } from "node:test";
 import type { LeaseError, Store, StoreOptions } from "../../mod.ts";
 import type { Backend } from "../../src/backend.ts";
 import type { CacheOptions } from "../../src/options.ts";
+import { settle } from "../support/clock.ts";
+import { keys, load, store, valueOf } from "../support/layers.ts";
 import { never, Script, Transient } from "../support/scripted.ts";
 
 const lease = "telegraf-session:cache";
@@ -641,5 +644,95 @@ describe("stores with cache", () => {
     assert.throws(() => script.store({ cache: [] as never }), TypeError);
     await using off = script.store({ cache: false });
     await assert.rejects(off.set(lease, 1), RangeError);
+  });
+});
+
+describe("a cache with encrypt, codec, version or debug", () => {
+  const [key1, key2] = keys as [string, string];
+  /** The header of a stored session, which names its version and its key. */
+  const header = (script: Script, key: string) => /^~[^:]*:/.exec(valueOf(script.data, key))?.[0];
+
+  for (const who of ["its own", "another process's"]) {
+    it(`goes on after ${who} rotate(), and stores nothing in the old form`, async () => {
+      const [script, other] = twoScripts();
+      const encrypt = { keys: [key2, key1] };
+      for (const key of ["a", "b", "c"]) {
+        await store(script.data, key, { count: 1 }, { encrypt: { keys: [key1] } }, "");
+      }
+      await store(script.data, "new", { count: 1 }, { encrypt }, "");
+      const bot = await cached(script, { encrypt });
+      const [first, second] = [(await bot.get("a"))!, (await bot.get("b"))!];
+      await using plain: Store<Session> = other.store({ encrypt });
+      assert.equal(await script.clock.run((who === "its own" ? bot : plain).rotate()), 3);
+      calls(script);
+      assert.deepEqual(await bot.get("a"), { count: 1 });
+      assert.deepEqual(calls(script), []);
+      await bot.set("a", first);
+      await bot.set("b", { ...second, count: 2 });
+      calls(script);
+      for (const key of ["a", "b"]) await bot.set(key, (await bot.get(key))!);
+      assert.deepEqual(calls(script), []);
+      for (const key of ["a", "b", "c"]) {
+        assert.equal(header(script, key), header(script, "new"));
+      }
+      await script.clock.run(bot.close());
+      const newest = { encrypt: { keys: [key2], required: true } };
+      assert.deepEqual(await load(script.data, "a", newest, ""), { count: 1 });
+      assert.deepEqual(await load(script.data, "b", newest, ""), { count: 2 });
+    });
+  }
+
+  it("stores a migrated session in its new form once, also if only its version is new", async () => {
+    const script = new Script();
+    for (const count of [0, 5]) {
+      script.sessions.set(`${count}`, { key: `${count}`, value: `{"count":${count}}` });
+    }
+    const migrate = { 1: (session: Session) => void (session.count ||= 1) };
+    await using bot = await cached(script, { version: 1, migrate });
+    for (const [key, count] of [["0", 1], ["5", 5]] as const) {
+      for (let i = 0; i < 2; i++) assert.deepEqual(await bot.get(key), { count });
+      assert.deepEqual(calls(script), [`read ${key}`]);
+      for (let i = 0; i < 3; i++) await bot.set(key, (await bot.get(key))!);
+      assert.deepEqual(calls(script), [`write ${key}`]);
+      assert.match(valueOf(script.data, key), new RegExp(`^~[^:]*:{"count":${count}}$`));
+      assert.deepEqual(await bot.get(key), { count });
+    }
+  });
+
+  it("keeps its own copy of the bytes of a codec", async () => {
+    const script = new Script();
+    const memory = Buffer.alloc(1); // the codec uses it again and again
+    const codec = {
+      encode: ({ bytes }: { bytes: Uint8Array }) => {
+        memory[0] = bytes[0]!;
+        return memory;
+      },
+      decode: (bytes: Uint8Array) => ({ bytes }),
+    };
+    const bot = await cached(script, { codec }) as Store<unknown> as Store<{ bytes: Uint8Array }>;
+    for (const i of [1, 2]) await bot.set(`${i}`, { bytes: new Uint8Array([i]) });
+    for (let i = 0; i < 2; i++) {
+      const { bytes } = (await bot.get("1"))!;
+      assert.equal(bytes[0], 1);
+      bytes[0] = 9;
+    }
+    assert.deepEqual(calls(script), ["write 1", "write 2"]);
+    await script.clock.run(bot.close());
+  });
+
+  it("does not hide a session that changes after it was stored", async () => {
+    const script = new Script();
+    const reports: unknown[] = [];
+    const onError = (error: unknown) => reports.push(error);
+    await using bot = await cached(script, { debug: true, onError });
+    const session = { count: 1 };
+    await bot.set("a", session);
+    await script.clock.advance(50);
+    session.count++;
+    await script.clock.advance(200);
+    assert.deepEqual(await bot.get("a"), { count: 1 });
+    await settle();
+    assert.match(`${reports}`, /^LateChangeError: Cannot write session "a": .*count changed /);
+    assert.deepEqual(calls(script), ["write a"]);
   });
 });

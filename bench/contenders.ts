@@ -1,11 +1,10 @@
 /** The measured stores: ours, those of 2.0.0-beta.7 (`upstream`), peers, and bare drivers. */
 
-import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import type { BatchTrace } from "../mod.ts";
+import type { Store as OwnStore } from "../mod.ts";
+import { untilCaching } from "../tests/support/batches.ts";
 import { requireVersion } from "../tests/support/packages.ts";
 import { peer } from "./peers.ts";
 
@@ -50,33 +49,19 @@ const upstreamEntry = (name: string) =>
 
 /** Our store, without and with `cache`. */
 function own(
-  open: (url: string, name: string, options: { cache?: true }) => Promise<Store>,
+  open: (url: string, name: string, options: { cache?: true }) => Promise<OwnStore<Session>>,
 ): Contender[] {
   return [
     { name: ours, open: (url, name) => open(url, name, {}) },
-    { name: cached, open: async (url, name) => whenCached(await open(url, name, { cache: true })) },
+    {
+      name: cached,
+      async open(url, name) {
+        const store = await open(url, name, { cache: true });
+        await untilCaching(store); // a few seconds
+        return store;
+      },
+    },
   ];
-}
-
-/** Returns the store when it answers from its cache: a few seconds after it was opened. */
-async function whenCached(store: Store): Promise<Store> {
-  let reads = 0;
-  const count = (batch: unknown) => {
-    if ((batch as BatchTrace).operation === "read") reads++;
-  };
-  const channel = "tracing:telegraf-session:batch:start";
-  subscribe(channel, count);
-  try {
-    for (let before = -1; before < reads; await sleep(100)) {
-      await store.set("0", { count: 0 });
-      before = reads;
-      await store.get("0");
-    }
-  } finally {
-    unsubscribe(channel, count);
-  }
-  await store.delete("0");
-  return store;
 }
 
 /** A store of express-session, which has callbacks instead of promises. */

@@ -11,7 +11,7 @@
 
 import type { Leases, MaybePromise, Refusal } from "../backend.ts";
 import { LeaseError } from "../errors.ts";
-import { describeHolder, holderOf, newToken } from "../lease/token.ts";
+import { describeHolder, describeOwner, holderOf, newToken } from "../lease/token.ts";
 import type { CacheOptions } from "../options.ts";
 import { type Clock, isYounger, never, present, type Timer } from "../store/clock.ts";
 import { ownersKey } from "../store/entry.ts";
@@ -148,9 +148,9 @@ export class Ownership<Encoded> {
     );
     this.#isHeld = claimed!.token === this.#token;
     if (this.#isHeld) return;
-    const holder = holderOf(claimed!.token);
-    const why = `${describeHolder(holder)}, has all sessions in memory, by the option "cache"`;
-    throw this.rival = new LeaseError(why, { operation: "lock", holder });
+    const { token } = claimed!;
+    const options = { operation: "lock", holder: holderOf(token) } as const;
+    throw this.rival = new LeaseError(describeOwner(token), options);
   }
 
   #settle(length: number): Promise<Refusal[]> {

@@ -19,7 +19,7 @@ import type {
 } from "../backend.ts";
 import type { Plain } from "../codec/header.ts";
 import { StoreError } from "../errors.ts";
-import { describeHolder, holderOf } from "../lease/token.ts";
+import { describeOwner } from "../lease/token.ts";
 import { systemClock } from "../store/clock.ts";
 import { timedOut, withTimeout } from "../store/deadline.ts";
 import { ownersKey } from "../store/entry.ts";
@@ -247,9 +247,7 @@ export class Database implements AsyncDisposable {
     const [owner] = await this.#query((connection, signal) =>
       connection.run(() => leases.find([ownersKey], signal), signal)
     );
-    if (owner === undefined) return undefined;
-    const holder = describeHolder(holderOf(owner.token));
-    return `${holder}, has all sessions in memory, by the option "cache"`;
+    return owner && describeOwner(owner.token);
   }
 
   async #warnOfOwner({ stderr }: Context): Promise<void> {

@@ -14,7 +14,7 @@ import { LeaseError } from "../errors.ts";
 import { type Clock, isYounger, never, present } from "../store/clock.ts";
 import { ownersKey } from "../store/entry.ts";
 import { timedOut } from "../store/deadline.ts";
-import { describeHolder, holderOf } from "./token.ts";
+import { describeOwner, holderOf } from "./token.ts";
 
 /** How often to look, in ms. */
 const interval = 1_000;
@@ -70,9 +70,7 @@ export class OwnerGuard {
     const [owner] = await this.#leases.find([ownersKey], signal);
     this.#freeAt = owner === undefined ? start : never;
     if (owner === undefined) return;
-    const holder = holderOf(owner.token);
-    const why = `${describeHolder(holder)}, has all sessions in memory, by the option "cache", ` +
-      "and would not notice the change";
-    throw new LeaseError(why, { operation: "lock", holder });
+    const why = `${describeOwner(owner.token)}, and would not notice the change`;
+    throw new LeaseError(why, { operation: "lock", holder: holderOf(owner.token) });
   }
 }

@@ -38,6 +38,11 @@ export function describeHolder(holder: LeaseHolder | undefined): string {
   return `${describeProcess(holder)}, since ${holder.since.toISOString()}`;
 }
 
+/** The process with the token, which has all sessions in memory, in words. */
+export function describeOwner(token: string): string {
+  return `${describeHolder(holderOf(token))}, has all sessions in memory, by the option "cache"`;
+}
+
 /** The process of a holder, with the name of its machine if it is known. */
 export function describeProcess({ pid, host }: LeaseHolder): string {
   return `process ${pid}${host && ` on ${host}`}`;

@@ -57,9 +57,9 @@ export function adapt(client: IORedis): Client {
 }
 
 function makeAdapter(client: Commands): Client {
-  const inOrder = client.isCluster ? sequence() : undefined;
-  const change = (keys: string[], send: () => Promise<unknown>) =>
-    inOrder === undefined ? answer(send()) : inOrder(keys, () => answer(send()));
+  const inOrder = client.isCluster
+    ? sequence()
+    : <T>(_: string[], send: () => Promise<T>) => send();
   const scannable = (node: Commands): Pick<Client, "scan"> => ({
     async scan(cursor, { MATCH, COUNT }) {
       const [next, keys] = await answer(node.scan(cursor, "MATCH", MATCH, "COUNT", COUNT));
@@ -82,15 +82,9 @@ function makeAdapter(client: Commands): Client {
     get: (key) => answer(client.get(key)),
     mGet: (keys) => answer(client.mget(keys)),
     set: (key, value, expiry) =>
-      change(
-        [key],
-        () =>
-          expiry === undefined
-            ? client.set(key, value)
-            : client.set(key, value, ...Object.entries(expiry).flat()),
-      ),
+      inOrder([key], () => answer(client.set(key, value, ...Object.entries(expiry ?? {}).flat()))),
     mSet: (keysAndValues) => answer(client.mset(keysAndValues)),
-    del: (keys) => change([keys].flat(), () => client.del([keys].flat())),
+    del: (keys) => inOrder([keys].flat(), () => answer(client.del([keys].flat()))),
     pTTL: (key) => answer(client.pttl(key)),
     pExpire: (key, ms) => answer(client.pexpire(key, ms)),
     evalSha: (hash, { keys, arguments: args }) =>

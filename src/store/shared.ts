@@ -96,7 +96,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   #needs: Needs = { expiring: false, leasing: false };
   /** The option `cache` of the first store that has it. */
   #cache: CacheOptions | undefined;
-  /** The lease of all sessions, for that option. Loaded when it is needed. */
+  /** The lease of all sessions, for that option. Its code is loaded with the first operation. */
   ownership: Ownership<Encoded> | undefined;
   /** Why the database could not be prepared for leases. */
   leaseError: unknown;
@@ -272,7 +272,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
 
   /** Opens the database if necessary and does the work. Retries while errors are transient. */
   run<T>(work: () => MaybePromise<T>, signal: AbortSignal): MaybePromise<T> {
-    const owns = this.#cache === undefined || this.ownership?.isCertain === true;
+    const owns = !this.isCaching || this.ownership?.isCertain === true;
     if (!this.#healthy || !owns) return this.#runWithRetries(work, signal);
     // The fast path adds nothing to the work because every operation would pay for it.
     const failed = async (error: unknown) => {
@@ -295,9 +295,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     for (;; failures++) {
       try {
         while (!this.opened) await this.#open();
-        if (this.#cache !== undefined) {
-          await this.#own(this.#cache, signal);
-        }
+        if (this.isCaching) await this.#own(signal);
         const result = await work();
         this.lastError = undefined;
         this.#healthy = this.opened;
@@ -327,10 +325,10 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
   }
 
   /** Takes or renews the lease of all sessions, unless it is certain. */
-  async #own(options: CacheOptions, signal: AbortSignal): Promise<void> {
+  async #own(signal: AbortSignal): Promise<void> {
     try {
       if (!this.#needs.leasing) throw this.leaseError;
-      const ownership = this.ownership ?? await this.#loadOwnership(options);
+      const ownership = this.ownership ?? await this.#loadOwnership();
       while (!ownership.isCertain) {
         this.#checkOpen(); // an operation that was given up must not claim it after its release
         await ownership.hold();
@@ -342,7 +340,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
     }
   }
 
-  async #loadOwnership(options: CacheOptions): Promise<Ownership<Encoded>> {
+  async #loadOwnership(): Promise<Ownership<Encoded>> {
     const { Ownership } = await import("../cache/ownership.ts");
     return this.ownership ??= new Ownership({
       leases: this.#backend.leases as Leases<Encoded>,
@@ -355,7 +353,7 @@ export class SharedBackend<Encoded> implements Executor<Encoded> {
         }),
       sizeOf: (value) => this.size(value),
       report: this.#report,
-    }, options);
+    }, this.#cache!);
   }
 
   /** One attempt serves all callers. A failure is forgotten, so the next operation tries again. */

@@ -222,7 +222,6 @@ class BackendStore<Session, Encoded> implements Store<Session> {
       report: this.#report,
       cache: cache === true ? {} : cache || undefined,
     };
-
     this.#shared = SharedBackend.join(backend, this.#member, clock);
   }
 

@@ -16,7 +16,7 @@ import { rules, storeRules } from "../../src/options.ts";
 import { backendOf, storeFactory } from "../../src/store/factory.ts";
 import { cli, kinds, type Place, sqliteContext, withKeys } from "../support/commandLine.ts";
 import { keys } from "../support/layers.ts";
-import { isCaching } from "../support/batches.ts";
+import { untilCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 
 const [key1, key2] = keys as [string, string];
@@ -163,7 +163,7 @@ for (const { name, text, place, noLeases = false } of kinds) {
       for (const key of ["1:1", "2:2", "3:3"]) await store(here, key, { steps: [] }, old);
       const keys = [key2, key1];
       const bot = here.store({ cache: true, encrypt: { keys }, ...newest });
-      await isCaching(bot);
+      await untilCaching(bot);
       const [first, second] = [await bot.get("1:1"), await bot.get("2:2")];
       for (const args of [["rotate", here.url], ["migrate", here.url, "--module", file.path]]) {
         const run = await withKeys(keys, args);

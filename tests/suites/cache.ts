@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { it } from "node:test";
 import { makeCounter, message } from "../../src/testing/telegraf.ts";
-import { batchesOf, isCaching } from "../support/batches.ts";
+import { batchesOf, untilCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 import { until } from "../support/until.ts";
 import { Worker } from "../support/worker.ts";
@@ -24,7 +24,7 @@ export function cached(harness: ProcessHarness, url: () => string): void {
     const rounds = 20;
     const bot = makeCounter(store);
     bot.use((ctx) => void (ctx.message && "text" in ctx.message && ctx.session.count++));
-    await isCaching(store);
+    await untilCaching(store);
     await Promise.all(users.map((user) => bot.handleUpdate(message("hi", user))));
     const batches = await batchesOf(async () => {
       for (let round = 1; round < rounds; round++) {

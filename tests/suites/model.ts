@@ -8,7 +8,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import fc from "fast-check";
 import type { Store, StoreOptions } from "../../mod.ts";
 import { type Fault, faults, type Proxy } from "../support/proxy.ts";
-import { isCaching } from "../support/batches.ts";
+import { untilCaching } from "../support/batches.ts";
 import { place } from "../support/servers.ts";
 
 /** Describes a backend to the test. */
@@ -65,7 +65,7 @@ async function play(
   const options = { timeout: 60_000 };
   const open = () => harness.open(place, { ...options, ...own }, proxy);
   let store = open();
-  if (own.cache) await isCaching(store);
+  if (own.cache) await untilCaching(store);
   /** The values that each key may hold: the last written one, and earlier ones after an error. */
   const model = new Map<string, Set<string>>();
   let count = 0;

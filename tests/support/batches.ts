@@ -17,13 +17,16 @@ export async function batchesOf(work: () => Promise<unknown>): Promise<string[]>
   };
   const channel = "tracing:telegraf-session:batch:start";
   subscribe(channel, note);
-  await callers.run(batches, work);
-  unsubscribe(channel, note);
+  try {
+    await callers.run(batches, work);
+  } finally {
+    unsubscribe(channel, note);
+  }
   return batches;
 }
 
 /** Waits until the store answers from memory. */
 // deno-lint-ignore no-explicit-any
-export async function isCaching(store: Store<any>): Promise<void> {
+export async function untilCaching(store: Store<any>): Promise<void> {
   await until(async () => (await batchesOf(() => store.has("1:1"))).length === 0);
 }
